@@ -1,0 +1,160 @@
+//! What a socket type decides. One file per type implements this; the socket brings lock, waiting and I/O.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{LimitExceeded, PeerId};
+use crate::message::Message;
+use crate::options::Options;
+use crate::pipe::{Content, Manner, Offer, Pipe, Refusal, WriteRole};
+use crate::wire::{ProtocolError, ReadyPeer, SocketKind, Subscription};
+
+/// Pipes of one fan-out that the sender may write on its own thread; the reactor writes the others.
+const INLINE_WRITES_MAX: usize = 2;
+
+/// Decisions of one socket type, and the state they need. Called under the socket's lock; implementations do
+/// no I/O and do not block.
+pub(crate) trait Behaviour: Sized + Send + 'static {
+    /// The type.
+    const KIND: SocketKind;
+    /// Whether messages of peers are delivered; a type that only sends discards them.
+    const RECEIVES: bool;
+    /// Whether `admits` must be asked about each message.
+    const FILTERS: bool = false;
+    /// Whether a second connect to the same endpoint does nothing, as in libzmq.
+    const CONNECTS_ONCE: bool = false;
+    /// Whether a waiting sender waits for a certain peer: then all are woken when any has room.
+    const WAITS_FOR_CERTAIN_PEERS: bool = false;
+
+    /// `seed`: a number that differs from socket to socket.
+    fn new(options: &Options, seed: u64) -> Self;
+
+    /// A connected pipe exists, whose peer is not there yet.
+    fn opened(&mut self, _pipe: &Arc<Pipe>) {}
+
+    /// The peer of a pipe ended its handshake. `kept`: the pipe was `opened` before, by a connect.
+    fn ready(&mut self, pipe: &Arc<Pipe>, peer: &ReadyPeer, kept: bool) -> Result<Ready, Refusal>;
+
+    /// The session of a connected pipe ended; the pipe stays and waits for the next one.
+    fn lost(&mut self, _pipe: &Arc<Pipe>) {}
+
+    /// The pipe is gone.
+    fn gone(&mut self, id: PeerId);
+
+    /// A pipe that had refused a message has room again.
+    fn writable(&mut self, _id: PeerId) {}
+
+    /// Chooses the pipe (or pipes) and offers the message. `to` names the peer for a type that addresses one.
+    fn route(
+        &mut self,
+        message: Message,
+        to: Option<&[u8]>,
+        sending: &mut Sending,
+    ) -> Result<(), Unsent>;
+
+    /// The peer subscribed or cancelled.
+    fn subscription(
+        &mut self,
+        _pipe: &Arc<Pipe>,
+        _change: Subscription<'_>,
+    ) -> Result<(), ProtocolError> {
+        Ok(())
+    }
+
+    /// Whether a received message is for this socket (`FILTERS`).
+    fn admits(&self, _message: &Message) -> bool {
+        true
+    }
+
+    /// The message as the application sees it, with an envelope if the type has one.
+    fn present(message: Message) -> Message {
+        message
+    }
+
+    /// Peers with at least one subscription.
+    fn subscribers(&self) -> usize {
+        0
+    }
+}
+
+/// What follows when a peer becomes ready.
+#[derive(Default)]
+pub(crate) struct Ready {
+    /// The id under which the socket knows the peer.
+    pub(crate) routing_id: Bytes,
+    /// Commands that the session begins with.
+    pub(crate) opening: Vec<u8>,
+    /// The peer whose place this one took.
+    pub(crate) replaced: Option<Arc<Pipe>>,
+}
+
+/// Why a message was not routed. It comes back.
+pub(crate) enum Unsent {
+    /// No peer (or not every peer that must) has room.
+    NoRoom(Message),
+    /// There is no such peer.
+    Unroutable { routing_id: Vec<u8>, message: Message },
+    /// The message breaks a rule of the type.
+    Invalid { reason: &'static str, message: Message },
+}
+
+/// One send on its way: how it may travel, what it left to do, what it dropped.
+pub(crate) struct Sending {
+    answering: bool,
+    inline_left: usize,
+    first: Option<WriteRole>,
+    more: Vec<WriteRole>,
+    /// Copies dropped at a high-water mark.
+    pub(crate) dropped_hwm: u64,
+    /// Messages for nobody.
+    pub(crate) dropped_unroutable: u64,
+}
+
+impl Sending {
+    pub(crate) fn new(answering: bool) -> Self {
+        Self {
+            answering,
+            inline_left: INLINE_WRITES_MAX,
+            first: None,
+            more: Vec::new(),
+            dropped_hwm: 0,
+            dropped_unroutable: 0,
+        }
+    }
+
+    /// Offers to one pipe; false when it is full. A writer role that comes of it is kept for `run`.
+    #[inline]
+    pub(crate) fn offer(&mut self, pipe: &Arc<Pipe>, content: Content<'_>) -> bool {
+        let manner = Manner { answering: self.answering, inline: self.inline_left > 0 };
+        match pipe.offer(content, manner) {
+            Offer::Full => false,
+            Offer::Accepted => true,
+            Offer::AcceptedToWrite(role) => {
+                self.inline_left = self.inline_left.saturating_sub(1);
+                match self.first {
+                    None => self.first = Some(role),
+                    Some(_) => self.more.push(role),
+                }
+                true
+            }
+        }
+    }
+
+    /// Writes what this send made this thread responsible for. No lock may be held.
+    #[inline]
+    pub(crate) fn run(self) {
+        if let Some(role) = self.first {
+            role.run();
+        }
+        for role in self.more {
+            role.run();
+        }
+    }
+}
+
+impl From<LimitExceeded> for ProtocolError {
+    fn from(exceeded: LimitExceeded) -> Self {
+        Self::SubscriptionsExceeded { what: exceeded.what, limit: exceeded.limit }
+    }
+}
