@@ -1,0 +1,512 @@
+//! A pipe is this side's end of one peer: an outbox of framed chunks, the credit of an inbox, and what is
+//! known of the peer. Between `pattern`, which chooses pipes, and the stream, which a pipe's writer writes.
+//!
+//! Lock order, from first to last: a socket's consumer, its state, an outbox, an inbox credit, a socket's
+//! arrivals, a reactor's mailbox. A pipe calls its owner and its doorbell with none of its own locks held.
+
+mod chunk;
+mod inbox;
+mod outbox;
+mod run;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+pub(crate) use chunk::Chunk;
+pub(crate) use inbox::{Inbox, Resume, Source};
+pub(crate) use outbox::{Content, Link, Manner, Outbox, OutboxReport};
+pub(crate) use run::Run;
+
+use crate::completion::Guard;
+use crate::monitor::{DisconnectReason, Event};
+use crate::options::Options;
+use crate::pattern::PeerId;
+use crate::transport::{self, Endpoint};
+use crate::wire::{
+    Allowance, Command, Established, HandshakeConfig, Metadata, ProtocolError, ReadyPeer, Scanner,
+    SocketKind, Subscription, Version, WireLimits,
+};
+use outbox::{Next, Note, Offered, Written};
+
+/// Locks, also after a panic of another holder: every state behind our locks is valid between statements.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why accepted or matching messages did not reach a peer. Each has its counter in the statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// The connection ended with the message queued or half written.
+    Disconnect,
+    /// The linger time ended without progress, or the socket was closed without one.
+    Linger,
+    /// A newer message took its place.
+    Conflate,
+}
+
+/// Who the peer of a received message is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PeerInfo {
+    pub(crate) id: PeerId,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) address: String,
+    pub(crate) socket_type: Option<SocketKind>,
+    pub(crate) routing_id: Bytes,
+    pub(crate) metadata: Metadata,
+}
+
+impl PeerInfo {
+    /// Number of this peer within its socket; a reconnecting peer that was connected *to* keeps it.
+    pub fn id(&self) -> PeerId {
+        self.id
+    }
+
+    /// The endpoint this peer was connected to or accepted on.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The peer's transport address, such as `127.0.0.1:40112`; empty when the transport has none.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The peer's socket type, if it named one.
+    pub fn socket_type(&self) -> Option<SocketKind> {
+        self.socket_type
+    }
+
+    /// The routing id under which a ROUTER knows the peer: what the peer announced, or an automatic one.
+    pub fn routing_id(&self) -> &[u8] {
+        &self.routing_id
+    }
+
+    /// The properties of the peer's READY command (RFC 37).
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+}
+
+/// Why a socket does not take a peer that shook hands properly.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Another connected peer has this routing id and `handover` is off.
+    #[error("another peer with the routing id \"{routing_id}\" is connected")]
+    DuplicateRoutingId {
+        /// The routing id, printable.
+        routing_id: String,
+    },
+    /// The socket has as many peers as `max_peers` allows.
+    #[error("the socket has its {limit} peers already")]
+    TooManyPeers {
+        /// The value of `max_peers`.
+        limit: usize,
+    },
+    /// The socket was closed meanwhile.
+    #[error("the socket is closed")]
+    Closed,
+}
+
+/// The pipe of a new peer.
+pub(crate) enum Place {
+    /// To be made.
+    New,
+    /// Made for this peer already.
+    Made(Arc<Pipe>),
+    /// Made by a connect before the peer was there; it outlives the session.
+    Kept(Arc<Pipe>),
+}
+
+/// A peer that ended its handshake and asks to be attached. `established` proves the handshake: without it a
+/// peer cannot reach a socket.
+pub(crate) struct Candidate {
+    pub(crate) place: Place,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) address: String,
+    pub(crate) peer: ReadyPeer,
+    pub(crate) established: Established,
+    pub(crate) link: Link,
+    pub(crate) source: Source,
+    /// Handshake bytes that the kernel did not take yet.
+    pub(crate) unsent: Vec<u8>,
+}
+
+/// What a pipe and its connection report to the socket they belong to. Called from any thread, with no lock of
+/// pipe or reactor held; implementations do not block.
+pub(crate) trait Owner: Send + Sync {
+    /// Attaches a peer; its pipe is linked and told apart from all others when this returns.
+    fn attach(&self, candidate: Candidate) -> Result<Arc<Pipe>, Refusal>;
+    /// A pipe of this socket for a peer in the same process.
+    fn make_pipe(&self, endpoint: Endpoint) -> Arc<Pipe>;
+    /// The session of this pipe ended. A pipe that was connected stays; an accepted one is gone.
+    fn session_lost(&self, pipe: &Arc<Pipe>);
+    /// The pipe is gone for good.
+    fn gone(&self, pipe: &Arc<Pipe>);
+    /// Complete messages from the peer, already counted in the pipe's inbox.
+    fn deliver(
+        &self,
+        pipe: &Arc<Pipe>,
+        info: &Arc<PeerInfo>,
+        run: Run,
+    ) -> Result<(), ProtocolError>;
+    /// The peer subscribed or cancelled.
+    fn subscription(&self, pipe: &Arc<Pipe>, change: Subscription<'_>)
+    -> Result<(), ProtocolError>;
+    /// The pipe's outbox had refused a message and has room again.
+    fn writable(&self, id: PeerId);
+    /// Messages were lost after having been accepted.
+    fn count_loss(&self, cause: Loss, messages: u64);
+    /// Something happened that a monitor may want to know.
+    fn report(&self, event: Event);
+    /// The socket's options.
+    fn options(&self) -> &Arc<Options>;
+    /// What the socket says of itself in a handshake.
+    fn handshake(&self) -> Arc<HandshakeConfig>;
+}
+
+/// What a pipe asks of the reactor its connection lives on.
+pub(crate) enum Ring {
+    /// Look at this outbox within a tick: its sender is streaming and may stop at any message.
+    Flush(Arc<Pipe>),
+    /// The inbox of this connection drained: read on.
+    Resume(usize),
+    /// The outbox of this closing connection is empty.
+    Drained(usize),
+    /// Writing to this connection failed.
+    Broken(usize),
+}
+
+/// The way from a pipe to a reactor.
+pub(crate) trait Doorbell: Send + Sync {
+    /// Posts the job, then wakes the reactor if it may be asleep.
+    fn ring(&self, job: Ring);
+}
+
+/// One peer as seen from its socket.
+pub(crate) struct Pipe {
+    id: PeerId,
+    endpoint: Endpoint,
+    owner: Weak<dyn Owner>,
+    outbox: Outbox,
+    inbox: Inbox,
+    info: Mutex<Option<Arc<PeerInfo>>>,
+    /// In process only: the other end, whose inbox our outbox is joined to.
+    other: Mutex<Option<Weak<Pipe>>>,
+    /// In process only: keeps whoever waits for a close waiting until this end has parted.
+    closing: Mutex<Option<Guard>>,
+}
+
+impl fmt::Debug for Pipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.id, self.endpoint)
+    }
+}
+
+/// What became of an offered message.
+pub(crate) enum Offer {
+    Accepted,
+    /// Accepted, and the caller has become the pipe's writer: it must run the role, with no lock held.
+    AcceptedToWrite(WriteRole),
+    Full,
+}
+
+/// The right and duty to write a pipe's outbox. There is at most one per pipe.
+#[must_use]
+pub(crate) struct WriteRole(Arc<Pipe>);
+
+impl WriteRole {
+    /// Writes until the outbox is empty or the kernel full. No lock may be held.
+    pub(crate) fn run(self) {
+        self.0.write();
+    }
+}
+
+impl Pipe {
+    pub(crate) fn new(
+        id: PeerId,
+        endpoint: Endpoint,
+        owner: Weak<dyn Owner>,
+        options: &Options,
+    ) -> Self {
+        Self {
+            id,
+            endpoint,
+            owner,
+            outbox: Outbox::new(options.send_marks, options.conflate, transport::now()),
+            inbox: Inbox::new(options.recv_marks, options.conflate),
+            info: Mutex::new(None),
+            other: Mutex::new(None),
+            closing: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn id(&self) -> PeerId {
+        self.id
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(crate) fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    pub(crate) fn owner(&self) -> Option<Arc<dyn Owner>> {
+        self.owner.upgrade()
+    }
+
+    pub(crate) fn info(&self) -> Option<Arc<PeerInfo>> {
+        lock(&self.info).clone()
+    }
+
+    pub(crate) fn set_info(&self, info: Arc<PeerInfo>) {
+        *lock(&self.info) = Some(info);
+    }
+
+    /// Names the other end of an in-process pipe.
+    pub(crate) fn join(&self, other: &Arc<Self>) {
+        *lock(&self.other) = Some(Arc::downgrade(other));
+    }
+
+    pub(crate) fn other(&self) -> Option<Arc<Self>> {
+        lock(&self.other).as_ref().and_then(Weak::upgrade)
+    }
+
+    /// Queued messages and bytes, and whether the peer is connected.
+    pub(crate) fn outbox_report(&self) -> OutboxReport {
+        self.outbox.report()
+    }
+
+    /// Offers a message or a framed chunk to the outbox.
+    #[inline]
+    pub(crate) fn offer(self: &Arc<Self>, content: Content<'_>, manner: Manner) -> Offer {
+        let Offered { next, conflated } = self.outbox.offer(content, manner);
+        if conflated > 0 {
+            self.count_loss(Loss::Conflate, conflated);
+        }
+        match next {
+            None => Offer::Full,
+            Some(Next::Nothing) => Offer::Accepted,
+            Some(Next::Write) => Offer::AcceptedToWrite(WriteRole(Arc::clone(self))),
+            Some(Next::Schedule(link)) => {
+                link.doorbell().ring(Ring::Flush(Arc::clone(self)));
+                Offer::Accepted
+            }
+        }
+    }
+
+    /// Whether `content` would be taken now; one that would not is remembered, so that `Owner::writable` follows.
+    pub(crate) fn has_room(&self, wire_bytes: usize) -> bool {
+        self.outbox.has_room(wire_bytes)
+    }
+
+    /// Bytes of commands that wait to be written.
+    pub(crate) fn control_bytes(&self) -> usize {
+        self.outbox.control_bytes()
+    }
+
+    /// Queues commands ahead of the next chunk, whatever the marks say. Without a session they are dropped: what
+    /// a new session must know is told when it is attached.
+    pub(crate) fn send_control(self: &Arc<Self>, commands: &[u8]) -> Option<WriteRole> {
+        self.outbox.control(commands).then(|| WriteRole(Arc::clone(self)))
+    }
+
+    /// Joins the outbox to a new session, whose first bytes are `opening`.
+    pub(crate) fn link(self: &Arc<Self>, link: Link, opening: &[u8]) -> Option<WriteRole> {
+        self.outbox.link(link, opening).then(|| WriteRole(Arc::clone(self)))
+    }
+
+    /// Ends the session: the half-written message is dropped and counted, the others stay queued.
+    pub(crate) fn unlink(&self) {
+        let torn = self.outbox.unlink();
+        self.inbox.set_source(Source::None);
+        self.count_loss(Loss::Disconnect, torn);
+    }
+
+    /// Gives up everything that is queued, counts it, and takes nothing any more. Returns the count.
+    pub(crate) fn abandon(&self, cause: Loss) -> u64 {
+        let lost = self.outbox.abandon(cause);
+        self.count_loss(cause, lost);
+        lost
+    }
+
+    /// Refuses further messages; `Ring::Drained` follows when what is queued has been written.
+    pub(crate) fn begin_close(&self) {
+        self.outbox.begin_close();
+    }
+
+    /// `begin_close` for an in-process pipe, which parts when it is drained.
+    pub(crate) fn begin_close_with(&self, guard: Guard) {
+        *lock(&self.closing) = Some(guard);
+        self.outbox.begin_close();
+    }
+
+    /// Claims the writer role because the stream (or the other end's inbox) takes bytes again.
+    pub(crate) fn writable(self: &Arc<Self>) {
+        if self.outbox.claim_writable() {
+            self.write();
+        }
+    }
+
+    /// The reactor's tick over a scheduled outbox. False when nothing happened since the last tick and the outbox
+    /// has left the reactor's list.
+    pub(crate) fn tick(self: &Arc<Self>) -> bool {
+        let (write, stay) = self.outbox.claim_tick();
+        if write {
+            self.write();
+        }
+        stay
+    }
+
+    /// Writes at once what a streaming sender has gathered: before its thread goes to wait.
+    pub(crate) fn flush(self: &Arc<Self>) {
+        if self.outbox.claim_scheduled() {
+            self.write();
+        }
+    }
+
+    /// The writer's loop. Precondition: this thread holds the writer role.
+    fn write(self: &Arc<Self>) {
+        for turn in 1.. {
+            let Some(mut job) = self.outbox.begin_write() else { return };
+            let written = match job.link().clone() {
+                Link::Wire { stream, .. } => job.flight().write_to(&stream),
+                Link::Inproc { .. } => self.hand_over(job.flight_mut()),
+            };
+            let last = turn >= outbox::WRITES_PER_ROLE_MAX;
+            let step = self.outbox.end_write(job, written, last, transport::now);
+            self.count_loss(step.cause, step.torn);
+            if step.made_room
+                && let Some(owner) = self.owner()
+            {
+                owner.writable(self.id);
+            }
+            if let Some((link, note)) = step.note {
+                self.tell(&link, note);
+            }
+            if !step.more {
+                return;
+            }
+        }
+    }
+
+    fn tell(self: &Arc<Self>, link: &Link, note: Note) {
+        let ring = match (link, note) {
+            (_, Note::Flush) => Ring::Flush(Arc::clone(self)),
+            (Link::Wire { connection, .. }, Note::Drained) => Ring::Drained(*connection),
+            (Link::Wire { connection, .. }, Note::Broken) => Ring::Broken(*connection),
+            (Link::Inproc { .. }, _) => return self.part(),
+        };
+        link.doorbell().ring(ring);
+    }
+
+    /// In process: this end has said everything it had to say. Both ends' sessions are over.
+    pub(crate) fn part(self: &Arc<Self>) {
+        let other = lock(&self.other).take().and_then(|other| other.upgrade());
+        drop(lock(&self.closing).take());
+        self.end_inproc_session();
+        if let Some(other) = other {
+            *lock(&other.other) = None;
+            other.end_inproc_session();
+        }
+    }
+
+    fn end_inproc_session(self: &Arc<Self>) {
+        self.unlink();
+        *lock(&self.info) = None;
+        if let Some(owner) = self.owner() {
+            owner.session_lost(self);
+        }
+    }
+
+    /// Moves as much of the flight as the other end's inbox takes.
+    fn hand_over(&self, flight: &mut outbox::Flight) -> std::io::Result<Written> {
+        let Some(other) = self.other() else {
+            return Err(std::io::ErrorKind::NotConnected.into());
+        };
+        // The other end is joined but not attached yet: its socket makes this end writable once it is.
+        let Some(info) = other.info() else { return Err(std::io::ErrorKind::WouldBlock.into()) };
+        match flight {
+            outbox::Flight::Control { bytes, .. } => {
+                other.take_commands(bytes);
+                Ok(Written::Bytes(bytes.len()))
+            }
+            outbox::Flight::Chunk { chunk, .. } => {
+                let Some(allowance) = other.inbox.allowance() else {
+                    return Err(std::io::ErrorKind::WouldBlock.into());
+                };
+                let front = chunk.split_front(allowance.messages, allowance.bytes);
+                let (messages, wire_bytes) = (front.messages(), front.wire_bytes());
+                if let Err(error) = other.deliver(&info, Run::from(front)) {
+                    other.report_misbehaviour(error);
+                }
+                Ok(Written::Moved { messages, wire_bytes })
+            }
+        }
+    }
+
+    /// Counts a run in the inbox and hands it to the socket.
+    pub(crate) fn deliver(
+        self: &Arc<Self>,
+        info: &Arc<PeerInfo>,
+        mut run: Run,
+    ) -> Result<(), ProtocolError> {
+        if self.inbox.conflates() {
+            self.count_loss(Loss::Conflate, run.keep_newest());
+        }
+        self.inbox.admitted(run.messages_left(), run.wire_bytes());
+        match self.owner() {
+            Some(owner) => owner.deliver(self, info, run),
+            None => Ok(()),
+        }
+    }
+
+    /// Handles commands that came in process: the same bytes as on a wire.
+    fn take_commands(self: &Arc<Self>, bytes: &[u8]) {
+        let Some(owner) = self.owner() else { return };
+        let everything = Allowance { messages: usize::MAX, bytes: usize::MAX };
+        let taken = Scanner::new(WireLimits::default()).scan(bytes, everything, &mut |body| {
+            match Command::parse(body)? {
+                Command::Subscribe(topic) => {
+                    owner.subscription(self, Subscription::Subscribe(topic))
+                }
+                Command::Cancel(topic) => owner.subscription(self, Subscription::Cancel(topic)),
+                _ => Ok(()),
+            }
+        });
+        if let Err(error) = taken {
+            self.report_misbehaviour(error);
+        }
+    }
+
+    /// In process there is no connection to close: what the peer did wrong is reported and ignored.
+    fn report_misbehaviour(&self, error: ProtocolError) {
+        if let Some(owner) = self.owner() {
+            owner.report(Event::Disconnected {
+                endpoint: self.endpoint.clone(),
+                peer: self.info(),
+                reason: DisconnectReason::Protocol(error),
+            });
+        }
+    }
+
+    /// Counts messages that were accepted, or had arrived, and are gone.
+    pub(crate) fn count_loss(&self, cause: Loss, messages: u64) {
+        if messages > 0
+            && let Some(owner) = self.owner()
+        {
+            owner.count_loss(cause, messages);
+        }
+    }
+}
+
+/// ZMTP version spoken in process.
+pub(crate) const INPROC_VERSION: Version = Version::V3_1;
+
+/// Instant type of the one clock, named here for the outbox's signatures.
+type Now = fn() -> Instant;

@@ -1,0 +1,568 @@
+//! The outbox: one peer's queue of framed chunks and the rule who writes it.
+//!
+//! Phases, all under one short mutex (invariants O1 to O4 of docs/design.md):
+//!
+//! - `Idle`: nobody writes. With a session, nothing is queued.
+//! - `Scheduled`: a streaming sender is gathering; the outbox is on its reactor's list and is written at the next
+//!   tick, or by the sender when a unit is full.
+//! - `Writing`: exactly one thread holds the writer role and, outside the lock, the chunk in flight.
+//! - `Blocked`: the kernel (or the inbox at the other end) is full; the next writable event claims the role.
+//!
+//! O1: order on the wire is the order of acceptance; there is one queue and one writer.
+//! O2: a writable event during `Writing` leaves a mark (`kicked`) that the writer checks before it goes `Blocked`.
+//! O3: queued messages survive the end of a session; only the half-written one is dropped, and counted.
+//! O4: a refused offer (`refused`) is followed by `Owner::writable` once half of both marks is free.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::chunk::{Chunk, UNIT_BYTES, wire_length};
+use super::{Doorbell, Loss, Now, lock};
+use crate::message::Message;
+use crate::options::Marks;
+use crate::transport::Stream;
+
+/// A message that comes sooner than this after the end of the last write belongs to a stream, and gathers.
+const STREAMING_GAP: Duration = Duration::from_micros(20);
+
+/// Writes one thread does in one role before it leaves the rest to the reactor.
+pub(super) const WRITES_PER_ROLE_MAX: usize = 16;
+
+/// The session that an outbox is joined to.
+#[derive(Clone)]
+pub(crate) enum Link {
+    Wire { stream: Arc<Stream>, doorbell: Arc<dyn Doorbell>, connection: usize },
+    Inproc { doorbell: Arc<dyn Doorbell> },
+}
+
+impl Link {
+    pub(super) fn doorbell(&self) -> &Arc<dyn Doorbell> {
+        match self {
+            Self::Wire { doorbell, .. } | Self::Inproc { doorbell } => doorbell,
+        }
+    }
+}
+
+/// What is offered: a message to frame, or a chunk framed once for many peers.
+#[derive(Clone, Copy)]
+pub(crate) enum Content<'a> {
+    Message(&'a Message),
+    Framed(&'a Chunk),
+}
+
+impl Content<'_> {
+    fn wire_bytes(self) -> usize {
+        match self {
+            Self::Message(message) => wire_length(message),
+            Self::Framed(chunk) => chunk.wire_bytes(),
+        }
+    }
+
+    fn push_onto(self, chunk: &mut Chunk) {
+        match self {
+            Self::Message(message) => chunk.push(message),
+            Self::Framed(framed) => chunk.append(framed),
+        }
+    }
+}
+
+/// How a sender wants its message to travel.
+#[derive(Clone, Copy)]
+pub(crate) struct Manner {
+    /// The socket received something since its last send: this is an answer, not a stream.
+    pub(crate) answering: bool,
+    /// The sender may write on its own thread.
+    pub(crate) inline: bool,
+}
+
+/// What follows from a state change; done by the caller with the lock released.
+pub(super) enum Next {
+    Nothing,
+    /// The caller holds the writer role now.
+    Write,
+    /// Put the outbox on its reactor's list.
+    Schedule(Link),
+}
+
+/// Answer to an offer: `None` when full.
+pub(super) struct Offered {
+    pub(super) next: Option<Next>,
+    pub(super) conflated: u64,
+}
+
+/// A snapshot for statistics and for closing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OutboxReport {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+    /// Bytes written so far, over all sessions: progress in the sense of linger.
+    pub(crate) progress: u64,
+    /// Nothing is queued and nobody is writing.
+    pub(crate) drained: bool,
+}
+
+pub(crate) struct Outbox {
+    marks: Marks,
+    conflate: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Idle,
+    Scheduled,
+    Writing,
+    Blocked,
+}
+
+struct State {
+    phase: Phase,
+    queue: VecDeque<Chunk>,
+    /// A flight that was interrupted; it goes before everything else.
+    flight: Option<Flight>,
+    /// Commands for the current session, written at the next chunk boundary.
+    control: Vec<u8>,
+    link: Option<Link>,
+    /// Counts sessions, so that a writer notices that its session ended while it wrote.
+    session: u64,
+    /// Accepted and not yet written, the flight included.
+    messages: usize,
+    bytes: usize,
+    kicked: bool,
+    refused: bool,
+    /// On the reactor's list of scheduled outboxes.
+    listed: bool,
+    closing: bool,
+    abandoned: Option<Loss>,
+    last_write: Instant,
+    progress: u64,
+    spare: Option<Vec<u8>>,
+}
+
+/// What a writer is writing. A chunk keeps all its messages until it is wholly written.
+pub(super) enum Flight {
+    Control { bytes: Vec<u8>, written: usize },
+    Chunk { chunk: Chunk, written: usize },
+}
+
+impl Flight {
+    /// One write, of at most a unit.
+    pub(super) fn write_to(&self, stream: &Stream) -> io::Result<Written> {
+        let count = match self {
+            Self::Control { bytes, written } => {
+                stream.write(bytes.get(*written..).unwrap_or_default())
+            }
+            Self::Chunk { chunk, written } => chunk.with_slices(*written, |slices| match slices {
+                [only] => stream.write(only),
+                several => stream.write_vectored(several),
+            }),
+        }?;
+        if count == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        Ok(Written::Bytes(count))
+    }
+
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Control { bytes, written } => *written >= bytes.len(),
+            Self::Chunk { chunk, written } => *written >= chunk.wire_bytes(),
+        }
+    }
+}
+
+/// What one write did.
+pub(super) enum Written {
+    Bytes(usize),
+    /// In process: these left the flight's chunk for the other end's inbox.
+    Moved {
+        messages: usize,
+        wire_bytes: usize,
+    },
+}
+
+/// A flight with the session it is written in.
+pub(super) struct Job {
+    flight: Flight,
+    link: Link,
+    session: u64,
+}
+
+impl Job {
+    pub(super) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    pub(super) fn flight(&self) -> &Flight {
+        &self.flight
+    }
+
+    pub(super) fn flight_mut(&mut self) -> &mut Flight {
+        &mut self.flight
+    }
+}
+
+/// What follows from a write; done by the writer with the lock released.
+pub(super) struct Step {
+    /// The role is still held: begin the next write.
+    pub(super) more: bool,
+    pub(super) made_room: bool,
+    pub(super) torn: u64,
+    pub(super) cause: Loss,
+    pub(super) note: Option<(Link, Note)>,
+}
+
+/// What the writer tells whoever serves the other end of the link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Note {
+    Flush,
+    Drained,
+    Broken,
+}
+
+impl Outbox {
+    pub(super) fn new(marks: Marks, conflate: bool, now: Instant) -> Self {
+        let state = State {
+            phase: Phase::Idle,
+            queue: VecDeque::new(),
+            flight: None,
+            control: Vec::new(),
+            link: None,
+            session: 0,
+            messages: 0,
+            bytes: 0,
+            kicked: false,
+            refused: false,
+            listed: false,
+            closing: false,
+            abandoned: None,
+            last_write: now.checked_sub(STREAMING_GAP).unwrap_or(now),
+            progress: 0,
+            spare: None,
+        };
+        Self { marks, conflate, state: Mutex::new(state) }
+    }
+
+    /// Takes the message if the marks allow it and decides who writes it.
+    #[inline]
+    pub(super) fn offer(&self, content: Content<'_>, manner: Manner) -> Offered {
+        let wire_bytes = content.wire_bytes();
+        let mut state = lock(&self.state);
+        if state.abandoned.is_some() {
+            return Offered { next: None, conflated: 0 };
+        }
+        let mut conflated = 0;
+        if self.conflate {
+            conflated = state.drop_queue();
+        } else if !self.marks.admit(state.messages, state.bytes, wire_bytes) {
+            state.refused = true;
+            return Offered { next: None, conflated: 0 };
+        }
+        state.append(content, wire_bytes);
+        let at_mark = !self.conflate && !self.marks.admit(state.messages, state.bytes, 0);
+        Offered { next: Some(state.after_append(manner, at_mark)), conflated }
+    }
+
+    pub(super) fn has_room(&self, wire_bytes: usize) -> bool {
+        let mut state = lock(&self.state);
+        let room = self.conflate || self.marks.admit(state.messages, state.bytes, wire_bytes);
+        state.refused |= !room;
+        room
+    }
+
+    /// True when the caller got the writer role.
+    pub(super) fn control(&self, commands: &[u8]) -> bool {
+        let mut state = lock(&self.state);
+        if state.link.is_none() {
+            return false;
+        }
+        state.control.extend_from_slice(commands);
+        state.claim_if(|phase| matches!(phase, Phase::Idle | Phase::Scheduled))
+    }
+
+    /// True when the caller got the writer role.
+    pub(super) fn link(&self, link: Link, opening: &[u8]) -> bool {
+        let mut state = lock(&self.state);
+        debug_assert!(state.link.is_none(), "a session ends before the next begins");
+        state.link = Some(link);
+        state.session += 1;
+        state.control.extend_from_slice(opening);
+        // A writer of the former session may still be out; it finds this one and goes on (O1).
+        state.has_work() && state.claim_if(|phase| phase == Phase::Idle)
+    }
+
+    /// Returns how many messages were torn.
+    pub(super) fn unlink(&self) -> u64 {
+        lock(&self.state).end_session()
+    }
+
+    /// Returns how many messages were dropped; a flight that is out is counted by its writer.
+    pub(super) fn abandon(&self, cause: Loss) -> u64 {
+        let mut state = lock(&self.state);
+        let torn = state.end_session();
+        state.abandoned = Some(cause);
+        state.messages = 0;
+        state.bytes = 0;
+        torn + state.queue.drain(..).map(|chunk| chunk.messages() as u64).sum::<u64>()
+    }
+
+    pub(super) fn begin_close(&self) {
+        lock(&self.state).closing = true;
+    }
+
+    pub(super) fn report(&self) -> OutboxReport {
+        let state = lock(&self.state);
+        OutboxReport {
+            messages: state.messages,
+            bytes: state.bytes,
+            progress: state.progress,
+            drained: state.phase != Phase::Writing && !state.has_work(),
+        }
+    }
+
+    /// Bytes of commands waiting to be written.
+    pub(crate) fn control_bytes(&self) -> usize {
+        lock(&self.state).control.len()
+    }
+
+    pub(super) fn claim_writable(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.kicked |= state.phase == Phase::Writing;
+        state.claim_if(|phase| phase == Phase::Blocked)
+    }
+
+    pub(super) fn claim_scheduled(&self) -> bool {
+        lock(&self.state).claim_if(|phase| phase == Phase::Scheduled)
+    }
+
+    /// Whether to write now, and whether to stay on the reactor's list.
+    pub(super) fn claim_tick(&self) -> (bool, bool) {
+        let mut state = lock(&self.state);
+        let claimed = state.claim_if(|phase| phase == Phase::Scheduled);
+        state.listed = claimed;
+        (claimed, claimed)
+    }
+
+    /// The next flight of the writer; `None` ends the role.
+    pub(super) fn begin_write(&self) -> Option<Job> {
+        let mut state = lock(&self.state);
+        debug_assert_eq!(state.phase, Phase::Writing);
+        state.kicked = false;
+        let link = state.link.clone();
+        let job = link.and_then(|link| {
+            let flight = state.next_flight()?;
+            Some(Job { flight, link, session: state.session })
+        });
+        if job.is_none() {
+            state.phase = Phase::Idle;
+        }
+        job
+    }
+
+    /// Accounts for a write and decides how the role goes on. `last` ends it even when there is more.
+    pub(super) fn end_write(
+        &self,
+        job: Job,
+        written: io::Result<Written>,
+        last: bool,
+        now: Now,
+    ) -> Step {
+        let mut state = lock(&self.state);
+        let Job { flight, link, session } = job;
+        let mut step =
+            Step { more: false, made_room: false, torn: 0, cause: Loss::Disconnect, note: None };
+        let mut broken = false;
+        if session != state.session {
+            step.torn = state.recover(flight);
+            step.cause = state.abandoned.unwrap_or(Loss::Disconnect);
+        } else {
+            match written {
+                Ok(written) => state.advance(flight, written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    state.flight = Some(flight);
+                    step.more = state.kicked;
+                    if !state.kicked {
+                        state.phase = Phase::Blocked;
+                    }
+                    return step;
+                }
+                Err(_) => {
+                    state.flight = Some(flight);
+                    step.torn = state.end_session();
+                    broken = true;
+                }
+            }
+        }
+        step.made_room = state.refused && self.marks.drained(state.messages, state.bytes);
+        state.refused &= !step.made_room;
+        let note = state.after_write(&mut step, last, now);
+        let note = if broken { Some(Note::Broken) } else { note };
+        step.note = note.map(|note| (link, note));
+        step
+    }
+}
+
+impl State {
+    fn append(&mut self, content: Content<'_>, wire_bytes: usize) {
+        let chunk = match self.queue.back_mut() {
+            Some(chunk) if !chunk.is_full_for(wire_bytes) => chunk,
+            _ => {
+                let arena = self.spare.take().unwrap_or_default();
+                self.queue.push_back(Chunk::reusing(arena));
+                match self.queue.back_mut() {
+                    Some(chunk) => chunk,
+                    None => return,
+                }
+            }
+        };
+        content.push_onto(chunk);
+        self.messages += 1;
+        self.bytes += wire_bytes;
+    }
+
+    fn after_append(&mut self, manner: Manner, at_mark: bool) -> Next {
+        match self.phase {
+            Phase::Idle if self.link.is_none() => Next::Nothing,
+            Phase::Idle if manner.inline && (manner.answering || self.is_lonely()) => {
+                self.phase = Phase::Writing;
+                Next::Write
+            }
+            Phase::Idle => {
+                self.phase = Phase::Scheduled;
+                self.schedule()
+            }
+            Phase::Scheduled if at_mark || self.has_full_unit() => {
+                self.phase = Phase::Writing;
+                Next::Write
+            }
+            _ => Next::Nothing,
+        }
+    }
+
+    fn is_lonely(&self) -> bool {
+        crate::transport::now().saturating_duration_since(self.last_write) >= STREAMING_GAP
+    }
+
+    /// The first chunk is closed, or as good as full.
+    fn has_full_unit(&self) -> bool {
+        self.queue.len() > 1 || self.bytes >= UNIT_BYTES
+    }
+
+    fn schedule(&mut self) -> Next {
+        match &self.link {
+            Some(link) if !self.listed => {
+                self.listed = true;
+                Next::Schedule(link.clone())
+            }
+            _ => Next::Nothing,
+        }
+    }
+
+    fn claim_if(&mut self, allowed: impl FnOnce(Phase) -> bool) -> bool {
+        let claimed = allowed(self.phase);
+        if claimed {
+            self.phase = Phase::Writing;
+        }
+        claimed
+    }
+
+    fn has_work(&self) -> bool {
+        self.flight.is_some() || !self.control.is_empty() || !self.queue.is_empty()
+    }
+
+    fn next_flight(&mut self) -> Option<Flight> {
+        if let Some(flight) = self.flight.take() {
+            return Some(flight);
+        }
+        if !self.control.is_empty() {
+            let bytes = std::mem::take(&mut self.control);
+            return Some(Flight::Control { bytes, written: 0 });
+        }
+        self.queue.pop_front().map(|chunk| Flight::Chunk { chunk, written: 0 })
+    }
+
+    fn advance(&mut self, mut flight: Flight, done: Written) {
+        match (&mut flight, done) {
+            (
+                Flight::Control { written, .. } | Flight::Chunk { written, .. },
+                Written::Bytes(n),
+            ) => {
+                *written += n;
+                self.progress += n as u64;
+            }
+            (_, Written::Moved { messages, wire_bytes }) => {
+                self.messages -= messages;
+                self.bytes -= wire_bytes;
+                self.progress += wire_bytes as u64;
+            }
+        }
+        if !flight.is_done() {
+            self.flight = Some(flight);
+            return;
+        }
+        if let Flight::Chunk { chunk, .. } = flight {
+            self.messages -= chunk.messages();
+            self.bytes -= chunk.wire_bytes();
+            self.spare =
+                Some(chunk.into_arena()).filter(|arena| arena.capacity() <= 2 * UNIT_BYTES);
+        }
+    }
+
+    fn after_write(&mut self, step: &mut Step, last: bool, now: Now) -> Option<Note> {
+        if self.link.is_none() || !self.has_work() {
+            self.phase = Phase::Idle;
+            self.last_write = now();
+            return (self.closing && !self.has_work()).then_some(Note::Drained);
+        }
+        if last {
+            self.phase = Phase::Scheduled;
+            let news = !self.listed;
+            self.listed = true;
+            return news.then_some(Note::Flush);
+        }
+        step.more = true;
+        None
+    }
+
+    /// Ends the session and returns how many messages it tore. A writer that is out recovers its own flight.
+    fn end_session(&mut self) -> u64 {
+        self.link = None;
+        self.session += 1;
+        self.control.clear();
+        if self.phase != Phase::Writing {
+            self.phase = Phase::Idle;
+        }
+        let flight = self.flight.take();
+        flight.map_or(0, |flight| self.recover(flight))
+    }
+
+    /// Puts a flight of an ended session back, without what the peer got and without the message that was cut in
+    /// two. Returns how many messages were lost.
+    fn recover(&mut self, flight: Flight) -> u64 {
+        let Flight::Chunk { mut chunk, written } = flight else { return 0 };
+        let (messages, bytes) = (chunk.messages(), chunk.wire_bytes());
+        let torn = chunk.drop_written(written);
+        if self.abandoned.is_some() {
+            return torn + chunk.messages() as u64;
+        }
+        self.messages -= messages - chunk.messages();
+        self.bytes -= bytes - chunk.wire_bytes();
+        if !chunk.is_empty() {
+            self.queue.push_front(chunk);
+        }
+        torn
+    }
+
+    /// Drops all chunks that are not in flight; returns how many messages that were (conflation).
+    fn drop_queue(&mut self) -> u64 {
+        let mut dropped = 0;
+        for chunk in self.queue.drain(..) {
+            dropped += chunk.messages() as u64;
+            self.messages -= chunk.messages();
+            self.bytes -= chunk.wire_bytes();
+        }
+        dropped
+    }
+}

@@ -1,0 +1,179 @@
+//! Incoming runs: complete messages as they stood on the wire, cut one by one on the receiver's thread.
+//!
+//! A run comes from a read (all bodies in the arena) or, in process, straight from the sender's chunk (large
+//! bodies beside it). Command frames may stand between and inside messages; they were handled when the run
+//! was found and are skipped here.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::PeerInfo;
+use super::chunk::{Chunk, LargeBody};
+use crate::message::{Frame, Message};
+use crate::wire;
+
+/// A body may keep its whole run alive if it makes up at least this fraction of it; otherwise it is copied
+/// out, so that a kept message never pins much more than 32 times its size.
+const PIN_FACTOR_MAX: usize = 32;
+
+/// Complete messages not yet cut. Invariant: the bytes were accepted by the scanner, so headers parse.
+#[derive(Debug)]
+pub(crate) struct Run {
+    arena: Bytes,
+    large: VecDeque<LargeBody>,
+    at: usize,
+    messages_left: usize,
+    wire_bytes: usize,
+}
+
+impl Run {
+    /// A run of `messages` complete messages, all of them within `arena`.
+    pub(crate) fn new(arena: Vec<u8>, messages: usize) -> Self {
+        let wire_bytes = arena.len();
+        let arena = Bytes::from(arena);
+        Self { arena, large: VecDeque::new(), at: 0, messages_left: messages, wire_bytes }
+    }
+
+    /// Messages not cut yet.
+    pub(crate) fn messages_left(&self) -> usize {
+        self.messages_left
+    }
+
+    /// Length of the whole run on the wire in bytes, whatever was cut already.
+    pub(crate) fn wire_bytes(&self) -> usize {
+        self.wire_bytes
+    }
+
+    /// Drops all messages but the last and returns how many were dropped (conflation).
+    pub(crate) fn keep_newest(&mut self) -> u64 {
+        let mut dropped = 0;
+        while self.messages_left > 1 {
+            if self.cut(None).is_none() {
+                break;
+            }
+            dropped += 1;
+        }
+        dropped
+    }
+
+    /// Cuts the next message out; `None` when all are cut.
+    #[inline]
+    pub(crate) fn cut(&mut self, peer: Option<&Arc<PeerInfo>>) -> Option<Message> {
+        if self.messages_left == 0 {
+            return None;
+        }
+        let (first, more) = self.cut_frame()?;
+        self.messages_left -= 1;
+        if !more {
+            return Some(Message::received(first, peer.cloned()));
+        }
+        let mut frames = vec![first];
+        while let Some((frame, more)) = self.cut_frame() {
+            frames.push(frame);
+            if !more {
+                break;
+            }
+        }
+        Some(Message::received_parts(frames, peer.cloned()))
+    }
+
+    #[inline]
+    fn cut_frame(&mut self) -> Option<(Frame, bool)> {
+        loop {
+            let header = wire::parse_header(self.arena.get(self.at..)?).ok()??;
+            let body_at = self.at + header.header_len;
+            let body_end = body_at.checked_add(header.body_len)?;
+            if header.is_command() {
+                self.at = body_end;
+                continue;
+            }
+            if self.large.front().is_some_and(|large| large.at == body_at) {
+                self.at = body_at;
+                let large = self.large.pop_front()?;
+                return Some((Frame::from(large.body), header.more()));
+            }
+            self.at = body_end;
+            let body = self.arena.get(body_at..body_end)?;
+            let pins_little = body.len().saturating_mul(PIN_FACTOR_MAX) >= self.arena.len();
+            let frame = if pins_little && body.len() > crate::message::INLINE_BYTES_MAX {
+                Frame::from(self.arena.slice(body_at..body_end))
+            } else {
+                Frame::copy_from(body)
+            };
+            return Some((frame, header.more()));
+        }
+    }
+}
+
+impl From<Chunk> for Run {
+    fn from(chunk: Chunk) -> Self {
+        let (messages_left, wire_bytes) = (chunk.messages(), chunk.wire_bytes());
+        let (arena, large) = chunk.into_parts();
+        Self { arena: Bytes::from(arena), large: large.into(), at: 0, messages_left, wire_bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_was_framed_is_cut_again(
+            sizes in proptest::collection::vec(proptest::collection::vec(0_usize..9_000, 1..4), 0..6)
+        ) {
+            let mut chunk = Chunk::default();
+            let mut expected = Vec::new();
+            for frames in &sizes {
+                let message: Message = frames.iter().map(|&size| vec![size as u8; size]).collect();
+                chunk.push(&message);
+                expected.push(message);
+            }
+            let mut run = Run::from(chunk);
+            let cut: Vec<Message> = std::iter::from_fn(|| run.cut(None)).collect();
+            prop_assert_eq!(cut, expected);
+            prop_assert_eq!(run.messages_left(), 0);
+        }
+    }
+
+    #[test]
+    fn commands_inside_a_message_are_skipped() {
+        let mut arena = Vec::new();
+        wire::put_pong(&mut arena, b"x");
+        wire::put_header(&mut arena, wire::MORE, 1);
+        arena.push(b'a');
+        wire::put_ping(&mut arena, 0, b"");
+        wire::put_header(&mut arena, 0, 1);
+        arena.push(b'b');
+        let mut run = Run::new(arena, 1);
+        assert_eq!(run.cut(None), Some(Message::from(["a", "b"])));
+        assert_eq!(run.cut(None), None);
+    }
+
+    #[test]
+    fn a_small_message_does_not_pin_its_run() {
+        let mut arena = Vec::new();
+        for len in [200, 60_000] {
+            wire::put_header(&mut arena, 0, len);
+            arena.resize(arena.len() + len, 7);
+        }
+        let mut run = Run::new(arena, 2);
+        let range = run.arena.as_ptr_range();
+        let small = run.cut(None).unwrap();
+        let large = run.cut(None).unwrap();
+        assert!(!range.contains(&small.body().as_ptr()));
+        assert!(range.contains(&large.body().as_ptr()));
+    }
+
+    #[test]
+    fn keeping_the_newest_counts_the_others() {
+        let mut chunk = Chunk::default();
+        ["a", "b", "c"].iter().for_each(|text| chunk.push(&Message::from(*text)));
+        let mut run = Run::from(chunk);
+        assert_eq!(run.keep_newest(), 2);
+        assert_eq!(run.cut(None), Some(Message::from("c")));
+    }
+}
