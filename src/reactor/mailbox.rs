@@ -1,0 +1,140 @@
+//! The mailbox: how other threads give a reactor work.
+//!
+//! Rule (R4 of docs/design.md): the job goes in first, the wake-up second, and only if the turner may be
+//! asleep. A full fence on both sides makes one of the two see the other: either the poster sees `asleep` and
+//! wakes, or the turner sees the job before it blocks.
+
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use std::{fmt, io};
+
+use super::dialer::Dialed;
+use super::listener::Accepted;
+use crate::completion::Guard;
+use crate::pipe::{Doorbell, Owner, Pipe, Ring, lock};
+use crate::transport::{Endpoint, Listener};
+
+/// Number of a bound or connected endpoint within a context.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct EndpointId(pub(crate) u64);
+
+/// Number of a socket within a context.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct SocketId(pub(crate) u64);
+
+/// Who a source on a reactor belongs to.
+#[derive(Clone)]
+pub(crate) struct Belongs {
+    pub(crate) socket: SocketId,
+    pub(crate) endpoint_id: EndpointId,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) owner: Arc<dyn Owner>,
+}
+
+impl fmt::Debug for Belongs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.socket, self.endpoint)
+    }
+}
+
+/// Which sources are closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Scope {
+    Socket(SocketId),
+    /// A listener and what it accepted, or a dialer and its connection.
+    Endpoint(EndpointId),
+    /// A listener alone.
+    Listener(EndpointId),
+}
+
+impl Scope {
+    pub(crate) fn covers(self, belongs: &Belongs, is_listener: bool) -> bool {
+        match self {
+            Self::Socket(socket) => belongs.socket == socket,
+            Self::Endpoint(endpoint) => belongs.endpoint_id == endpoint,
+            Self::Listener(endpoint) => is_listener && belongs.endpoint_id == endpoint,
+        }
+    }
+}
+
+/// Work for a reactor.
+pub(crate) enum Job {
+    Ring(Ring),
+    Listen {
+        listener: Listener,
+        belongs: Belongs,
+    },
+    Dial {
+        pipe: Option<Arc<Pipe>>,
+        belongs: Belongs,
+    },
+    Adopt(Accepted),
+    Resolved(Dialed),
+    /// Closes all sources in the scope, lingering.
+    Close {
+        scope: Scope,
+        linger: Duration,
+        guard: Guard,
+    },
+    /// Drops the connection of a pipe whose place another peer took.
+    Evict(Arc<Pipe>),
+    Stop,
+}
+
+pub(crate) struct Mailbox {
+    jobs: Mutex<Vec<Job>>,
+    asleep: AtomicBool,
+    waker: mio::Waker,
+}
+
+impl Mailbox {
+    pub(crate) fn new(waker: mio::Waker) -> Self {
+        Self { jobs: Mutex::new(Vec::new()), asleep: AtomicBool::new(false), waker }
+    }
+
+    /// Posts a job and wakes the turner if it may be asleep.
+    pub(crate) fn post(&self, job: Job) {
+        lock(&self.jobs).push(job);
+        fence(Ordering::SeqCst);
+        if self.asleep.swap(false, Ordering::Relaxed)
+            && let Err(error) = self.waker.wake()
+        {
+            debug_assert!(error.kind() == io::ErrorKind::WouldBlock, "waking failed: {error}");
+        }
+    }
+
+    /// Swaps the posted jobs into `jobs`, which must be empty.
+    pub(crate) fn take(&self, jobs: &mut Vec<Job>) {
+        debug_assert!(jobs.is_empty());
+        std::mem::swap(&mut *lock(&self.jobs), jobs);
+    }
+
+    /// Announces that the turner is about to block. False when a job is waiting: then it must not block.
+    pub(crate) fn may_sleep(&self) -> bool {
+        self.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let empty = lock(&self.jobs).is_empty();
+        if !empty {
+            self.awake();
+        }
+        empty
+    }
+
+    /// The turner is awake and will look at its jobs before it blocks again.
+    pub(crate) fn awake(&self) {
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Doorbell for Mailbox {
+    fn ring(&self, job: Ring) {
+        self.post(Job::Ring(job));
+    }
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Mailbox")
+    }
+}

@@ -1,0 +1,217 @@
+//! An open connection: from bytes to runs of messages, commands, heartbeats and the linger time of a close.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::connection::{Exhausted, Io, earlier};
+use super::linger::Lingering;
+use crate::monitor::{DisconnectReason, Failure};
+use crate::options::Options;
+use crate::pipe::{Loss, Owner, PeerInfo, Pipe, Run};
+use crate::transport::Stream;
+use crate::wire::{
+    self, Beat, Command, Ended, Heartbeat, HeartbeatConfig, ProtocolError, Scanner, Subscription,
+};
+
+/// PONGs and the like that may wait for a peer that does not read, in bytes. A peer that floods us with PINGs
+/// gets no answers beyond that.
+const CONTROL_BYTES_MAX: usize = 1_024;
+
+pub(crate) struct Open {
+    pipe: Arc<Pipe>,
+    info: Option<Arc<PeerInfo>>,
+    scanner: Scanner,
+    heartbeat: Heartbeat,
+    lingering: Option<Lingering>,
+    /// Received and not yet handed over, from `start` on: an incomplete message, or messages that the inbox had no
+    /// room for.
+    received: Vec<u8>,
+    start: usize,
+    /// Bytes that complete the frame in progress, by the peer's claim.
+    missing: usize,
+    /// `received` may hold complete messages.
+    unscanned: bool,
+}
+
+impl Open {
+    /// `rest`: what came behind the handshake.
+    pub(crate) fn new(pipe: Arc<Pipe>, options: &Options, rest: Vec<u8>, now: Instant) -> Self {
+        let config = HeartbeatConfig {
+            interval: options.heartbeat_interval,
+            timeout: options.heartbeat_timeout(),
+            ttl: options.heartbeat_ttl,
+        };
+        Self {
+            info: pipe.info(),
+            pipe,
+            scanner: Scanner::new(options.limits),
+            heartbeat: Heartbeat::new(config, now),
+            lingering: None,
+            unscanned: !rest.is_empty(),
+            received: rest,
+            start: 0,
+            missing: 1,
+        }
+    }
+
+    pub(crate) fn pipe(&self) -> &Arc<Pipe> {
+        &self.pipe
+    }
+
+    pub(crate) fn linger(&mut self, lingering: Lingering) {
+        self.lingering = Some(lingering);
+    }
+
+    pub(crate) fn take_lingering(&mut self) -> Option<Lingering> {
+        self.lingering.take()
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let linger = self.lingering.as_ref().and_then(Lingering::deadline);
+        earlier(linger, self.heartbeat.next_deadline())
+    }
+
+    /// The inbox has room again, so what the peer sends is heard again.
+    pub(crate) fn resume(&mut self, now: Instant) {
+        self.heartbeat.resume(now);
+    }
+
+    /// One read and what follows from it.
+    pub(crate) fn read(
+        &mut self,
+        stream: &Stream,
+        io: &mut Io<'_>,
+    ) -> Result<Exhausted, DisconnectReason> {
+        let Some(allowance) = self.pipe.inbox().allowance() else {
+            self.heartbeat.suspend();
+            return Ok(Exhausted::Yes);
+        };
+        let mut exhausted = Exhausted::No;
+        if !self.unscanned {
+            match self.fill(stream, io.scratch) {
+                Ok((0, _)) => return Err(DisconnectReason::PeerClosed),
+                Ok((_, short)) => exhausted = short,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Exhausted::Yes);
+                }
+                Err(error) => return Err(DisconnectReason::Io(Failure::from(&error))),
+            }
+            self.heartbeat.heard(io.now);
+        }
+        self.hand_over(allowance, io.now)?;
+        Ok(if self.unscanned { Exhausted::No } else { exhausted })
+    }
+
+    /// Reads into the scratch buffer and copies out what arrived; a long body goes straight to its place, whose
+    /// size grows with what has arrived, never with what is claimed.
+    fn fill(&mut self, stream: &Stream, scratch: &mut [u8]) -> io::Result<(usize, Exhausted)> {
+        if self.missing > scratch.len() {
+            let ask = self.missing.min(self.received.len().max(scratch.len()));
+            let count = stream.read_into(&mut self.received, ask)?;
+            return Ok((count, Exhausted::No));
+        }
+        let count = stream.read(scratch)?;
+        let short = if count < scratch.len() { Exhausted::Probably } else { Exhausted::No };
+        self.received.extend_from_slice(scratch.get(..count).unwrap_or_default());
+        Ok((count, short))
+    }
+
+    /// Scans what was received, handles its commands and delivers its complete messages as one run.
+    fn hand_over(
+        &mut self,
+        allowance: wire::Allowance,
+        now: Instant,
+    ) -> Result<(), DisconnectReason> {
+        let Self { pipe, scanner, heartbeat, .. } = self;
+        let Some(owner) = pipe.owner() else { return Err(DisconnectReason::Closed) };
+        let mut answers = Vec::new();
+        let input = self.received.get(self.start..).unwrap_or_default();
+        let scan = scanner.scan(input, allowance, &mut |body| {
+            on_command(body, owner.as_ref(), pipe, heartbeat, &mut answers, now)
+        })?;
+        self.unscanned = scan.ended == Ended::Allowance;
+        self.missing = match scan.ended {
+            Ended::NeedMore { bytes } => bytes,
+            Ended::Allowance => 1,
+        };
+        let run = self.take_run(scan.end);
+        if scan.messages > 0
+            && let Some(info) = &self.info
+        {
+            self.pipe.deliver(info, Run::new(run, scan.messages))?;
+        }
+        if !answers.is_empty()
+            && let Some(role) = self.pipe.send_control(&answers)
+        {
+            role.run();
+        }
+        Ok(())
+    }
+
+    /// The first `end` bytes that were not handed over yet. Usually that is all of the buffer, and it is moved.
+    fn take_run(&mut self, end: usize) -> Vec<u8> {
+        let end = self.start + end;
+        if self.unscanned {
+            let run = self.received.get(self.start..end).unwrap_or_default().to_vec();
+            self.start = end;
+            return run;
+        }
+        let rest = self.received.split_off(end.min(self.received.len()));
+        let mut run = std::mem::replace(&mut self.received, rest);
+        run.drain(..self.start.min(run.len()));
+        self.start = 0;
+        run
+    }
+
+    /// Heartbeats and linger.
+    pub(crate) fn on_timer(&mut self, now: Instant) -> Result<(), DisconnectReason> {
+        if let Some(lingering) = &mut self.lingering
+            && lingering.is_over(self.pipe.outbox_report().progress, now)
+        {
+            self.pipe.abandon(Loss::Linger);
+            return Err(DisconnectReason::Closed);
+        }
+        match self.heartbeat.poll(now) {
+            Beat::Nothing => Ok(()),
+            Beat::Dead => Err(DisconnectReason::Protocol(ProtocolError::HeartbeatTimeout)),
+            Beat::SendPing { ttl_deciseconds } => {
+                let mut ping = Vec::new();
+                wire::put_ping(&mut ping, ttl_deciseconds, &[]);
+                if self.pipe.control_bytes() < CONTROL_BYTES_MAX
+                    && let Some(role) = self.pipe.send_control(&ping)
+                {
+                    role.run();
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn on_command(
+    body: &[u8],
+    owner: &dyn Owner,
+    pipe: &Arc<Pipe>,
+    heartbeat: &mut Heartbeat,
+    answers: &mut Vec<u8>,
+    now: Instant,
+) -> Result<(), ProtocolError> {
+    match Command::parse(body)? {
+        Command::Ping { ttl_deciseconds, context } => {
+            heartbeat.ping_received(ttl_deciseconds, now);
+            if answers.len() + pipe.control_bytes() < CONTROL_BYTES_MAX {
+                wire::put_pong(answers, context);
+            }
+            Ok(())
+        }
+        Command::Subscribe(topic) => owner.subscription(pipe, Subscription::Subscribe(topic)),
+        Command::Cancel(topic) => owner.subscription(pipe, Subscription::Cancel(topic)),
+        Command::Error(reason) => {
+            Err(ProtocolError::PeerError { reason: reason.escape_ascii().to_string() })
+        }
+        // A second READY breaks the closed set of RFC 37; unknown commands are left to later versions.
+        Command::Ready(_) => Err(ProtocolError::UnexpectedCommand { name: "READY".to_owned() }),
+        Command::Pong { .. } | Command::Unknown(_) => Ok(()),
+    }
+}

@@ -1,0 +1,380 @@
+//! The core of a socket: one lock around the pattern's decisions, the waiting senders and the peers.
+//!
+//! The one send path (`send_attempt`) and the one receive path (`Inbound::take`) serve blocking, trying and async
+//! calls alike; only what happens without room or message differs. `peers.rs` is the side that reactors see.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use super::inbound::Inbound;
+use super::stats::{LossCounters, Stats};
+use super::wait::{Key, WaitList};
+use crate::completion::{Completion, Guard, completion};
+use crate::context::{Shared, SocketControl};
+use crate::error::{SetupError, WaitError};
+use crate::message::Message;
+use crate::monitor::{Event, Reporter};
+use crate::options::Options;
+use crate::pattern::{Behaviour, PeerId, Sending, Unsent};
+use crate::pipe::{Loss, Pipe, lock};
+use crate::reactor::{EndpointId, Job, Scope, SocketId, random_seed};
+use crate::transport::{self, Endpoint};
+use crate::wire::HandshakeConfig;
+
+/// Why a message was not accepted now.
+pub(crate) enum NotSent {
+    NoRoom(Message),
+    Unroutable { routing_id: Vec<u8>, message: Message },
+    Invalid { reason: &'static str, message: Message },
+    Closed(Message),
+}
+
+pub(crate) struct Core<P: Behaviour> {
+    pub(super) this: Weak<Self>,
+    pub(super) id: SocketId,
+    pub(super) context: Arc<Shared>,
+    pub(super) options: Arc<Options>,
+    pub(super) handshake: Arc<HandshakeConfig>,
+    pub(super) state: Mutex<State<P>>,
+    /// Something about the peers changed; goes with `state`.
+    pub(super) changed: Condvar,
+    pub(super) inbound: Inbound,
+    pub(super) losses: LossCounters,
+    /// Something was received since the last send: the next message is an answer.
+    heard: AtomicBool,
+    next_peer: AtomicU64,
+    monitors: Mutex<Vec<Reporter>>,
+}
+
+/// What the socket's lock protects.
+pub(super) struct State<P> {
+    pub(super) pattern: P,
+    pub(super) senders: WaitList,
+    pub(super) peers: HashMap<PeerId, Peer>,
+    pub(super) endpoints: Vec<Attachment>,
+    pub(super) closed: bool,
+    sent_messages: u64,
+    sent_bytes: u64,
+}
+
+/// A pipe that belongs to the socket.
+pub(super) struct Peer {
+    pub(super) pipe: Arc<Pipe>,
+    /// It was made by a connect, and stays when its session ends.
+    pub(super) kept: bool,
+    /// Its peer is there.
+    pub(super) ready: bool,
+}
+
+/// An endpoint that the socket is bound or connected to.
+pub(super) struct Attachment {
+    pub(super) id: EndpointId,
+    pub(super) endpoint: Endpoint,
+    pub(super) bound: bool,
+    pub(super) pipe: Option<Arc<Pipe>>,
+}
+
+impl<P: Behaviour> Core<P> {
+    pub(crate) fn new(context: Arc<Shared>, id: SocketId, options: Options) -> Arc<Self> {
+        let handshake = HandshakeConfig {
+            kind: P::KIND,
+            identity: options.routing_id.clone().into(),
+            properties: Vec::new(),
+            limits: options.limits,
+        };
+        let state = State {
+            pattern: P::new(&options, random_seed()),
+            senders: WaitList::default(),
+            peers: HashMap::new(),
+            endpoints: Vec::new(),
+            closed: false,
+            sent_messages: 0,
+            sent_bytes: 0,
+        };
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            id,
+            context,
+            options: Arc::new(options),
+            handshake: Arc::new(handshake),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            inbound: Inbound::default(),
+            losses: LossCounters::default(),
+            heard: AtomicBool::new(false),
+            next_peer: AtomicU64::new(1),
+            monitors: Mutex::new(Vec::new()),
+        })
+    }
+
+    pub(crate) fn options(&self) -> &Arc<Options> {
+        &self.options
+    }
+
+    pub(crate) fn inbound(&self) -> &Inbound {
+        &self.inbound
+    }
+
+    pub(super) fn next_peer_id(&self) -> PeerId {
+        PeerId(self.next_peer.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Routes a message, or registers `waiting` under the same lock that found no room.
+    #[inline]
+    pub(crate) fn send_attempt(
+        &self,
+        message: Message,
+        to: Option<&[u8]>,
+        waiting: Option<(&mut Key, &Waker)>,
+    ) -> Result<(), NotSent> {
+        let answering = self.heard.load(Ordering::Relaxed);
+        let bytes = message.body_bytes() as u64;
+        let mut sending = Sending::new(answering);
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Err(NotSent::Closed(message));
+        }
+        if message.frames().is_empty() {
+            return Err(NotSent::Invalid { reason: "a message has at least one frame", message });
+        }
+        let routed = state.pattern.route(message, to, &mut sending);
+        let mut next = None;
+        match &routed {
+            Ok(()) => {
+                state.sent_messages += 1;
+                state.sent_bytes += bytes;
+                // Room for this one may be room for the next waiter too.
+                next = state.senders.take_one();
+            }
+            Err(Unsent::NoRoom(_)) => {
+                if let Some((key, waker)) = waiting {
+                    state.senders.register(key, waker);
+                }
+            }
+            Err(_) => {}
+        }
+        drop(state);
+        if answering {
+            self.heard.store(false, Ordering::Relaxed);
+        }
+        self.count_drops(&sending);
+        sending.run();
+        if let Some(waker) = next {
+            waker.wake();
+        }
+        routed.map_err(|unsent| match unsent {
+            Unsent::NoRoom(message) => NotSent::NoRoom(message),
+            Unsent::Unroutable { routing_id, message } => {
+                NotSent::Unroutable { routing_id, message }
+            }
+            Unsent::Invalid { reason, message } => NotSent::Invalid { reason, message },
+        })
+    }
+
+    #[inline]
+    fn count_drops(&self, sending: &Sending) {
+        if sending.dropped_hwm > 0 {
+            self.losses.hwm.fetch_add(sending.dropped_hwm, Ordering::Relaxed);
+        }
+        if sending.dropped_unroutable > 0 {
+            self.losses.unroutable.fetch_add(sending.dropped_unroutable, Ordering::Relaxed);
+        }
+    }
+
+    /// A waiting sender gives up, or needs its place no more.
+    pub(crate) fn leave_senders(&self, key: &mut Key, satisfied: bool) {
+        if key.is_none() {
+            return;
+        }
+        let mut state = lock(&self.state);
+        let notified = state.senders.leave(key);
+        let next = if notified && !satisfied { state.senders.take_one() } else { None };
+        drop(state);
+        if let Some(waker) = next {
+            waker.wake();
+        }
+    }
+
+    /// A message was received: what is sent next is an answer and goes out at once.
+    #[inline]
+    pub(crate) fn note_received(&self) {
+        self.heard.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a received message is wanted.
+    #[inline]
+    pub(crate) fn admits(&self, message: &Message) -> bool {
+        !P::FILTERS || lock(&self.state).pattern.admits(message)
+    }
+
+    /// Writes what this socket's own sends have gathered: a thread that is about to wait for answers must not make the
+    /// requests wait for the reactor's tick.
+    pub(crate) fn flush(&self) {
+        let pipes: Vec<Arc<Pipe>> = {
+            let state = lock(&self.state);
+            state.peers.values().map(|peer| Arc::clone(&peer.pipe)).collect()
+        };
+        for pipe in pipes {
+            pipe.flush();
+        }
+    }
+
+    /// Changes the pattern under the socket's lock.
+    pub(crate) fn with_pattern<R>(
+        &self,
+        change: impl FnOnce(&mut P) -> R,
+    ) -> Result<R, SetupError> {
+        let mut state = lock(&self.state);
+        if state.closed { Err(SetupError::Closed) } else { Ok(change(&mut state.pattern)) }
+    }
+
+    /// Waits until `count` of the state is at least `wanted`.
+    pub(crate) fn wait_until(
+        &self,
+        wanted: usize,
+        timeout: Duration,
+        count: impl Fn(&State<P>) -> usize,
+    ) -> Result<(), WaitError> {
+        let deadline = transport::now().checked_add(timeout);
+        let mut state = lock(&self.state);
+        loop {
+            let present = count(&state);
+            if state.closed {
+                return Err(WaitError::Closed);
+            }
+            if present >= wanted {
+                return Ok(());
+            }
+            state = match self.wait_for_change(state, deadline) {
+                Some(state) => state,
+                None => return Err(WaitError::Timeout { present, wanted }),
+            };
+        }
+    }
+
+    fn wait_for_change<'a>(
+        &self,
+        state: MutexGuard<'a, State<P>>,
+        deadline: Option<Instant>,
+    ) -> Option<MutexGuard<'a, State<P>>> {
+        let Some(deadline) = deadline else {
+            return Some(self.changed.wait(state).unwrap_or_else(PoisonError::into_inner));
+        };
+        let left = deadline.saturating_duration_since(transport::now());
+        if left.is_zero() {
+            return None;
+        }
+        let waited = self.changed.wait_timeout(state, left);
+        Some(waited.unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        {
+            let state = lock(&self.state);
+            stats.sent_messages = state.sent_messages;
+            stats.sent_bytes = state.sent_bytes;
+            stats.peers = state.ready_peers();
+            for peer in state.peers.values() {
+                let report = peer.pipe.outbox_report();
+                stats.queued_messages += report.messages as u64;
+                stats.queued_bytes += report.bytes as u64;
+            }
+        }
+        let received = self.inbound.counts();
+        stats.received_messages = received.messages;
+        stats.received_bytes = received.bytes;
+        stats.filtered = received.filtered;
+        self.losses.read_into(&mut stats);
+        stats
+    }
+
+    pub(crate) fn add_monitor(&self, reporter: Reporter) {
+        lock(&self.monitors).push(reporter);
+    }
+
+    pub(super) fn report_event(&self, event: &Event) {
+        lock(&self.monitors).retain(|monitor| monitor.report(event.clone()));
+    }
+
+    /// Closes the socket: later calls fail, waiting ones end, what is queued goes out within the linger time.
+    /// Returns at once; the completion tells when everything has ended.
+    pub(crate) fn begin_close(&self, linger: Duration) -> Completion {
+        let (completion, guard) = completion();
+        let mut state = lock(&self.state);
+        let first = !std::mem::replace(&mut state.closed, true);
+        let senders = state.senders.take_all();
+        let endpoints = std::mem::take(&mut state.endpoints);
+        let pipes: Vec<Arc<Pipe>> = state.peers.values().map(|p| Arc::clone(&p.pipe)).collect();
+        drop(state);
+        self.changed.notify_all();
+        senders.into_iter().for_each(Waker::wake);
+        self.inbound.close();
+        if first {
+            self.close_inproc(&endpoints, &pipes, linger, &guard);
+            for mailbox in self.context.mailboxes() {
+                let scope = Scope::Socket(self.id);
+                mailbox.post(Job::Close { scope, linger, guard: guard.clone() });
+            }
+            self.context.remember_close(completion.clone());
+        }
+        completion
+    }
+
+    /// The last handle is gone: nobody can ask anything of this socket any more.
+    pub(crate) fn leave_context(&self) {
+        self.context.remove_socket(self.id);
+    }
+
+    /// In process nobody else closes: names are freed, and pipes part when they are empty.
+    fn close_inproc(
+        &self,
+        endpoints: &[Attachment],
+        pipes: &[Arc<Pipe>],
+        linger: Duration,
+        guard: &Guard,
+    ) {
+        for attachment in endpoints {
+            self.context.forget_inproc(&attachment.endpoint, self.id, attachment.pipe.as_ref());
+        }
+        for pipe in pipes.iter().filter(|pipe| matches!(pipe.endpoint(), Endpoint::Inproc(_))) {
+            self.close_inproc_pipe(pipe, linger, guard.clone());
+        }
+    }
+
+    pub(super) fn close_inproc_pipe(&self, pipe: &Arc<Pipe>, linger: Duration, guard: Guard) {
+        if linger.is_zero() || pipe.other().is_none() {
+            pipe.abandon(Loss::Linger);
+        }
+        pipe.begin_close_with(guard);
+        pipe.flush();
+        if pipe.outbox_report().drained {
+            pipe.part();
+        }
+    }
+}
+
+impl<P: Behaviour> State<P> {
+    pub(super) fn ready_peers(&self) -> usize {
+        self.peers.values().filter(|peer| peer.ready).count()
+    }
+}
+
+impl<P: Behaviour> SocketControl for Core<P> {
+    fn shut_down(&self) {
+        self.begin_close(self.options.linger);
+    }
+
+    fn give_up_inproc(&self) {
+        let state = lock(&self.state);
+        let pipes: Vec<Arc<Pipe>> = state.peers.values().map(|p| Arc::clone(&p.pipe)).collect();
+        drop(state);
+        for pipe in pipes.iter().filter(|pipe| matches!(pipe.endpoint(), Endpoint::Inproc(_))) {
+            pipe.abandon(Loss::Linger);
+            pipe.part();
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Binding and connecting, and their ends.
+
+use std::io;
+use std::sync::Arc;
+
+use super::core::{Attachment, Core, Peer};
+use crate::completion::completion;
+use crate::context::{Binder, Connector};
+use crate::error::SetupError;
+use crate::monitor::{Event, HandshakeFailure};
+use crate::pattern::Behaviour;
+use crate::pipe::{Candidate, INPROC_VERSION, Link, Owner, Pipe, Place, Source, lock};
+use crate::reactor::{Belongs, EndpointId, Job, Scope};
+use crate::transport::{Endpoint, EndpointError, Listener, ipc, tcp};
+use crate::wire::{Established, Metadata, ProtocolError, ReadyPeer};
+
+impl<P: Behaviour> Core<P> {
+    fn belongs(&self, endpoint_id: EndpointId, endpoint: Endpoint) -> Option<Belongs> {
+        let owner: Arc<dyn Owner> = self.this.upgrade()?;
+        Some(Belongs { socket: self.id, endpoint_id, endpoint, owner })
+    }
+
+    /// Binds and returns the real endpoint.
+    pub(crate) fn bind(&self, endpoint: &Endpoint) -> Result<Endpoint, SetupError> {
+        endpoint.check_bind()?;
+        let failed = |source| SetupError::Bind { endpoint: endpoint.clone(), source };
+        let (listener, real) = match endpoint {
+            Endpoint::Tcp(tcp) => tcp::bind(tcp, &self.options.transport).map_err(failed)?,
+            Endpoint::Ipc(ipc) => ipc::bind(ipc, &self.options.transport).map_err(failed)?,
+            Endpoint::Inproc(name) => {
+                self.bind_inproc(endpoint, name)?;
+                return Ok(endpoint.clone());
+            }
+        };
+        self.listen(listener, &real)?;
+        Ok(real)
+    }
+
+    fn listen(&self, listener: Listener, real: &Endpoint) -> Result<(), SetupError> {
+        let id = self.context.next_endpoint_id();
+        let belongs = self.belongs(id, real.clone()).ok_or(SetupError::Closed)?;
+        let mailbox = self.context.pool()?.next().ok_or(SetupError::Closed)?;
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Err(SetupError::Closed);
+        }
+        state.endpoints.push(Attachment { id, endpoint: real.clone(), bound: true, pipe: None });
+        // Posted under the lock, so that a close cannot overtake it.
+        mailbox.post(Job::Listen { listener, belongs });
+        Ok(())
+    }
+
+    /// Connects. Returns once the endpoint is noted; the connection is made in the background.
+    pub(crate) fn connect(&self, endpoint: &Endpoint) -> Result<(), SetupError> {
+        endpoint.check_connect()?;
+        let id = self.context.next_endpoint_id();
+        let pipe = (!self.options.immediate).then(|| self.new_pipe(endpoint.clone()));
+        {
+            let mut state = lock(&self.state);
+            if state.closed {
+                return Err(SetupError::Closed);
+            }
+            if P::CONNECTS_ONCE
+                && state.endpoints.iter().any(|a| !a.bound && a.endpoint == *endpoint)
+            {
+                return Ok(());
+            }
+            if let Endpoint::Inproc(name) = endpoint {
+                self.check_inproc_type(endpoint, name)?;
+            }
+            let mailbox = self.context.pool()?.next().ok_or(SetupError::Closed)?;
+            state.endpoints.push(Attachment {
+                id,
+                endpoint: endpoint.clone(),
+                bound: false,
+                pipe: pipe.clone(),
+            });
+            if let Some(pipe) = &pipe {
+                let peer = Peer { pipe: Arc::clone(pipe), kept: true, ready: false };
+                state.peers.insert(pipe.id(), peer);
+                state.pattern.opened(pipe);
+            }
+            if !matches!(endpoint, Endpoint::Inproc(_)) {
+                let belongs = self.belongs(id, endpoint.clone()).ok_or(SetupError::Closed)?;
+                mailbox.post(Job::Dial { pipe: pipe.clone(), belongs });
+            }
+        }
+        if let Endpoint::Inproc(name) = endpoint {
+            self.meet(name, endpoint, pipe);
+        }
+        // A sender that waits for any peer at all may go on.
+        let wakers = lock(&self.state).senders.take_all();
+        wakers.into_iter().for_each(std::task::Waker::wake);
+        Ok(())
+    }
+
+    /// Stops listening at the endpoint; connections that came there are closed, lingering. The address is free when this
+    /// returns.
+    pub(crate) fn unbind(&self, endpoint: &Endpoint) -> Result<(), SetupError> {
+        let attachment = self.take_attachment(endpoint, true)?;
+        if matches!(endpoint, Endpoint::Inproc(_)) {
+            self.context.forget_inproc(endpoint, self.id, None);
+            self.close_inproc_pipes(|pipe, kept| !kept && pipe.endpoint() == endpoint);
+            return Ok(());
+        }
+        let (unbound, guard) = completion();
+        self.post_close(Scope::Listener(attachment.id), guard);
+        unbound.wait();
+        let (closing, guard) = completion();
+        self.post_close(Scope::Endpoint(attachment.id), guard);
+        self.context.remember_close(closing);
+        Ok(())
+    }
+
+    /// Drops the connection to the endpoint and does not make it again. What is queued goes out within the linger time.
+    pub(crate) fn disconnect(&self, endpoint: &Endpoint) -> Result<(), SetupError> {
+        let attachment = self.take_attachment(endpoint, false)?;
+        if let Some(pipe) = &attachment.pipe {
+            let mut state = lock(&self.state);
+            state.peers.remove(&pipe.id());
+            state.pattern.gone(pipe.id());
+        }
+        self.changed.notify_all();
+        let (closing, guard) = completion();
+        if matches!(endpoint, Endpoint::Inproc(_)) {
+            self.context.forget_inproc(endpoint, self.id, attachment.pipe.as_ref());
+            match &attachment.pipe {
+                Some(pipe) => self.close_inproc_pipe(pipe, self.options.linger, guard),
+                None => self.close_inproc_pipes(|pipe, kept| !kept && pipe.endpoint() == endpoint),
+            }
+        } else {
+            self.post_close(Scope::Endpoint(attachment.id), guard);
+            self.context.remember_close(closing);
+        }
+        Ok(())
+    }
+
+    fn take_attachment(&self, endpoint: &Endpoint, bound: bool) -> Result<Attachment, SetupError> {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Err(SetupError::Closed);
+        }
+        let found =
+            state.endpoints.iter().position(|a| a.bound == bound && a.endpoint == *endpoint);
+        let role = if bound { "bound" } else { "connected" };
+        let unknown = || SetupError::UnknownEndpoint { endpoint: endpoint.clone(), role };
+        found.map(|index| state.endpoints.remove(index)).ok_or_else(unknown)
+    }
+
+    fn post_close(&self, scope: Scope, guard: crate::completion::Guard) {
+        let linger = self.options.linger;
+        for mailbox in self.context.mailboxes() {
+            mailbox.post(Job::Close { scope, linger, guard: guard.clone() });
+        }
+    }
+
+    /// The endpoint of the last bind or connect.
+    pub(crate) fn last_endpoint(&self) -> Option<Endpoint> {
+        lock(&self.state).endpoints.last().map(|attachment| attachment.endpoint.clone())
+    }
+
+    fn bind_inproc(&self, endpoint: &Endpoint, name: &str) -> Result<(), SetupError> {
+        // Also in process streaming senders need the tick of a reactor.
+        self.context.pool()?;
+        let id = self.context.next_endpoint_id();
+        let owner: std::sync::Weak<dyn Owner> = self.this.clone();
+        let waiting = {
+            let mut state = lock(&self.state);
+            if state.closed {
+                return Err(SetupError::Closed);
+            }
+            let binder = Binder { socket: self.id, owner };
+            let waiting = lock(&self.context.inproc).bind(name, binder).map_err(|_| {
+                let source = io::Error::from(io::ErrorKind::AddrInUse);
+                SetupError::Bind { endpoint: endpoint.clone(), source }
+            })?;
+            let bound = Attachment { id, endpoint: endpoint.clone(), bound: true, pipe: None };
+            state.endpoints.push(bound);
+            waiting
+        };
+        self.report_event(&Event::Listening { endpoint: endpoint.clone() });
+        if let Some(binder) = self.this.upgrade() {
+            for connector in waiting {
+                self.join(endpoint, binder.clone(), connector);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_inproc_type(&self, endpoint: &Endpoint, name: &str) -> Result<(), SetupError> {
+        let names = lock(&self.context.inproc);
+        let Some(owner) = names.bound(name).and_then(|binder| binder.owner.upgrade()) else {
+            return Ok(());
+        };
+        let theirs = owner.handshake().kind;
+        if P::KIND.is_compatible_with(theirs) {
+            return Ok(());
+        }
+        Err(SetupError::IncompatibleSocketType {
+            endpoint: endpoint.clone(),
+            ours: P::KIND,
+            theirs,
+        })
+    }
+
+    /// Joins whoever is bound to the name, or waits there for it.
+    pub(super) fn meet(&self, name: &str, endpoint: &Endpoint, pipe: Option<Arc<Pipe>>) {
+        let owner: std::sync::Weak<dyn Owner> = self.this.clone();
+        let connector = Connector { socket: self.id, owner, pipe };
+        let binder = {
+            let mut names = lock(&self.context.inproc);
+            match names.bound(name) {
+                Some(binder) => binder.owner.upgrade(),
+                None => {
+                    names.wait(name, connector);
+                    return;
+                }
+            }
+        };
+        if let Some(binder) = binder {
+            self.join(endpoint, binder, connector);
+        }
+    }
+
+    /// Joins two sockets of this context: two pipes, each the other's stream.
+    fn join(&self, endpoint: &Endpoint, binder: Arc<dyn Owner>, connector: Connector) {
+        let Some(connecting) = connector.owner.upgrade() else { return };
+        let (ours, theirs) = (connecting.handshake(), binder.handshake());
+        if !ours.kind.is_compatible_with(theirs.kind) {
+            let error =
+                ProtocolError::IncompatibleSocketType { ours: ours.kind, theirs: theirs.kind };
+            return report_refused(&connecting, endpoint, error.into());
+        }
+        let there = binder.make_pipe(endpoint.clone());
+        let (here, place) = match connector.pipe {
+            Some(pipe) => (Arc::clone(&pipe), Place::Kept(pipe)),
+            None => {
+                let pipe = connecting.make_pipe(endpoint.clone());
+                (Arc::clone(&pipe), Place::Made(pipe))
+            }
+        };
+        there.join(&here);
+        here.join(&there);
+        let attach_there = self.candidate(Place::Made(Arc::clone(&there)), endpoint, &ours, &here);
+        let attach_here = self.candidate(place, endpoint, &theirs, &there);
+        let (Some(attach_there), Some(attach_here)) = (attach_there, attach_here) else { return };
+        if let Err(refusal) = binder.attach(attach_there) {
+            report_refused(&binder, endpoint, refusal.clone().into());
+            return report_refused(&connecting, endpoint, refusal.into());
+        }
+        if let Err(refusal) = connecting.attach(attach_here) {
+            there.part();
+            return report_refused(&connecting, endpoint, refusal.into());
+        }
+        there.writable();
+        here.writable();
+    }
+
+    fn candidate(
+        &self,
+        place: Place,
+        endpoint: &Endpoint,
+        peer: &crate::wire::HandshakeConfig,
+        other: &Arc<Pipe>,
+    ) -> Option<Candidate> {
+        let mailbox = self.context.mailboxes().first()?.clone();
+        Some(Candidate {
+            place,
+            endpoint: endpoint.clone(),
+            address: String::new(),
+            peer: ReadyPeer {
+                version: INPROC_VERSION,
+                kind: Some(peer.kind),
+                identity: peer.identity.clone(),
+                metadata: Metadata::default(),
+            },
+            established: Established::in_process(),
+            link: Link::Inproc { doorbell: mailbox },
+            source: Source::Inproc(Arc::clone(other)),
+            unsent: Vec::new(),
+        })
+    }
+
+    fn close_inproc_pipes(&self, which: impl Fn(&Pipe, bool) -> bool) {
+        let pipes: Vec<Arc<Pipe>> = {
+            let state = lock(&self.state);
+            let chosen = state.peers.values().filter(|peer| which(&peer.pipe, peer.kept));
+            chosen.map(|peer| Arc::clone(&peer.pipe)).collect()
+        };
+        for pipe in pipes {
+            self.close_inproc_pipe(&pipe, self.options.linger, completion().1);
+        }
+    }
+}
+
+fn report_refused(owner: &Arc<dyn Owner>, endpoint: &Endpoint, reason: HandshakeFailure) {
+    owner.report(Event::HandshakeFailed {
+        endpoint: endpoint.clone(),
+        address: String::new(),
+        reason,
+    });
+}
+
+/// The error of an endpoint that should be there and is not.
+impl From<EndpointError> for io::Error {
+    fn from(error: EndpointError) -> Self {
+        Self::new(io::ErrorKind::InvalidInput, error)
+    }
+}

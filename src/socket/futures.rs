@@ -1,0 +1,192 @@
+//! The futures behind every send and receive. They name no executor; blocking calls run them too.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::core::{Core, NotSent};
+use super::inbound::NotTaken;
+use super::wait::Key;
+use crate::error::{RecvError, SendError};
+use crate::message::{Frame, Message};
+use crate::pattern::{Behaviour, Pattern, Router, RoutingId, sender_of};
+
+/// Sends without waiting.
+#[allow(clippy::result_large_err)]
+#[inline]
+pub(super) fn try_send<P: Behaviour>(
+    core: &Core<P>,
+    message: Message,
+    to: Option<&[u8]>,
+) -> Result<(), SendError> {
+    core.send_attempt(message, to, None).map_err(|not_sent| match not_sent {
+        NotSent::NoRoom(message) => SendError::Full(message),
+        other => final_error(other),
+    })
+}
+
+fn final_error(not_sent: NotSent) -> SendError {
+    match not_sent {
+        NotSent::NoRoom(message) => SendError::Full(message),
+        NotSent::Closed(message) => SendError::Closed(message),
+        NotSent::Invalid { reason, message } => SendError::Invalid { reason, message },
+        NotSent::Unroutable { routing_id, message } => {
+            SendError::Unroutable { routing_id: routing_id.escape_ascii().to_string(), message }
+        }
+    }
+}
+
+/// Receives without waiting.
+#[inline]
+pub(super) fn try_recv<P: Behaviour>(core: &Core<P>) -> Result<Message, RecvError> {
+    let taken = core.inbound().take(None, |message| core.admits(message));
+    match taken {
+        Ok(message) => {
+            core.note_received();
+            Ok(message)
+        }
+        Err(NotTaken::Empty) => Err(RecvError::Empty),
+        Err(NotTaken::Closed) => Err(RecvError::Closed),
+    }
+}
+
+/// Receives, or registers the task of `context`.
+pub(super) fn poll_take<P: Behaviour>(
+    core: &Core<P>,
+    key: &mut Key,
+    context: &Context<'_>,
+) -> Poll<Result<Message, RecvError>> {
+    let waiting = Some((key, context.waker()));
+    match core.inbound().take(waiting, |message| core.admits(message)) {
+        Ok(message) => {
+            core.note_received();
+            Poll::Ready(Ok(message))
+        }
+        Err(NotTaken::Closed) => Poll::Ready(Err(RecvError::Closed)),
+        Err(NotTaken::Empty) => Poll::Pending,
+    }
+}
+
+/// A received message beside its sender's routing id.
+pub(super) fn with_sender(message: Message) -> (RoutingId, Message) {
+    (sender_of(&message), message)
+}
+
+/// A send that waits for room; see [`Socket::send_async`](super::Socket::send_async).
+#[must_use = "futures do nothing unless awaited"]
+pub struct SendFuture<P: Pattern> {
+    core: Arc<Core<P>>,
+    message: Option<Message>,
+    to: Option<RoutingId>,
+    key: Key,
+}
+
+impl<P: Pattern> SendFuture<P> {
+    pub(super) fn new(core: Arc<Core<P>>, message: Message, to: Option<RoutingId>) -> Self {
+        Self { core, message: Some(message), to, key: None }
+    }
+
+    /// The message that was not sent; empty once it was.
+    pub(super) fn into_message(mut self) -> Message {
+        self.message.take().unwrap_or_else(|| Message::from(Vec::<Frame>::new()))
+    }
+}
+
+impl<P: Pattern> Future for SendFuture<P> {
+    type Output = Result<(), SendError>;
+
+    /// # Panics
+    /// Never; polled again after it was ready, it stays pending.
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let Some(message) = this.message.take() else { return Poll::Pending };
+        let waiting = Some((&mut this.key, context.waker()));
+        let to = this.to.as_ref().map(RoutingId::as_slice);
+        match this.core.send_attempt(message, to, waiting) {
+            Ok(()) => {
+                this.core.leave_senders(&mut this.key, true);
+                Poll::Ready(Ok(()))
+            }
+            Err(NotSent::NoRoom(message)) => {
+                this.message = Some(message);
+                Poll::Pending
+            }
+            Err(other) => Poll::Ready(Err(final_error(other))),
+        }
+    }
+}
+
+impl<P: Pattern> Drop for SendFuture<P> {
+    fn drop(&mut self) {
+        self.core.leave_senders(&mut self.key, false);
+    }
+}
+
+impl<P: Pattern> fmt::Debug for SendFuture<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendFuture").field("message", &self.message).finish_non_exhaustive()
+    }
+}
+
+/// A receive that waits for a message; see [`Socket::recv_async`](super::Socket::recv_async).
+#[must_use = "futures do nothing unless awaited"]
+pub struct RecvFuture<P: Pattern> {
+    core: Arc<Core<P>>,
+    key: Key,
+}
+
+impl<P: Pattern> RecvFuture<P> {
+    pub(super) fn new(core: Arc<Core<P>>) -> Self {
+        Self { core, key: None }
+    }
+
+    fn poll_raw(&mut self, context: &Context<'_>) -> Poll<Result<Message, RecvError>> {
+        let polled = poll_take(&self.core, &mut self.key, context);
+        if polled.is_ready() {
+            self.core.inbound().leave_after(&mut self.key, true);
+        }
+        polled
+    }
+}
+
+impl<P: Pattern> Future for RecvFuture<P> {
+    type Output = Result<Message, RecvError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_raw(context).map_ok(P::present)
+    }
+}
+
+impl<P: Pattern> Drop for RecvFuture<P> {
+    fn drop(&mut self) {
+        self.core.inbound().leave_after(&mut self.key, false);
+    }
+}
+
+impl<P: Pattern> fmt::Debug for RecvFuture<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecvFuture").field("waiting", &self.key.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// A receive that waits for a message and names its sender; see
+/// [`Socket::recv_from_async`](super::Socket::recv_from_async).
+#[must_use = "futures do nothing unless awaited"]
+#[derive(Debug)]
+pub struct RecvFromFuture(RecvFuture<Router>);
+
+impl RecvFromFuture {
+    pub(super) fn new(core: Arc<Core<Router>>) -> Self {
+        Self(RecvFuture::new(core))
+    }
+}
+
+impl Future for RecvFromFuture {
+    type Output = Result<(RoutingId, Message), RecvError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll_raw(context).map_ok(with_sender)
+    }
+}

@@ -1,0 +1,303 @@
+//! The receiving side of a socket: runs arrive from reactors, callers cut messages out of them.
+//!
+//! Two locks, so that a receiver that takes messages from a run never meets the reactor: `arrivals` is taken
+//! by the reactor once per run and by a caller once it needs a further run; `consumer` is for callers alone. The
+//! consumer comes first when both are held.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+
+use super::wait::{Key, WaitList};
+use crate::message::Message;
+use crate::pattern::{FairQueue, Lane};
+use crate::pipe::{Loss, PeerInfo, Pipe, Resume, Run, lock};
+
+/// Why no message was taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NotTaken {
+    Empty,
+    Closed,
+}
+
+/// Messages and bytes received, and messages that a filter refused.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct ReceivedCounts {
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+    pub(crate) filtered: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Inbound {
+    consumer: Mutex<Consumer>,
+    arrivals: Mutex<Arrivals>,
+    /// `arrivals` holds runs. Set under its lock; read without, as a hint that costs nothing.
+    arrived: AtomicBool,
+    /// Registered waiters. Changed under the lock of `arrivals`.
+    waiting: AtomicUsize,
+}
+
+struct Consumer {
+    lanes: FairQueue<PeerLane>,
+    counts: ReceivedCounts,
+}
+
+impl Default for Consumer {
+    fn default() -> Self {
+        Self { lanes: FairQueue::new(), counts: ReceivedCounts::default() }
+    }
+}
+
+#[derive(Default)]
+struct Arrivals {
+    runs: VecDeque<(Arc<Pipe>, Delivery)>,
+    waiters: WaitList,
+    closed: bool,
+}
+
+/// A run and the peer that sent it.
+struct Delivery {
+    info: Arc<PeerInfo>,
+    run: Run,
+}
+
+/// One peer's runs, in order.
+struct PeerLane {
+    pipe: Arc<Pipe>,
+    runs: VecDeque<Delivery>,
+    /// Messages cut since credit was last returned to the inbox.
+    taken: usize,
+}
+
+impl Lane for PeerLane {
+    type Chunk = Delivery;
+
+    fn push(&mut self, delivery: Delivery) {
+        self.runs.push_back(delivery);
+    }
+
+    fn replace(&mut self, delivery: Delivery) {
+        let dropped: usize = self.runs.drain(..).map(|old| old.run.messages_left()).sum();
+        self.pipe.count_loss(Loss::Conflate, dropped as u64);
+        self.runs.push_back(delivery);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+}
+
+impl PeerLane {
+    /// Cuts one message and returns the credit of what was cut, at the end of a run or when it has added up.
+    #[inline]
+    fn cut(&mut self) -> (Option<Message>, Option<Resume>) {
+        let Some(Delivery { info, run }) = self.runs.front_mut() else { return (None, None) };
+        let message = run.cut(Some(info));
+        self.taken += usize::from(message.is_some());
+        let mut resume = None;
+        if run.messages_left() == 0 || message.is_none() {
+            let bytes = run.wire_bytes();
+            // A run that cannot be cut further would be our own fault; its credit is returned all the same.
+            self.taken += run.messages_left();
+            self.runs.pop_front();
+            resume = self.pipe.inbox().released(std::mem::take(&mut self.taken), bytes);
+        } else if self.taken >= self.pipe.inbox().return_credit_after() {
+            resume = self.pipe.inbox().released(std::mem::take(&mut self.taken), 0);
+        }
+        (message, resume)
+    }
+}
+
+impl Inbound {
+    /// Queues a run and wakes one waiter. The run comes back when the socket is closed.
+    pub(crate) fn deliver(
+        &self,
+        pipe: &Arc<Pipe>,
+        info: &Arc<PeerInfo>,
+        run: Run,
+    ) -> Result<(), Run> {
+        let mut arrivals = lock(&self.arrivals);
+        if arrivals.closed {
+            return Err(run);
+        }
+        let delivery = Delivery { info: Arc::clone(info), run };
+        if pipe.inbox().conflates()
+            && let Some((_, older)) =
+                arrivals.runs.iter_mut().find(|(other, _)| other.id() == pipe.id())
+        {
+            let dropped = std::mem::replace(older, delivery).run.messages_left();
+            drop(arrivals);
+            pipe.count_loss(Loss::Conflate, dropped as u64);
+            return Ok(());
+        }
+        arrivals.runs.push_back((Arc::clone(pipe), delivery));
+        self.arrived.store(true, Ordering::Release);
+        let waker = self.take_waiter(&mut arrivals);
+        drop(arrivals);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    /// Takes the next message that `admits` lets through. Without one, registers `waiting` in the same breath.
+    #[inline]
+    pub(crate) fn take(
+        &self,
+        mut waiting: Option<(&mut Key, &Waker)>,
+        admits: impl Fn(&Message) -> bool,
+    ) -> Result<Message, NotTaken> {
+        let mut resumes = Resumes::default();
+        let mut consumer = lock(&self.consumer);
+        loop {
+            if self.arrived.load(Ordering::Acquire) {
+                self.take_arrivals(&mut consumer);
+            }
+            if let Some((message, resume)) = consumer.lanes.next(PeerLane::cut) {
+                resumes.push(resume);
+                let Some(message) = message else { continue };
+                if !admits(&message) {
+                    consumer.counts.filtered += 1;
+                    continue;
+                }
+                consumer.counts.messages += 1;
+                consumer.counts.bytes += message.body_bytes() as u64;
+                // More is there than one waiter takes: the next one is woken by whoever took this.
+                let baton = !consumer.lanes.is_empty() && self.waiting.load(Ordering::Relaxed) > 0;
+                drop(consumer);
+                resumes.run();
+                if baton {
+                    self.pass_on();
+                }
+                return Ok(message);
+            }
+            let mut arrivals = lock(&self.arrivals);
+            if arrivals.closed {
+                return Err(NotTaken::Closed);
+            }
+            if !arrivals.runs.is_empty() {
+                continue;
+            }
+            // Before this thread may wait, the readers that it held up go on; they may bring the message.
+            if !resumes.is_empty() {
+                drop(arrivals);
+                drop(consumer);
+                std::mem::take(&mut resumes).run();
+                consumer = lock(&self.consumer);
+                continue;
+            }
+            if let Some((key, waker)) = &mut waiting {
+                arrivals.waiters.register(key, waker);
+                self.waiting.store(arrivals.waiters.len(), Ordering::Relaxed);
+            }
+            return Err(NotTaken::Empty);
+        }
+    }
+
+    fn take_arrivals(&self, consumer: &mut Consumer) {
+        let mut arrivals = lock(&self.arrivals);
+        self.arrived.store(false, Ordering::Relaxed);
+        for (pipe, delivery) in arrivals.runs.drain(..) {
+            let (id, newest) = (pipe.id(), pipe.inbox().conflates());
+            let make = || PeerLane { pipe, runs: VecDeque::new(), taken: 0 };
+            if newest {
+                consumer.lanes.enter_newest(id, make, delivery);
+            } else {
+                consumer.lanes.enter(id, make, delivery);
+            }
+        }
+    }
+
+    fn take_waiter(&self, arrivals: &mut Arrivals) -> Option<Waker> {
+        let waker = arrivals.waiters.take_one();
+        self.waiting.store(arrivals.waiters.len(), Ordering::Relaxed);
+        waker
+    }
+
+    fn pass_on(&self) {
+        let waker = self.take_waiter(&mut lock(&self.arrivals));
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// A waiter leaves its place. One that was notified and took nothing passes the notification on.
+    pub(crate) fn leave_after(&self, key: &mut Key, satisfied: bool) {
+        if key.is_none() {
+            return;
+        }
+        let mut arrivals = lock(&self.arrivals);
+        let notified = arrivals.waiters.leave(key);
+        self.waiting.store(arrivals.waiters.len(), Ordering::Relaxed);
+        drop(arrivals);
+        if notified && !satisfied {
+            self.pass_on();
+        }
+    }
+
+    /// Ends all waits. What was not read is dropped, and its readers go on (to find the socket closed).
+    pub(crate) fn close(&self) {
+        let mut consumer = lock(&self.consumer);
+        let mut arrivals = lock(&self.arrivals);
+        arrivals.closed = true;
+        let runs = std::mem::take(&mut arrivals.runs);
+        let wakers = arrivals.waiters.take_all();
+        self.waiting.store(0, Ordering::Relaxed);
+        drop(arrivals);
+        let mut resumes = Vec::new();
+        for (pipe, delivery) in runs {
+            resumes.extend(release(&pipe, &delivery.run));
+        }
+        while let Some((_, resume)) = consumer.lanes.next(PeerLane::cut) {
+            resumes.extend(resume);
+        }
+        drop(consumer);
+        resumes.into_iter().for_each(Resume::run);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    pub(crate) fn counts(&self) -> ReceivedCounts {
+        lock(&self.consumer).counts
+    }
+}
+
+/// Returns the credit of a run that nobody will read.
+#[must_use]
+pub(crate) fn release(pipe: &Pipe, run: &Run) -> Option<Resume> {
+    pipe.inbox().released(run.messages_left(), run.wire_bytes())
+}
+
+/// Readers to resume once no lock is held; mostly none or one.
+#[derive(Default)]
+struct Resumes {
+    first: Option<Resume>,
+    more: Vec<Resume>,
+}
+
+impl Resumes {
+    #[inline]
+    fn push(&mut self, resume: Option<Resume>) {
+        if let Some(resume) = resume {
+            match self.first {
+                None => self.first = Some(resume),
+                Some(_) => self.more.push(resume),
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    #[inline]
+    fn run(self) {
+        if let Some(resume) = self.first {
+            resume.run();
+        }
+        for resume in self.more {
+            resume.run();
+        }
+    }
+}

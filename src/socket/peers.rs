@@ -1,0 +1,202 @@
+//! The side of a socket that reactors and other sockets see: peers come and go, runs arrive, outboxes drain.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use super::core::{Core, Peer};
+use super::inbound::release;
+use crate::monitor::Event;
+use crate::options::Options;
+use crate::pattern::Behaviour;
+use crate::pipe::{Candidate, Loss, Owner, PeerInfo, Pipe, Place, Refusal, Resume, Run, lock};
+use crate::reactor::Job;
+use crate::transport::Endpoint;
+use crate::wire::{HandshakeConfig, ProtocolError, Subscription};
+
+impl<P: Behaviour> Core<P> {
+    /// A pipe of this socket that is not attached yet.
+    pub(super) fn new_pipe(&self, endpoint: Endpoint) -> Arc<Pipe> {
+        let owner: std::sync::Weak<dyn Owner> = self.this.clone();
+        Arc::new(Pipe::new(self.next_peer_id(), endpoint, owner, &self.options))
+    }
+
+    /// Wakes senders because a peer came, went or has room.
+    fn wake_senders(&self, state: &mut super::core::State<P>, all: bool) -> Vec<Waker> {
+        if all || P::WAITS_FOR_CERTAIN_PEERS {
+            state.senders.take_all()
+        } else {
+            state.senders.take_one().into_iter().collect()
+        }
+    }
+
+    /// A peer whose type only receives sent something: an old-style subscription (RFC 23), or nonsense.
+    fn deliver_to_sender(&self, pipe: &Arc<Pipe>, mut run: Run) -> Result<(), ProtocolError> {
+        let resume = release(pipe, &run);
+        let mut result = Ok(());
+        while let Some(message) = run.cut(None) {
+            let change = match message.frames() {
+                [only] => Subscription::from_message(only),
+                _ => None,
+            };
+            match change {
+                Some(change) if result.is_ok() => result = self.subscription(pipe, change),
+                _ => drop(self.losses.discarded.fetch_add(1, std::sync::atomic::Ordering::Relaxed)),
+            }
+        }
+        if let Some(resume) = resume {
+            resume.run();
+        }
+        result
+    }
+
+    fn evict(&self, replaced: Option<Arc<Pipe>>) {
+        let Some(pipe) = replaced else { return };
+        for mailbox in self.context.mailboxes() {
+            mailbox.post(Job::Evict(Arc::clone(&pipe)));
+        }
+        self.session_lost(&pipe);
+    }
+}
+
+impl<P: Behaviour> Owner for Core<P> {
+    fn attach(&self, candidate: Candidate) -> Result<Arc<Pipe>, Refusal> {
+        let Candidate { place, endpoint, address, peer, established: _, link, source, unsent } =
+            candidate;
+        let mut state = lock(&self.state);
+        let (pipe, kept) = match place {
+            Place::Kept(pipe) => (pipe, true),
+            Place::Made(pipe) => (pipe, false),
+            Place::New => (self.new_pipe(endpoint.clone()), false),
+        };
+        // A kept pipe that was disconnected lingers: it may send what it has, but routes nothing any more.
+        let lingering = kept && !state.peers.contains_key(&pipe.id());
+        let mut ready = crate::pattern::behaviour::Ready::default();
+        if !lingering && !(kept && state.closed) {
+            if state.closed {
+                return Err(Refusal::Closed);
+            }
+            if !kept && state.peers.len() >= self.options.peers_max {
+                return Err(Refusal::TooManyPeers { limit: self.options.peers_max });
+            }
+            ready = state.pattern.ready(&pipe, &peer, kept)?;
+            let attached = Peer { pipe: Arc::clone(&pipe), kept, ready: true };
+            state.peers.insert(pipe.id(), attached);
+        }
+        let info = Arc::new(PeerInfo {
+            id: pipe.id(),
+            endpoint: endpoint.clone(),
+            address,
+            socket_type: peer.kind,
+            routing_id: ready.routing_id,
+            metadata: peer.metadata,
+        });
+        pipe.set_info(Arc::clone(&info));
+        pipe.inbox().set_source(source);
+        let mut opening = unsent;
+        opening.extend_from_slice(&ready.opening);
+        let role = pipe.link(link, &opening);
+        let wakers = self.wake_senders(&mut state, true);
+        drop(state);
+        self.changed.notify_all();
+        self.report(Event::PeerReady { endpoint, peer: info });
+        self.evict(ready.replaced);
+        if let Some(role) = role {
+            role.run();
+        }
+        wakers.into_iter().for_each(Waker::wake);
+        Ok(pipe)
+    }
+
+    fn make_pipe(&self, endpoint: Endpoint) -> Arc<Pipe> {
+        self.new_pipe(endpoint)
+    }
+
+    fn session_lost(&self, pipe: &Arc<Pipe>) {
+        let mut state = lock(&self.state);
+        let kept = match state.peers.get_mut(&pipe.id()) {
+            Some(peer) => {
+                peer.ready = false;
+                peer.kept
+            }
+            None => return,
+        };
+        if kept {
+            state.pattern.lost(pipe);
+        } else {
+            state.pattern.gone(pipe.id());
+            state.peers.remove(&pipe.id());
+        }
+        let waits_again = kept && !state.closed;
+        let wakers = self.wake_senders(&mut state, true);
+        drop(state);
+        if !kept {
+            pipe.abandon(Loss::Disconnect);
+        }
+        self.changed.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+        if waits_again && let Endpoint::Inproc(name) = pipe.endpoint() {
+            self.meet(name, pipe.endpoint(), Some(Arc::clone(pipe)));
+        }
+    }
+
+    fn gone(&self, pipe: &Arc<Pipe>) {
+        let mut state = lock(&self.state);
+        if state.peers.remove(&pipe.id()).is_none() {
+            return;
+        }
+        state.pattern.gone(pipe.id());
+        let wakers = self.wake_senders(&mut state, true);
+        drop(state);
+        self.changed.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    fn deliver(
+        &self,
+        pipe: &Arc<Pipe>,
+        info: &Arc<PeerInfo>,
+        run: Run,
+    ) -> Result<(), ProtocolError> {
+        if !P::RECEIVES {
+            return self.deliver_to_sender(pipe, run);
+        }
+        if let Err(run) = self.inbound.deliver(pipe, info, run) {
+            release(pipe, &run).into_iter().for_each(Resume::run);
+        }
+        Ok(())
+    }
+
+    fn subscription(
+        &self,
+        pipe: &Arc<Pipe>,
+        change: Subscription<'_>,
+    ) -> Result<(), ProtocolError> {
+        let result = lock(&self.state).pattern.subscription(pipe, change);
+        self.changed.notify_all();
+        result
+    }
+
+    fn writable(&self, id: crate::pattern::PeerId) {
+        let mut state = lock(&self.state);
+        state.pattern.writable(id);
+        let wakers = self.wake_senders(&mut state, false);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    fn count_loss(&self, cause: Loss, messages: u64) {
+        self.losses.count(cause, messages);
+    }
+
+    fn report(&self, event: Event) {
+        self.report_event(&event);
+    }
+
+    fn options(&self) -> &Arc<Options> {
+        &self.options
+    }
+
+    fn handshake(&self) -> Arc<HandshakeConfig> {
+        Arc::clone(&self.handshake)
+    }
+}
