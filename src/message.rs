@@ -420,7 +420,8 @@ mod tests {
             let expected = Bytes::from(body.clone());
             prop_assert_eq!(&Frame::copy_from(&body)[..], &body[..]);
             prop_assert_eq!(Frame::from(expected.clone()).into_bytes(), expected);
-            prop_assert_eq!(Frame::from(body.clone()).as_slice(), &body[..]);
+            let owned = Frame::from(body.clone());
+            prop_assert_eq!(owned.as_slice(), &body[..]);
         }
 
         #[test]

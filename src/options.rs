@@ -10,6 +10,9 @@ use crate::wire::WireLimits;
 /// Longest routing id, in bytes (RFC 37).
 pub(crate) const ROUTING_ID_BYTES_MAX: usize = 255;
 
+/// Longest topic, in bytes: what a PUB of this crate takes from a peer.
+pub(crate) const TOPIC_BYTES_MAX: usize = 65_536;
+
 /// Longest TTL that fits a PING command: 16 bits of tenths of a second.
 const HEARTBEAT_TTL_MAX: Duration = Duration::from_millis(6_553_500);
 
@@ -132,6 +135,7 @@ impl Options {
                 reason: "must not be below reconnect_interval",
             });
         }
+        self.subscriptions.iter().try_for_each(|topic| check_topic(topic))?;
         self.check_transport()
     }
 
@@ -168,6 +172,15 @@ impl Options {
     }
 }
 
+/// Refuses a topic that no publisher would take.
+pub(crate) fn check_topic(topic: &[u8]) -> Result<(), OptionError> {
+    if topic.len() <= TOPIC_BYTES_MAX {
+        return Ok(());
+    }
+    let value = format!("{} bytes", topic.len());
+    Err(OptionError { option: "topic", value, reason: "must be at most 65536 bytes" })
+}
+
 fn at_least_one(
     option: &'static str,
     value: usize,
@@ -201,7 +214,9 @@ mod tests {
 
     #[test]
     fn a_value_out_of_range_is_named_with_its_option() {
-        let cases: [(&str, fn(&mut Options)); 8] = [
+        type Spoil = fn(&mut Options);
+        let cases: [(&str, Spoil); 9] = [
+            ("topic", |o| o.subscriptions.push(vec![7; TOPIC_BYTES_MAX + 1])),
             ("send_hwm", |o| o.send_marks.messages = 0),
             ("recv_hwm_bytes", |o| o.recv_marks.bytes = 0),
             ("routing_id", |o| o.routing_id = vec![1; 256]),

@@ -75,11 +75,13 @@ impl<T> Balance<T> {
     }
 
     /// Whether no peer is attached, full or not.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.ready.is_empty() && self.parked.is_empty()
     }
 
     /// Number of attached peers, full ones included.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.ready.len() + self.parked.len()
     }

@@ -102,6 +102,7 @@ impl<L: Lane> FairQueue<L> {
     }
 
     /// Number of peers with something to read.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.turn.len()
     }

@@ -30,7 +30,6 @@ pub(crate) use router::sender_of;
 pub use router::{Router, RoutingId};
 pub(crate) use routing::{Duplicate, RoutingTable};
 pub use subscribe::Sub;
-pub(crate) use subscribe::TOPIC_BYTES_MAX;
 pub(crate) use subscriptions::{LimitExceeded, SubscriptionLimits, Subscriptions};
 
 /// A socket type: [`Push`], [`Pull`], [`Dealer`], [`Router`], [`Pub`] or [`Sub`]. Sealed.

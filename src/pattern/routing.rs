@@ -105,6 +105,7 @@ impl<T> RoutingTable<T> {
     }
 
     /// Every routing id with its owner, in no particular order.
+    #[cfg(test)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Bytes, PeerId, &T)> {
         self.owners.iter().map(|(id, (peer, target))| (id, *peer, target))
     }

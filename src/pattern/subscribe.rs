@@ -4,14 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::behaviour::{Behaviour, Ready, Sending, Unsent};
-use super::{LimitExceeded, PeerId, SubscriptionLimits, Subscriptions};
+use super::{PeerId, SubscriptionLimits, Subscriptions};
+use crate::error::OptionError;
 use crate::message::Message;
-use crate::options::Options;
+use crate::options::{Options, TOPIC_BYTES_MAX, check_topic};
 use crate::pipe::{Pipe, Refusal, WriteRole};
 use crate::wire::{self, ReadyPeer, SocketKind, Version};
-
-/// Longest topic, in bytes: what a PUB of this crate takes.
-pub(crate) const TOPIC_BYTES_MAX: usize = 65_536;
 
 /// The application, as the one holder of the subscriptions.
 const SELF: PeerId = PeerId(0);
@@ -86,9 +84,10 @@ impl Behaviour for Sub {
 
 impl Sub {
     /// Subscribes and returns what must be written to tell the peers.
-    pub(crate) fn subscribe(&mut self, topic: &[u8]) -> Result<Vec<WriteRole>, LimitExceeded> {
-        let subscribed = self.subscriptions.subscribe(SELF, topic)?;
-        Ok(if subscribed.first_of_topic { self.tell(true, topic) } else { Vec::new() })
+    pub(crate) fn subscribe(&mut self, topic: &[u8]) -> Result<Vec<WriteRole>, OptionError> {
+        check_topic(topic)?;
+        let first = self.subscriptions.subscribe(SELF, topic).is_ok_and(|s| s.first_of_topic);
+        Ok(if first { self.tell(true, topic) } else { Vec::new() })
     }
 
     /// Cancels one subscription; `None` when there is none.

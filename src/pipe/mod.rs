@@ -316,8 +316,14 @@ impl Pipe {
         self.outbox.control(commands).then(|| WriteRole(Arc::clone(self)))
     }
 
-    /// Joins the outbox to a new session, whose first bytes are `opening`.
-    pub(crate) fn link(self: &Arc<Self>, link: Link, opening: &[u8]) -> Option<WriteRole> {
+    /// Joins the outbox to a new session, whose first bytes are `opening`. The proof that the handshake ended is used up:
+    /// a peer that did not end it has no way in.
+    pub(crate) fn link(
+        self: &Arc<Self>,
+        link: Link,
+        opening: &[u8],
+        _proof: Established,
+    ) -> Option<WriteRole> {
         self.outbox.link(link, opening).then(|| WriteRole(Arc::clone(self)))
     }
 

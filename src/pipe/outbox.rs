@@ -566,3 +566,6 @@ impl State {
         dropped
     }
 }
+
+#[cfg(test)]
+mod tests;

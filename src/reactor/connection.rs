@@ -347,9 +347,12 @@ impl Connection {
     }
 
     /// Ends the stream and tells the socket. The connection is no source of the reactor any more.
-    pub(crate) fn finish(self, ending: &Ending) {
+    pub(crate) fn finish(self, registry: &mio::Registry, ending: &Ending) {
         let owner = &self.belongs.owner;
         let endpoint = self.belongs.endpoint.clone();
+        // A writer may still hold the stream for a moment, so closing it here would not be enough. Either fails only
+        // for a stream that is gone already.
+        let _ = self.stream.deregister(registry);
         let _ = self.stream.shutdown();
         match ending {
             Ending::ConnectFailed(_) => {}

@@ -296,7 +296,7 @@ impl Turn {
             Origin::Dialed { dialer, .. } => Some(dialer),
             Origin::Accepted { .. } => None,
         };
-        connection.finish(ending);
+        connection.finish(self.poll.registry(), ending);
         let Some(token) = dialer else { return };
         let Some(Source::Dialer(dialer)) = self.sources.get_mut(token) else { return };
         if let Ending::ConnectFailed(error) = ending {

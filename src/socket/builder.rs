@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::Socket;
 use super::core::Core;
 use crate::context::{Shared, SocketControl};
-use crate::error::{OptionError, SetupError};
+use crate::error::SetupError;
 use crate::options::Options;
-use crate::pattern::{Dealer, Pattern, Pub, Pull, Push, Router, Sub, TOPIC_BYTES_MAX};
+use crate::pattern::{Dealer, Pattern, Pub, Pull, Push, Router, Sub};
 use crate::transport::{Keepalive, ToEndpoint};
 
 /// Makes a socket: set options, then [`open`](Self::open), [`bind`](Self::bind) or [`connect`](Self::connect) it.
@@ -308,18 +308,4 @@ impl Builder<Sub> {
     pub fn topic(self, topic: impl AsRef<[u8]>) -> Self {
         self.with(|options| options.subscriptions.push(topic.as_ref().to_vec()))
     }
-}
-
-/// The error of a topic that is too long.
-pub(super) fn topic_too_long(topic: &[u8]) -> OptionError {
-    OptionError {
-        option: "topic",
-        value: format!("{} bytes", topic.len()),
-        reason: "must be at most 65536 bytes",
-    }
-}
-
-/// Refuses a topic that no publisher would take.
-pub(super) fn check_topic(topic: &[u8]) -> Result<(), OptionError> {
-    if topic.len() > TOPIC_BYTES_MAX { Err(topic_too_long(topic)) } else { Ok(()) }
 }

@@ -232,7 +232,7 @@ impl<P: Behaviour> Core<P> {
     }
 
     /// Waits until `count` of the state is at least `wanted`.
-    pub(crate) fn wait_until(
+    pub(super) fn wait_until(
         &self,
         wanted: usize,
         timeout: Duration,
@@ -308,13 +308,12 @@ impl<P: Behaviour> Core<P> {
         let first = !std::mem::replace(&mut state.closed, true);
         let senders = state.senders.take_all();
         let endpoints = std::mem::take(&mut state.endpoints);
-        let pipes: Vec<Arc<Pipe>> = state.peers.values().map(|p| Arc::clone(&p.pipe)).collect();
         drop(state);
         self.changed.notify_all();
         senders.into_iter().for_each(Waker::wake);
         self.inbound.close();
         if first {
-            self.close_inproc(&endpoints, &pipes, linger, &guard);
+            self.close_inproc(&endpoints, linger, &guard);
             for mailbox in self.context.mailboxes() {
                 let scope = Scope::Socket(self.id);
                 mailbox.post(Job::Close { scope, linger, guard: guard.clone() });
@@ -324,24 +323,47 @@ impl<P: Behaviour> Core<P> {
         completion
     }
 
+    /// Closes and waits until everything has ended, at most `linger` from the last progress. Connections end by their
+    /// reactor's timers; in process this thread watches the progress.
+    pub(crate) fn close_within(&self, linger: Duration) {
+        let completion = self.begin_close(linger);
+        let mut progress = self.inproc_progress();
+        while let Some(deadline) = transport::now().checked_add(linger) {
+            if completion.wait_until(deadline) {
+                return;
+            }
+            let before = std::mem::replace(&mut progress, self.inproc_progress());
+            if progress == before {
+                self.give_up_inproc();
+                break;
+            }
+        }
+        completion.wait();
+    }
+
+    fn inproc_progress(&self) -> u64 {
+        let pipes = self.inproc_pipes();
+        pipes.iter().map(|pipe| pipe.outbox_report().progress).sum()
+    }
+
+    fn inproc_pipes(&self) -> Vec<Arc<Pipe>> {
+        let state = lock(&self.state);
+        let pipes = state.peers.values().map(|peer| &peer.pipe);
+        pipes.filter(|pipe| matches!(pipe.endpoint(), Endpoint::Inproc(_))).cloned().collect()
+    }
+
     /// The last handle is gone: nobody can ask anything of this socket any more.
     pub(crate) fn leave_context(&self) {
         self.context.remove_socket(self.id);
     }
 
     /// In process nobody else closes: names are freed, and pipes part when they are empty.
-    fn close_inproc(
-        &self,
-        endpoints: &[Attachment],
-        pipes: &[Arc<Pipe>],
-        linger: Duration,
-        guard: &Guard,
-    ) {
+    fn close_inproc(&self, endpoints: &[Attachment], linger: Duration, guard: &Guard) {
         for attachment in endpoints {
             self.context.forget_inproc(&attachment.endpoint, self.id, attachment.pipe.as_ref());
         }
-        for pipe in pipes.iter().filter(|pipe| matches!(pipe.endpoint(), Endpoint::Inproc(_))) {
-            self.close_inproc_pipe(pipe, linger, guard.clone());
+        for pipe in self.inproc_pipes() {
+            self.close_inproc_pipe(&pipe, linger, guard.clone());
         }
     }
 
@@ -369,10 +391,7 @@ impl<P: Behaviour> SocketControl for Core<P> {
     }
 
     fn give_up_inproc(&self) {
-        let state = lock(&self.state);
-        let pipes: Vec<Arc<Pipe>> = state.peers.values().map(|p| Arc::clone(&p.pipe)).collect();
-        drop(state);
-        for pipe in pipes.iter().filter(|pipe| matches!(pipe.endpoint(), Endpoint::Inproc(_))) {
+        for pipe in self.inproc_pipes() {
             pipe.abandon(Loss::Linger);
             pipe.part();
         }

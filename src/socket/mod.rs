@@ -143,7 +143,7 @@ impl<P: Pattern> Socket<P> {
     /// [`CloseError`] with the number of messages that were dropped.
     pub fn close(self, deadline: Duration) -> Result<(), CloseError> {
         let lost_before = self.stats().dropped_linger;
-        self.core().begin_close(deadline).wait();
+        self.core().close_within(deadline);
         match self.stats().dropped_linger - lost_before {
             0 => Ok(()),
             unsent => Err(CloseError { unsent }),
@@ -300,9 +300,7 @@ impl Socket<Sub> {
     /// # Errors
     /// [`SetupError::Option`] for a topic longer than 65,536 bytes, [`SetupError::Closed`].
     pub fn subscribe(&self, topic: impl AsRef<[u8]>) -> Result<(), SetupError> {
-        let topic = topic.as_ref();
-        let told = self.core().with_pattern(|sub| sub.subscribe(topic))?;
-        let roles = told.map_err(|_| builder::topic_too_long(topic))?;
+        let roles = self.core().with_pattern(|sub| sub.subscribe(topic.as_ref()))??;
         roles.into_iter().for_each(crate::pipe::WriteRole::run);
         Ok(())
     }

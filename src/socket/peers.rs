@@ -60,7 +60,7 @@ impl<P: Behaviour> Core<P> {
 
 impl<P: Behaviour> Owner for Core<P> {
     fn attach(&self, candidate: Candidate) -> Result<Arc<Pipe>, Refusal> {
-        let Candidate { place, endpoint, address, peer, established: _, link, source, unsent } =
+        let Candidate { place, endpoint, address, peer, established, link, source, unsent } =
             candidate;
         let mut state = lock(&self.state);
         let (pipe, kept) = match place {
@@ -71,7 +71,8 @@ impl<P: Behaviour> Owner for Core<P> {
         // A kept pipe that was disconnected lingers: it may send what it has, but routes nothing any more.
         let lingering = kept && !state.peers.contains_key(&pipe.id());
         let mut ready = crate::pattern::behaviour::Ready::default();
-        if !lingering && !(kept && state.closed) {
+        let routes = !(lingering || kept && state.closed);
+        if routes {
             if state.closed {
                 return Err(Refusal::Closed);
             }
@@ -94,7 +95,7 @@ impl<P: Behaviour> Owner for Core<P> {
         pipe.inbox().set_source(source);
         let mut opening = unsent;
         opening.extend_from_slice(&ready.opening);
-        let role = pipe.link(link, &opening);
+        let role = pipe.link(link, &opening, established);
         let wakers = self.wake_senders(&mut state, true);
         drop(state);
         self.changed.notify_all();

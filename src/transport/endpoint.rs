@@ -93,6 +93,9 @@ pub(crate) enum IpcAddress {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EndpointError {
+    /// No endpoint was given: the socket it was taken from is neither bound nor connected.
+    #[error("no endpoint: the socket is neither bound nor connected")]
+    Missing,
     /// There is no `://`.
     #[error("endpoint `{endpoint}` has no transport: write it as transport://address")]
     MissingScheme {
@@ -424,6 +427,7 @@ mod sealed {
     impl Sealed for str {}
     impl Sealed for String {}
     impl Sealed for super::Endpoint {}
+    impl Sealed for Option<super::Endpoint> {}
     impl<T: Sealed + ?Sized> Sealed for &T {}
 }
 
@@ -450,6 +454,13 @@ impl ToEndpoint for String {
 impl ToEndpoint for Endpoint {
     fn to_endpoint(&self) -> Result<Endpoint, EndpointError> {
         Ok(self.clone())
+    }
+}
+
+/// So that `connect(other.endpoint())` reads as it should: a socket that is bound nowhere has no endpoint.
+impl ToEndpoint for Option<Endpoint> {
+    fn to_endpoint(&self) -> Result<Endpoint, EndpointError> {
+        self.clone().ok_or(EndpointError::Missing)
     }
 }
 

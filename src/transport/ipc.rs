@@ -28,7 +28,7 @@ pub(crate) struct IpcGuard {
     /// gets the same pair while the listener lives.
     identity: (u64, u64),
     /// The private directory around it, removed after the file.
-    directory: Option<DirectoryGuard>,
+    _directory: Option<DirectoryGuard>,
 }
 
 impl Drop for IpcGuard {
@@ -66,7 +66,7 @@ pub(crate) fn bind(
         IpcAddress::Path(path) => (bind_path(path, None, options)?, endpoint.address.clone()),
         IpcAddress::Abstract(name) => {
             let listener = listen(&abstract_address(name)?, options)?;
-            (Listener::Ipc { guard: None, listener }, endpoint.address.clone())
+            (Listener::Ipc { _guard: None, listener }, endpoint.address.clone())
         }
         IpcAddress::Wildcard => {
             let directory = fresh_directory()?;
@@ -96,9 +96,9 @@ fn bind_path(
     let socket = open(options)?;
     socket.bind(&address)?;
     let identity = file_identity(&absolute)?;
-    let guard = Some(IpcGuard { path: absolute, identity, directory });
+    let guard = Some(IpcGuard { path: absolute, identity, _directory: directory });
     socket.listen(options.backlog_or_max())?;
-    Ok(Listener::Ipc { guard, listener: UnixListener::from(socket) })
+    Ok(Listener::Ipc { _guard: guard, listener: UnixListener::from(socket) })
 }
 
 /// Takes the exclusive lock on the directory of `path`, held until the file is dropped.

@@ -204,6 +204,7 @@ impl Stream {
     }
 
     /// Our side as text, in the form of [`Stream::peer_address`].
+    #[cfg(test)]
     pub(crate) fn local_address(&self) -> String {
         match self {
             Stream::Tcp(stream) => tcp_address_text(stream.local_addr()),
@@ -254,7 +255,7 @@ pub(crate) enum Listener {
         /// Removes the file of the listener; `None` for an abstract name. Declared before the
         /// socket and so dropped first: while the socket lives, no other binder takes the file
         /// for stale and puts its own in its place.
-        guard: Option<IpcGuard>,
+        _guard: Option<IpcGuard>,
         /// The socket.
         listener: UnixListener,
     },
@@ -335,6 +336,7 @@ impl Listener {
     }
 
     /// Ends the events.
+    #[cfg(test)]
     pub(crate) fn deregister(&self, registry: &Registry) -> io::Result<()> {
         registry.deregister(&mut SourceFd(&self.raw_fd()))
     }

@@ -110,12 +110,6 @@ impl Established {
     pub(crate) fn in_process() -> Self {
         Self(())
     }
-
-    /// A proof for tests of the layers above.
-    #[cfg(test)]
-    pub(crate) fn for_tests() -> Self {
-        Self(())
-    }
 }
 
 impl Handshake {

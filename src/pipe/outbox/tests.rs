@@ -1,0 +1,323 @@
+//! The outbox's rules without any stream: the test plays writer, kernel and reactor.
+
+use super::*;
+use proptest::prelude::*;
+
+#[derive(Default)]
+struct NoBell;
+
+impl Doorbell for NoBell {
+    fn ring(&self, _: crate::pipe::Ring) {}
+}
+
+fn link() -> Link {
+    Link::Inproc { doorbell: Arc::new(NoBell) }
+}
+
+const PLAIN: Manner = Manner { answering: false, inline: true };
+const ANSWER: Manner = Manner { answering: true, inline: true };
+
+fn outbox(messages: usize, bytes: usize, conflate: bool) -> Outbox {
+    Outbox::new(Marks { messages, bytes }, conflate, crate::transport::now())
+}
+
+fn offer(outbox: &Outbox, text: &str, manner: Manner) -> Option<Next> {
+    outbox.offer(Content::Message(&Message::from(text)), manner).next
+}
+
+/// One write that the kernel takes only `room` bytes of. Returns what went out; `None` when there was nothing to do.
+fn write(outbox: &Outbox, room: usize) -> Option<(Vec<u8>, Step)> {
+    let job = outbox.begin_write()?;
+    let bytes = flight_bytes(job.flight());
+    let taken = room.min(bytes.len());
+    let result = match taken {
+        0 => Err(io::ErrorKind::WouldBlock.into()),
+        _ => Ok(Written::Bytes(taken)),
+    };
+    let step = outbox.end_write(job, result, false, crate::transport::now);
+    Some((bytes[..taken].to_vec(), step))
+}
+
+fn flight_bytes(flight: &Flight) -> Vec<u8> {
+    match flight {
+        Flight::Control { bytes, written } => bytes[*written..].to_vec(),
+        Flight::Chunk { chunk, written } => chunk.with_slices(*written, |slices| {
+            slices.iter().flat_map(|slice| slice.iter().copied()).collect()
+        }),
+    }
+}
+
+fn framed(texts: &[&str]) -> Vec<u8> {
+    let mut chunk = Chunk::default();
+    texts.iter().for_each(|text| chunk.push(&Message::from(*text)));
+    flight_bytes(&Flight::Chunk { chunk, written: 0 })
+}
+
+#[test]
+fn a_message_alone_on_an_idle_session_is_the_senders_to_write() {
+    let outbox = outbox(10, 1_000, false);
+    assert!(!outbox.link(link(), &[]), "nothing is queued yet");
+    assert!(matches!(offer(&outbox, "a", PLAIN), Some(Next::Write)));
+    let (bytes, step) = write(&outbox, 100).unwrap();
+    assert_eq!(bytes, framed(&["a"]));
+    assert!(!step.more);
+    assert!(outbox.report().drained);
+}
+
+#[test]
+fn a_message_right_after_a_write_gathers_unless_it_is_an_answer() {
+    let outbox = outbox(10, 1_000, false);
+    outbox.link(link(), &[]);
+    lock(&outbox.state).last_write = crate::transport::now() + Duration::from_secs(60);
+    assert!(matches!(offer(&outbox, "a", PLAIN), Some(Next::Schedule(_))));
+    assert!(matches!(offer(&outbox, "b", PLAIN), Some(Next::Nothing)));
+    assert!(outbox.claim_scheduled());
+    assert_eq!(write(&outbox, 100).unwrap().0, framed(&["a", "b"]));
+    lock(&outbox.state).last_write = crate::transport::now() + Duration::from_secs(60);
+    assert!(matches!(offer(&outbox, "c", ANSWER), Some(Next::Write)));
+}
+
+#[test]
+fn a_gathering_sender_writes_itself_when_a_unit_or_the_mark_is_reached() {
+    let outbox = outbox(3, 1 << 20, false);
+    outbox.link(link(), &[]);
+    lock(&outbox.state).last_write = crate::transport::now() + Duration::from_secs(60);
+    assert!(matches!(offer(&outbox, "a", PLAIN), Some(Next::Schedule(_))));
+    assert!(matches!(offer(&outbox, "b", PLAIN), Some(Next::Nothing)));
+    assert!(matches!(offer(&outbox, "c", PLAIN), Some(Next::Write)));
+    let outbox = super::Outbox::new(Marks::default(), false, crate::transport::now());
+    outbox.link(link(), &[]);
+    lock(&outbox.state).last_write = crate::transport::now() + Duration::from_secs(60);
+    let body = "x".repeat(UNIT_BYTES / 2);
+    assert!(matches!(offer(&outbox, &body, PLAIN), Some(Next::Schedule(_))));
+    assert!(matches!(offer(&outbox, &body, PLAIN), Some(Next::Write)));
+}
+
+#[test]
+fn an_outbox_on_the_reactors_list_is_not_listed_twice() {
+    let outbox = outbox(10, 1_000, false);
+    outbox.link(link(), &[]);
+    let busy =
+        || lock(&outbox.state).last_write = crate::transport::now() + Duration::from_secs(60);
+    busy();
+    assert!(matches!(offer(&outbox, "a", PLAIN), Some(Next::Schedule(_))));
+    assert_eq!(outbox.claim_tick(), (true, true));
+    write(&outbox, 100).unwrap();
+    busy();
+    assert!(matches!(offer(&outbox, "b", PLAIN), Some(Next::Nothing)), "still listed");
+    assert_eq!(outbox.claim_tick(), (true, true));
+    write(&outbox, 100).unwrap();
+    assert_eq!(outbox.claim_tick(), (false, false), "nothing came since");
+    busy();
+    assert!(matches!(offer(&outbox, "c", PLAIN), Some(Next::Schedule(_))));
+}
+
+#[test]
+fn a_refused_offer_is_followed_by_made_room_at_half_of_the_mark_and_only_then() {
+    let outbox = outbox(4, 1_000, false);
+    for text in ["a", "b", "c", "d"] {
+        assert!(offer(&outbox, text, PLAIN).is_some());
+    }
+    assert!(offer(&outbox, "e", PLAIN).is_none());
+    assert!(outbox.link(link(), &[]), "queued messages make the linker the writer");
+    let (_, step) = write(&outbox, 4).unwrap();
+    assert!(step.more && !step.made_room, "a chunk counts until it is wholly written");
+    let (_, step) = write(&outbox, 1_000).unwrap();
+    assert!(step.made_room && !step.more);
+}
+
+#[test]
+fn a_writable_event_while_writing_is_not_lost() {
+    let outbox = outbox(10, 1_000, false);
+    offer(&outbox, "a", PLAIN);
+    assert!(outbox.link(link(), &[]));
+    let job = outbox.begin_write().unwrap();
+    assert!(!outbox.claim_writable(), "the writer is out");
+    let step =
+        outbox.end_write(job, Err(io::ErrorKind::WouldBlock.into()), false, crate::transport::now);
+    assert!(step.more, "the writer tries again instead of blocking");
+    let (_, step) = write(&outbox, 0).unwrap();
+    assert!(!step.more);
+    assert!(outbox.claim_writable(), "now it is blocked, and the event claims it");
+}
+
+#[test]
+fn commands_go_between_chunks_and_need_no_room() {
+    let outbox = outbox(1, 1_000, false);
+    offer(&outbox, "a", PLAIN);
+    assert!(outbox.link(link(), b"opening"));
+    assert!(!outbox.control(b"more"), "there is a writer already");
+    assert_eq!(write(&outbox, 100).unwrap().0, b"openingmore");
+    let (bytes, _) = write(&outbox, 2).unwrap();
+    assert!(!outbox.control(b"ping"));
+    let rest = write(&outbox, 100).unwrap().0;
+    assert_eq!([bytes, rest].concat(), framed(&["a"]), "a message is not cut in two");
+    assert_eq!(write(&outbox, 100).unwrap().0, b"ping");
+}
+
+#[test]
+fn commands_without_a_session_are_dropped() {
+    let outbox = outbox(1, 1_000, false);
+    assert!(!outbox.control(b"ping"));
+    outbox.link(link(), &[]);
+    assert!(outbox.report().drained);
+}
+
+#[test]
+fn a_new_session_goes_on_behind_the_torn_message() {
+    let outbox = outbox(10, 1_000, false);
+    for text in ["first", "second", "third"] {
+        offer(&outbox, text, PLAIN);
+    }
+    assert!(outbox.link(link(), &[]));
+    let whole = framed(&["first"]).len();
+    write(&outbox, whole + 3).unwrap();
+    write(&outbox, 0).unwrap();
+    assert_eq!(outbox.unlink(), 1, "the second message was cut in two");
+    assert_eq!(outbox.report().messages, 1);
+    assert!(outbox.link(link(), &[]));
+    assert_eq!(write(&outbox, 100).unwrap().0, framed(&["third"]));
+}
+
+#[test]
+fn a_writer_that_is_out_when_its_session_ends_recovers_its_flight_in_order() {
+    let outbox = outbox(10, 1_000, false);
+    offer(&outbox, "first", PLAIN);
+    assert!(outbox.link(link(), &[]));
+    let job = outbox.begin_write().unwrap();
+    assert_eq!(outbox.unlink(), 0);
+    assert!(!outbox.link(link(), b"hi"), "the former writer goes on");
+    offer(&outbox, "second", PLAIN);
+    let step = outbox.end_write(job, Ok(Written::Bytes(3)), false, crate::transport::now);
+    assert!(step.more);
+    assert_eq!(write(&outbox, 100).unwrap().0, b"hi");
+    assert_eq!(write(&outbox, 100).unwrap().0, framed(&["first"]));
+    assert_eq!(write(&outbox, 100).unwrap().0, framed(&["second"]));
+}
+
+#[test]
+fn an_abandoned_outbox_counts_everything_once_and_takes_nothing_more() {
+    let outbox = outbox(10, 1_000, false);
+    for text in ["a", "b", "c"] {
+        offer(&outbox, text, PLAIN);
+    }
+    assert!(outbox.link(link(), &[]));
+    let job = outbox.begin_write().unwrap();
+    offer(&outbox, "d", PLAIN);
+    assert_eq!(outbox.abandon(Loss::Linger), 1, "the flight is the writer's to count");
+    let step = outbox.end_write(job, Ok(Written::Bytes(1)), false, crate::transport::now);
+    assert_eq!((step.torn, step.cause, step.more), (3, Loss::Linger, false));
+    assert!(offer(&outbox, "e", PLAIN).is_none());
+    assert!(outbox.report().drained);
+}
+
+#[test]
+fn a_conflating_outbox_keeps_the_newest_message() {
+    let outbox = outbox(1, 1, true);
+    offer(&outbox, "a", PLAIN);
+    let offered = outbox.offer(Content::Message(&Message::from("b")), PLAIN);
+    assert_eq!(offered.conflated, 1);
+    assert!(outbox.link(link(), &[]));
+    assert_eq!(write(&outbox, 100).unwrap().0, framed(&["b"]));
+}
+
+#[test]
+fn closing_is_told_when_the_last_byte_is_written() {
+    let outbox = outbox(10, 1_000, false);
+    offer(&outbox, "a", PLAIN);
+    assert!(outbox.link(link(), &[]));
+    outbox.begin_close();
+    let (_, step) = write(&outbox, 1).unwrap();
+    assert!(step.note.is_none());
+    let (_, step) = write(&outbox, 100).unwrap();
+    assert!(matches!(step.note, Some((_, Note::Drained))));
+}
+
+#[test]
+fn a_write_error_ends_the_session_and_tells_the_reactor() {
+    let outbox = outbox(10, 1_000, false);
+    offer(&outbox, "a", PLAIN);
+    assert!(outbox.link(link(), &[]));
+    let job = outbox.begin_write().unwrap();
+    let broken = Err(io::ErrorKind::BrokenPipe.into());
+    let step = outbox.end_write(job, broken, false, crate::transport::now);
+    assert!(!step.more);
+    assert!(matches!(step.note, Some((_, Note::Broken))));
+    assert_eq!(outbox.report().messages, 1, "what was not written stays");
+}
+
+#[derive(Debug, Clone)]
+enum Action {
+    Offer(usize),
+    Write(usize),
+    Reconnect,
+}
+
+fn actions() -> impl Strategy<Value = Vec<Action>> {
+    let action = prop_oneof![
+        4 => (0_usize..200).prop_map(Action::Offer),
+        4 => (0_usize..300).prop_map(Action::Write),
+        1 => Just(Action::Reconnect),
+    ];
+    proptest::collection::vec(action, 0..60)
+}
+
+proptest! {
+    /// O1 and O3: whatever happens, each session gets whole messages in order, none twice, and what is missing at the
+    /// end is exactly what was counted as torn or is still queued.
+    #[test]
+    fn order_and_accounts_hold_over_sessions(actions in actions()) {
+        let outbox = outbox(20, 2_000, false);
+        let mut next = 0_u32;
+        let (mut sessions, mut torn) = (vec![Vec::new()], 0);
+        let mut role = outbox.link(link(), &[]);
+        for action in actions {
+            match action {
+                Action::Offer(size) => {
+                    let mut body = next.to_be_bytes().to_vec();
+                    body.resize(4 + size, 7);
+                    let offered = outbox.offer(Content::Message(&Message::from(body)), ANSWER);
+                    if let Some(decision) = offered.next {
+                        next += 1;
+                        role |= matches!(decision, Next::Write);
+                    }
+                }
+                Action::Write(room) => {
+                    role |= outbox.claim_writable();
+                    if role && let Some((bytes, step)) = write(&outbox, room) {
+                        sessions.last_mut().unwrap().extend(bytes);
+                        role = step.more;
+                    } else {
+                        role = false;
+                    }
+                }
+                Action::Reconnect => {
+                    torn += outbox.unlink();
+                    sessions.push(Vec::new());
+                    role |= outbox.link(link(), &[]);
+                }
+            }
+        }
+        let mut delivered = Vec::new();
+        for bytes in &sessions {
+            let mut rest = &bytes[..];
+            while let Ok(Some(header)) = crate::wire::parse_header(rest) {
+                let Some(body) = rest.get(header.header_len..header.header_len + header.body_len) else { break };
+                delivered.push(u32::from_be_bytes(body[..4].try_into().unwrap()));
+                rest = &rest[header.header_len + header.body_len..];
+            }
+        }
+        prop_assert!(delivered.is_sorted_by(|a, b| a < b), "{:?}", delivered);
+        prop_assert_eq!(delivered.len() as u64 + torn + outbox.report().messages as u64
+            - whole_in_unfinished_chunk(&outbox), u64::from(next));
+    }
+}
+
+/// Messages of the interrupted flight that the peer has already: they count as queued until their chunk is done.
+fn whole_in_unfinished_chunk(outbox: &Outbox) -> u64 {
+    let mut state = lock(&outbox.state);
+    let Some(Flight::Chunk { mut chunk, written }) = state.flight.take() else { return 0 };
+    let before = chunk.messages() as u64;
+    let torn = chunk.drop_written(written);
+    before - chunk.messages() as u64 - torn
+}
