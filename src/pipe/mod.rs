@@ -7,17 +7,20 @@
 mod chunk;
 mod inbox;
 mod outbox;
+mod owner;
+mod peer;
 mod run;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-use bytes::Bytes;
-
 pub(crate) use chunk::Chunk;
 pub(crate) use inbox::{Inbox, Resume, Source};
 pub(crate) use outbox::{Content, Link, Manner, Outbox, OutboxReport};
+pub(crate) use owner::{Doorbell, Loss, Owner, Ring};
+pub(crate) use peer::{Candidate, Place};
+pub use peer::{PeerInfo, Refusal};
 pub(crate) use run::Run;
 
 use crate::completion::Guard;
@@ -26,164 +29,13 @@ use crate::options::Options;
 use crate::pattern::PeerId;
 use crate::transport::{self, Endpoint};
 use crate::wire::{
-    Allowance, Command, Established, HandshakeConfig, Metadata, ProtocolError, ReadyPeer, Scanner,
-    SocketKind, Subscription, Version, WireLimits,
+    Allowance, Command, Established, ProtocolError, Scanner, Subscription, Version, WireLimits,
 };
 use outbox::{Next, Note, Offered, Written};
 
 /// Locks, also after a panic of another holder: every state behind our locks is valid between statements.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Why accepted or matching messages did not reach a peer. Each has its counter in the statistics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Loss {
-    /// The connection ended with the message queued or half written.
-    Disconnect,
-    /// The linger time ended without progress, or the socket was closed without one.
-    Linger,
-    /// A newer message took its place.
-    Conflate,
-}
-
-/// Who the peer of a received message is.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PeerInfo {
-    pub(crate) id: PeerId,
-    pub(crate) endpoint: Endpoint,
-    pub(crate) address: String,
-    pub(crate) socket_type: Option<SocketKind>,
-    pub(crate) routing_id: Bytes,
-    pub(crate) metadata: Metadata,
-}
-
-impl PeerInfo {
-    /// Number of this peer within its socket; a reconnecting peer that was connected *to* keeps it.
-    pub fn id(&self) -> PeerId {
-        self.id
-    }
-
-    /// The endpoint this peer was connected to or accepted on.
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
-    }
-
-    /// The peer's transport address, such as `127.0.0.1:40112`; empty when the transport has none.
-    pub fn address(&self) -> &str {
-        &self.address
-    }
-
-    /// The peer's socket type, if it named one.
-    pub fn socket_type(&self) -> Option<SocketKind> {
-        self.socket_type
-    }
-
-    /// The routing id under which a ROUTER knows the peer: what the peer announced, or an automatic one.
-    pub fn routing_id(&self) -> &[u8] {
-        &self.routing_id
-    }
-
-    /// The properties of the peer's READY command (RFC 37).
-    pub fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-}
-
-/// Why a socket does not take a peer that shook hands properly.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Refusal {
-    /// Another connected peer has this routing id and `handover` is off.
-    #[error("another peer with the routing id \"{routing_id}\" is connected")]
-    DuplicateRoutingId {
-        /// The routing id, printable.
-        routing_id: String,
-    },
-    /// The socket has as many peers as `max_peers` allows.
-    #[error("the socket has its {limit} peers already")]
-    TooManyPeers {
-        /// The value of `max_peers`.
-        limit: usize,
-    },
-    /// The socket was closed meanwhile.
-    #[error("the socket is closed")]
-    Closed,
-}
-
-/// The pipe of a new peer.
-pub(crate) enum Place {
-    /// To be made.
-    New,
-    /// Made for this peer already.
-    Made(Arc<Pipe>),
-    /// Made by a connect before the peer was there; it outlives the session.
-    Kept(Arc<Pipe>),
-}
-
-/// A peer that ended its handshake and asks to be attached. `established` proves the handshake: without it a
-/// peer cannot reach a socket.
-pub(crate) struct Candidate {
-    pub(crate) place: Place,
-    pub(crate) endpoint: Endpoint,
-    pub(crate) address: String,
-    pub(crate) peer: ReadyPeer,
-    pub(crate) established: Established,
-    pub(crate) link: Link,
-    pub(crate) source: Source,
-    /// Handshake bytes that the kernel did not take yet.
-    pub(crate) unsent: Vec<u8>,
-}
-
-/// What a pipe and its connection report to the socket they belong to. Called from any thread, with no lock of
-/// pipe or reactor held; implementations do not block.
-pub(crate) trait Owner: Send + Sync {
-    /// Attaches a peer; its pipe is linked and told apart from all others when this returns.
-    fn attach(&self, candidate: Candidate) -> Result<Arc<Pipe>, Refusal>;
-    /// A pipe of this socket for a peer in the same process.
-    fn make_pipe(&self, endpoint: Endpoint) -> Arc<Pipe>;
-    /// The session of this pipe ended. A pipe that was connected stays; an accepted one is gone.
-    fn session_lost(&self, pipe: &Arc<Pipe>);
-    /// The pipe is gone for good.
-    fn gone(&self, pipe: &Arc<Pipe>);
-    /// Complete messages from the peer, already counted in the pipe's inbox.
-    fn deliver(
-        &self,
-        pipe: &Arc<Pipe>,
-        info: &Arc<PeerInfo>,
-        run: Run,
-    ) -> Result<(), ProtocolError>;
-    /// The peer subscribed or cancelled.
-    fn subscription(&self, pipe: &Arc<Pipe>, change: Subscription<'_>)
-    -> Result<(), ProtocolError>;
-    /// The pipe's outbox had refused a message and has room again.
-    fn writable(&self, id: PeerId);
-    /// Messages were lost after having been accepted.
-    fn count_loss(&self, cause: Loss, messages: u64);
-    /// Something happened that a monitor may want to know.
-    fn report(&self, event: Event);
-    /// The socket's options.
-    fn options(&self) -> &Arc<Options>;
-    /// What the socket says of itself in a handshake.
-    fn handshake(&self) -> Arc<HandshakeConfig>;
-}
-
-/// What a pipe asks of the reactor its connection lives on.
-pub(crate) enum Ring {
-    /// Look at this outbox within a tick: its sender is streaming and may stop at any message.
-    Flush(Arc<Pipe>),
-    /// The inbox of this connection drained: read on.
-    Resume(usize),
-    /// The outbox of this closing connection is empty.
-    Drained(usize),
-    /// Writing to this connection failed.
-    Broken(usize),
-}
-
-/// The way from a pipe to a reactor.
-pub(crate) trait Doorbell: Send + Sync {
-    /// Posts the job, then wakes the reactor if it may be asleep.
-    fn ring(&self, job: Ring);
 }
 
 /// One peer as seen from its socket.

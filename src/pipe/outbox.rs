@@ -13,19 +13,19 @@
 //! O3: queued messages survive the end of a session; only the half-written one is dropped, and counted.
 //! O4: a refused offer (`refused`) is followed by `Owner::writable` once half of both marks is free.
 
+mod state;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::chunk::{Chunk, UNIT_BYTES, wire_length};
+use self::state::{Phase, STREAMING_GAP, State};
+use super::chunk::{Chunk, wire_length};
 use super::{Doorbell, Loss, Now, lock};
 use crate::message::Message;
 use crate::options::Marks;
 use crate::transport::Stream;
-
-/// A message that comes sooner than this after the end of the last write belongs to a stream, and gathers.
-const STREAMING_GAP: Duration = Duration::from_micros(20);
 
 /// Writes one thread does in one role before it leaves the rest to the reactor.
 pub(super) const WRITES_PER_ROLE_MAX: usize = 16;
@@ -107,38 +107,6 @@ pub(crate) struct Outbox {
     marks: Marks,
     conflate: bool,
     state: Mutex<State>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Phase {
-    Idle,
-    Scheduled,
-    Writing,
-    Blocked,
-}
-
-struct State {
-    phase: Phase,
-    queue: VecDeque<Chunk>,
-    /// A flight that was interrupted; it goes before everything else.
-    flight: Option<Flight>,
-    /// Commands for the current session, written at the next chunk boundary.
-    control: Vec<u8>,
-    link: Option<Link>,
-    /// Counts sessions, so that a writer notices that its session ended while it wrote.
-    session: u64,
-    /// Accepted and not yet written, the flight included.
-    messages: usize,
-    bytes: usize,
-    kicked: bool,
-    refused: bool,
-    /// On the reactor's list of scheduled outboxes.
-    listed: bool,
-    closing: bool,
-    abandoned: Option<Loss>,
-    last_write: Instant,
-    progress: u64,
-    spare: Option<Vec<u8>>,
 }
 
 /// What a writer is writing. A chunk keeps all its messages until it is wholly written.
@@ -401,169 +369,6 @@ impl Outbox {
         let note = if broken { Some(Note::Broken) } else { note };
         step.note = note.map(|note| (link, note));
         step
-    }
-}
-
-impl State {
-    fn append(&mut self, content: Content<'_>, wire_bytes: usize) {
-        let chunk = match self.queue.back_mut() {
-            Some(chunk) if !chunk.is_full_for(wire_bytes) => chunk,
-            _ => {
-                let arena = self.spare.take().unwrap_or_default();
-                self.queue.push_back(Chunk::reusing(arena));
-                match self.queue.back_mut() {
-                    Some(chunk) => chunk,
-                    None => return,
-                }
-            }
-        };
-        content.push_onto(chunk);
-        self.messages += 1;
-        self.bytes += wire_bytes;
-    }
-
-    fn after_append(&mut self, manner: Manner, at_mark: bool) -> Next {
-        match self.phase {
-            Phase::Idle if self.link.is_none() => Next::Nothing,
-            Phase::Idle if manner.inline && (manner.answering || self.is_lonely()) => {
-                self.phase = Phase::Writing;
-                Next::Write
-            }
-            Phase::Idle => {
-                self.phase = Phase::Scheduled;
-                self.schedule()
-            }
-            Phase::Scheduled if at_mark || self.has_full_unit() => {
-                self.phase = Phase::Writing;
-                Next::Write
-            }
-            _ => Next::Nothing,
-        }
-    }
-
-    fn is_lonely(&self) -> bool {
-        crate::transport::now().saturating_duration_since(self.last_write) >= STREAMING_GAP
-    }
-
-    /// The first chunk is closed, or as good as full.
-    fn has_full_unit(&self) -> bool {
-        self.queue.len() > 1 || self.bytes >= UNIT_BYTES
-    }
-
-    fn schedule(&mut self) -> Next {
-        match &self.link {
-            Some(link) if !self.listed => {
-                self.listed = true;
-                Next::Schedule(link.clone())
-            }
-            _ => Next::Nothing,
-        }
-    }
-
-    fn claim_if(&mut self, allowed: impl FnOnce(Phase) -> bool) -> bool {
-        let claimed = allowed(self.phase);
-        if claimed {
-            self.phase = Phase::Writing;
-        }
-        claimed
-    }
-
-    fn has_work(&self) -> bool {
-        self.flight.is_some() || !self.control.is_empty() || !self.queue.is_empty()
-    }
-
-    fn next_flight(&mut self) -> Option<Flight> {
-        if let Some(flight) = self.flight.take() {
-            return Some(flight);
-        }
-        if !self.control.is_empty() {
-            let bytes = std::mem::take(&mut self.control);
-            return Some(Flight::Control { bytes, written: 0 });
-        }
-        self.queue.pop_front().map(|chunk| Flight::Chunk { chunk, written: 0 })
-    }
-
-    fn advance(&mut self, mut flight: Flight, done: Written) {
-        match (&mut flight, done) {
-            (
-                Flight::Control { written, .. } | Flight::Chunk { written, .. },
-                Written::Bytes(n),
-            ) => {
-                *written += n;
-                self.progress += n as u64;
-            }
-            (_, Written::Moved { messages, wire_bytes }) => {
-                self.messages -= messages;
-                self.bytes -= wire_bytes;
-                self.progress += wire_bytes as u64;
-            }
-        }
-        if !flight.is_done() {
-            self.flight = Some(flight);
-            return;
-        }
-        if let Flight::Chunk { chunk, .. } = flight {
-            self.messages -= chunk.messages();
-            self.bytes -= chunk.wire_bytes();
-            self.spare =
-                Some(chunk.into_arena()).filter(|arena| arena.capacity() <= 2 * UNIT_BYTES);
-        }
-    }
-
-    fn after_write(&mut self, step: &mut Step, last: bool, now: Now) -> Option<Note> {
-        if self.link.is_none() || !self.has_work() {
-            self.phase = Phase::Idle;
-            self.last_write = now();
-            return (self.closing && !self.has_work()).then_some(Note::Drained);
-        }
-        if last {
-            self.phase = Phase::Scheduled;
-            let news = !self.listed;
-            self.listed = true;
-            return news.then_some(Note::Flush);
-        }
-        step.more = true;
-        None
-    }
-
-    /// Ends the session and returns how many messages it tore. A writer that is out recovers its own flight.
-    fn end_session(&mut self) -> u64 {
-        self.link = None;
-        self.session += 1;
-        self.control.clear();
-        if self.phase != Phase::Writing {
-            self.phase = Phase::Idle;
-        }
-        let flight = self.flight.take();
-        flight.map_or(0, |flight| self.recover(flight))
-    }
-
-    /// Puts a flight of an ended session back, without what the peer got and without the message that was cut in
-    /// two. Returns how many messages were lost.
-    fn recover(&mut self, flight: Flight) -> u64 {
-        let Flight::Chunk { mut chunk, written } = flight else { return 0 };
-        let (messages, bytes) = (chunk.messages(), chunk.wire_bytes());
-        let torn = chunk.drop_written(written);
-        if self.abandoned.is_some() {
-            return torn + chunk.messages() as u64;
-        }
-        self.messages -= messages - chunk.messages();
-        self.bytes -= bytes - chunk.wire_bytes();
-        if !chunk.is_empty() {
-            self.queue.push_front(chunk);
-        }
-        torn
-    }
-
-    /// Drops all chunks that are not in flight; returns how many messages that were (conflation).
-    fn drop_queue(&mut self) -> u64 {
-        let mut dropped = 0;
-        for chunk in self.queue.drain(..) {
-            dropped += chunk.messages() as u64;
-            self.messages -= chunk.messages();
-            self.bytes -= chunk.wire_bytes();
-        }
-        dropped
     }
 }
 

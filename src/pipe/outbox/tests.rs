@@ -1,7 +1,11 @@
 //! The outbox's rules without any stream: the test plays writer, kernel and reactor.
 
-use super::*;
+use std::time::Duration;
+
 use proptest::prelude::*;
+
+use super::*;
+use crate::pipe::chunk::UNIT_BYTES;
 
 #[derive(Default)]
 struct NoBell;

@@ -1,0 +1,207 @@
+//! What the outbox's mutex protects, and the steps between its phases. Every function here is called with the lock
+//! held and does no I/O.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::super::chunk::{Chunk, UNIT_BYTES};
+use super::{Content, Flight, Link, Manner, Next, Note, Step, Written};
+use crate::pipe::{Loss, Now};
+
+/// A message that comes sooner than this after the end of the last write belongs to a stream, and gathers.
+pub(super) const STREAMING_GAP: Duration = Duration::from_micros(20);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    Idle,
+    Scheduled,
+    Writing,
+    Blocked,
+}
+
+pub(super) struct State {
+    pub(super) phase: Phase,
+    pub(super) queue: VecDeque<Chunk>,
+    /// A flight that was interrupted; it goes before everything else.
+    pub(super) flight: Option<Flight>,
+    /// Commands for the current session, written at the next chunk boundary.
+    pub(super) control: Vec<u8>,
+    pub(super) link: Option<Link>,
+    /// Counts sessions, so that a writer notices that its session ended while it wrote.
+    pub(super) session: u64,
+    /// Accepted and not yet written, the flight included.
+    pub(super) messages: usize,
+    pub(super) bytes: usize,
+    pub(super) kicked: bool,
+    pub(super) refused: bool,
+    /// On the reactor's list of scheduled outboxes.
+    pub(super) listed: bool,
+    pub(super) closing: bool,
+    pub(super) abandoned: Option<Loss>,
+    pub(super) last_write: Instant,
+    pub(super) progress: u64,
+    pub(super) spare: Option<Vec<u8>>,
+}
+
+impl State {
+    pub(super) fn append(&mut self, content: Content<'_>, wire_bytes: usize) {
+        let chunk = match self.queue.back_mut() {
+            Some(chunk) if !chunk.is_full_for(wire_bytes) => chunk,
+            _ => {
+                let arena = self.spare.take().unwrap_or_default();
+                self.queue.push_back(Chunk::reusing(arena));
+                match self.queue.back_mut() {
+                    Some(chunk) => chunk,
+                    None => return,
+                }
+            }
+        };
+        content.push_onto(chunk);
+        self.messages += 1;
+        self.bytes += wire_bytes;
+    }
+
+    pub(super) fn after_append(&mut self, manner: Manner, at_mark: bool) -> Next {
+        match self.phase {
+            Phase::Idle if self.link.is_none() => Next::Nothing,
+            Phase::Idle if manner.inline && (manner.answering || self.is_lonely()) => {
+                self.phase = Phase::Writing;
+                Next::Write
+            }
+            Phase::Idle => {
+                self.phase = Phase::Scheduled;
+                self.schedule()
+            }
+            Phase::Scheduled if at_mark || self.has_full_unit() => {
+                self.phase = Phase::Writing;
+                Next::Write
+            }
+            _ => Next::Nothing,
+        }
+    }
+
+    pub(super) fn is_lonely(&self) -> bool {
+        crate::transport::now().saturating_duration_since(self.last_write) >= STREAMING_GAP
+    }
+
+    /// The first chunk is closed, or as good as full.
+    pub(super) fn has_full_unit(&self) -> bool {
+        self.queue.len() > 1 || self.bytes >= UNIT_BYTES
+    }
+
+    pub(super) fn schedule(&mut self) -> Next {
+        match &self.link {
+            Some(link) if !self.listed => {
+                self.listed = true;
+                Next::Schedule(link.clone())
+            }
+            _ => Next::Nothing,
+        }
+    }
+
+    pub(super) fn claim_if(&mut self, allowed: impl FnOnce(Phase) -> bool) -> bool {
+        let claimed = allowed(self.phase);
+        if claimed {
+            self.phase = Phase::Writing;
+        }
+        claimed
+    }
+
+    pub(super) fn has_work(&self) -> bool {
+        self.flight.is_some() || !self.control.is_empty() || !self.queue.is_empty()
+    }
+
+    pub(super) fn next_flight(&mut self) -> Option<Flight> {
+        if let Some(flight) = self.flight.take() {
+            return Some(flight);
+        }
+        if !self.control.is_empty() {
+            let bytes = std::mem::take(&mut self.control);
+            return Some(Flight::Control { bytes, written: 0 });
+        }
+        self.queue.pop_front().map(|chunk| Flight::Chunk { chunk, written: 0 })
+    }
+
+    pub(super) fn advance(&mut self, mut flight: Flight, done: Written) {
+        match (&mut flight, done) {
+            (
+                Flight::Control { written, .. } | Flight::Chunk { written, .. },
+                Written::Bytes(n),
+            ) => {
+                *written += n;
+                self.progress += n as u64;
+            }
+            (_, Written::Moved { messages, wire_bytes }) => {
+                self.messages -= messages;
+                self.bytes -= wire_bytes;
+                self.progress += wire_bytes as u64;
+            }
+        }
+        if !flight.is_done() {
+            self.flight = Some(flight);
+            return;
+        }
+        if let Flight::Chunk { chunk, .. } = flight {
+            self.messages -= chunk.messages();
+            self.bytes -= chunk.wire_bytes();
+            self.spare =
+                Some(chunk.into_arena()).filter(|arena| arena.capacity() <= 2 * UNIT_BYTES);
+        }
+    }
+
+    pub(super) fn after_write(&mut self, step: &mut Step, last: bool, now: Now) -> Option<Note> {
+        if self.link.is_none() || !self.has_work() {
+            self.phase = Phase::Idle;
+            self.last_write = now();
+            return (self.closing && !self.has_work()).then_some(Note::Drained);
+        }
+        if last {
+            self.phase = Phase::Scheduled;
+            let news = !self.listed;
+            self.listed = true;
+            return news.then_some(Note::Flush);
+        }
+        step.more = true;
+        None
+    }
+
+    /// Ends the session and returns how many messages it tore. A writer that is out recovers its own flight.
+    pub(super) fn end_session(&mut self) -> u64 {
+        self.link = None;
+        self.session += 1;
+        self.control.clear();
+        if self.phase != Phase::Writing {
+            self.phase = Phase::Idle;
+        }
+        let flight = self.flight.take();
+        flight.map_or(0, |flight| self.recover(flight))
+    }
+
+    /// Puts a flight of an ended session back, without what the peer got and without the message that was cut in
+    /// two. Returns how many messages were lost.
+    pub(super) fn recover(&mut self, flight: Flight) -> u64 {
+        let Flight::Chunk { mut chunk, written } = flight else { return 0 };
+        let (messages, bytes) = (chunk.messages(), chunk.wire_bytes());
+        let torn = chunk.drop_written(written);
+        if self.abandoned.is_some() {
+            return torn + chunk.messages() as u64;
+        }
+        self.messages -= messages - chunk.messages();
+        self.bytes -= bytes - chunk.wire_bytes();
+        if !chunk.is_empty() {
+            self.queue.push_front(chunk);
+        }
+        torn
+    }
+
+    /// Drops all chunks that are not in flight; returns how many messages that were (conflation).
+    pub(super) fn drop_queue(&mut self) -> u64 {
+        let mut dropped = 0;
+        for chunk in self.queue.drain(..) {
+            dropped += chunk.messages() as u64;
+            self.messages -= chunk.messages();
+            self.bytes -= chunk.wire_bytes();
+        }
+        dropped
+    }
+}
