@@ -105,6 +105,8 @@ pub(crate) struct Sending {
     inline_left: usize,
     first: Option<WriteRole>,
     more: Vec<WriteRole>,
+    /// Pipes that began to gather with this send.
+    pub(crate) gathering: Vec<Arc<Pipe>>,
     /// Copies dropped at a high-water mark.
     pub(crate) dropped_hwm: u64,
     /// Messages for nobody.
@@ -118,6 +120,7 @@ impl Sending {
             inline_left: INLINE_WRITES_MAX,
             first: None,
             more: Vec::new(),
+            gathering: Vec::new(),
             dropped_hwm: 0,
             dropped_unroutable: 0,
         }
@@ -130,6 +133,10 @@ impl Sending {
         match pipe.offer(content, manner) {
             Offer::Full => false,
             Offer::Accepted => true,
+            Offer::AcceptedToGather => {
+                self.gathering.push(Arc::clone(pipe));
+                true
+            }
             Offer::AcceptedToWrite(role) => {
                 self.inline_left = self.inline_left.saturating_sub(1);
                 match self.first {

@@ -4,6 +4,7 @@
 //! reader was refused (`stalled`), the release that drains the inbox to half resumes it, exactly once; both
 //! happen under one lock, so neither can miss the other.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::{Doorbell, Pipe, Ring, lock};
@@ -19,6 +20,8 @@ pub(crate) enum Source {
     },
     /// The other end, kept alive until it has said everything; the circle is cut when the session ends.
     Inproc(Arc<Pipe>),
+    /// The peer is gone for good. It counts in here until all it sent is read.
+    Orphaned(Arc<AtomicUsize>),
 }
 
 pub(crate) struct Inbox {
@@ -73,6 +76,18 @@ impl Inbox {
         credit.stalled = false;
     }
 
+    /// The peer is gone for good: counts it among the orphans as long as something of it is unread.
+    pub(crate) fn orphan(&self, orphans: &Arc<AtomicUsize>) {
+        let mut credit = lock(&self.credit);
+        credit.stalled = false;
+        credit.source = if credit.messages > 0 {
+            orphans.fetch_add(1, Ordering::Relaxed);
+            Source::Orphaned(Arc::clone(orphans))
+        } else {
+            Source::None
+        };
+    }
+
     /// What may be admitted now; `None` at a mark, and then the reader is resumed later.
     pub(crate) fn allowance(&self) -> Option<Allowance> {
         if self.conflate {
@@ -108,12 +123,18 @@ impl Inbox {
         debug_assert!(credit.messages >= messages && credit.bytes >= bytes);
         credit.messages -= messages;
         credit.bytes -= bytes;
+        if credit.messages == 0
+            && let Source::Orphaned(orphans) = &credit.source
+        {
+            orphans.fetch_sub(1, Ordering::Relaxed);
+            credit.source = Source::None;
+        }
         if !credit.stalled || !self.marks.drained(credit.messages, credit.bytes) {
             return None;
         }
         credit.stalled = false;
         match &credit.source {
-            Source::None => None,
+            Source::None | Source::Orphaned(_) => None,
             Source::Wire { doorbell, connection } => {
                 Some(Resume::Wire(Arc::clone(doorbell), *connection))
             }
@@ -125,7 +146,6 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[derive(Default)]
     struct Bell(AtomicUsize);
@@ -178,6 +198,21 @@ mod tests {
         release(&inbox, 1, 5_000);
         assert_eq!(bell.0.load(Ordering::Relaxed), 1);
         assert_eq!(inbox.allowance().map(|room| room.messages), Some(100));
+    }
+
+    #[test]
+    fn a_gone_peer_counts_until_all_it_sent_is_read() {
+        let (inbox, _) = inbox(4, 1_000);
+        let orphans = Arc::new(AtomicUsize::new(0));
+        inbox.admitted(2, 40);
+        inbox.orphan(&orphans);
+        assert_eq!(orphans.load(Ordering::Relaxed), 1);
+        release(&inbox, 1, 0);
+        assert_eq!(orphans.load(Ordering::Relaxed), 1);
+        release(&inbox, 1, 40);
+        assert_eq!(orphans.load(Ordering::Relaxed), 0);
+        inbox.orphan(&orphans);
+        assert_eq!(orphans.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -63,6 +63,8 @@ pub(crate) enum Offer {
     Accepted,
     /// Accepted, and the caller has become the pipe's writer: it must run the role, with no lock held.
     AcceptedToWrite(WriteRole),
+    /// Accepted, and the first of a gathering: the reactor writes it at its next tick, unless the sender flushes.
+    AcceptedToGather,
     Full,
 }
 
@@ -145,9 +147,10 @@ impl Pipe {
             None => Offer::Full,
             Some(Next::Nothing) => Offer::Accepted,
             Some(Next::Write) => Offer::AcceptedToWrite(WriteRole(Arc::clone(self))),
+            Some(Next::Gather) => Offer::AcceptedToGather,
             Some(Next::Schedule(link)) => {
                 link.doorbell().ring(Ring::Flush(Arc::clone(self)));
-                Offer::Accepted
+                Offer::AcceptedToGather
             }
         }
     }

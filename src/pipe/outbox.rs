@@ -82,7 +82,9 @@ pub(super) enum Next {
     Nothing,
     /// The caller holds the writer role now.
     Write,
-    /// Put the outbox on its reactor's list.
+    /// The message begins a gathering that the reactor's list knows already.
+    Gather,
+    /// The message begins a gathering: put the outbox on its reactor's list.
     Schedule(Link),
 }
 

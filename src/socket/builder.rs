@@ -211,7 +211,8 @@ impl<P: Pattern> Builder<P> {
         self.with(|options| options.limits.frames_per_message_max = frames)
     }
 
-    /// Most peers at a time; further ones are refused. Default 65,536.
+    /// Most peers at a time; further ones are refused. A peer that went away counts until what it sent is read.
+    /// Default 65,536.
     pub fn max_peers(self, peers: usize) -> Self {
         self.with(|options| options.peers_max = peers)
     }

@@ -4,7 +4,7 @@
 //! calls alike; only what happens without room or message differs. `peers.rs` is the side that reactors see.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -23,6 +23,9 @@ use crate::pipe::{Loss, Pipe, lock};
 use crate::reactor::{EndpointId, Job, Scope, SocketId, random_seed};
 use crate::transport::{self, Endpoint};
 use crate::wire::HandshakeConfig;
+
+/// Gathering pipes that a thread flushes before it waits.
+const FLUSHED_MAX: usize = 16;
 
 /// Why a message was not accepted now.
 pub(crate) enum NotSent {
@@ -45,6 +48,8 @@ pub(crate) struct Core<P: Behaviour> {
     pub(super) losses: LossCounters,
     /// Something was received since the last send: the next message is an answer.
     heard: AtomicBool,
+    /// Pipes that may be gathering what this socket sent; see `flush`.
+    gathering: Mutex<Vec<Arc<Pipe>>>,
     next_peer: AtomicU64,
     monitors: Mutex<Vec<Reporter>>,
 }
@@ -56,6 +61,9 @@ pub(super) struct State<P> {
     pub(super) peers: HashMap<PeerId, Peer>,
     pub(super) endpoints: Vec<Attachment>,
     pub(super) closed: bool,
+    /// Accepted peers that are gone and left unread messages; they count as peers until those are read.
+    pub(super) orphans: Arc<AtomicUsize>,
+    closing: Option<Completion>,
     sent_messages: u64,
     sent_bytes: u64,
 }
@@ -91,6 +99,8 @@ impl<P: Behaviour> Core<P> {
             peers: HashMap::new(),
             endpoints: Vec::new(),
             closed: false,
+            orphans: Arc::new(AtomicUsize::new(0)),
+            closing: None,
             sent_messages: 0,
             sent_bytes: 0,
         };
@@ -105,6 +115,7 @@ impl<P: Behaviour> Core<P> {
             inbound: Inbound::default(),
             losses: LossCounters::default(),
             heard: AtomicBool::new(false),
+            gathering: Mutex::new(Vec::new()),
             next_peer: AtomicU64::new(1),
             monitors: Mutex::new(Vec::new()),
         })
@@ -161,6 +172,9 @@ impl<P: Behaviour> Core<P> {
             self.heard.store(false, Ordering::Relaxed);
         }
         self.count_drops(&sending);
+        if P::RECEIVES && !sending.gathering.is_empty() {
+            self.note_gathering(&sending.gathering);
+        }
         sending.run();
         if let Some(waker) = next {
             waker.wake();
@@ -210,16 +224,22 @@ impl<P: Behaviour> Core<P> {
         !P::FILTERS || lock(&self.state).pattern.admits(message)
     }
 
+    /// Remembers a few gathering pipes; the reactor's tick serves the others.
+    fn note_gathering(&self, pipes: &[Arc<Pipe>]) {
+        let mut gathering = lock(&self.gathering);
+        for pipe in pipes {
+            let known = gathering.iter().any(|known| Arc::ptr_eq(known, pipe));
+            if !known && gathering.len() < FLUSHED_MAX {
+                gathering.push(Arc::clone(pipe));
+            }
+        }
+    }
+
     /// Writes what this socket's own sends have gathered: a thread that is about to wait for answers must not make the
     /// requests wait for the reactor's tick.
     pub(crate) fn flush(&self) {
-        let pipes: Vec<Arc<Pipe>> = {
-            let state = lock(&self.state);
-            state.peers.values().map(|peer| Arc::clone(&peer.pipe)).collect()
-        };
-        for pipe in pipes {
-            pipe.flush();
-        }
+        let pipes = std::mem::take(&mut *lock(&self.gathering));
+        pipes.iter().for_each(Pipe::flush);
     }
 
     /// Changes the pattern under the socket's lock.
@@ -305,21 +325,23 @@ impl<P: Behaviour> Core<P> {
     pub(crate) fn begin_close(&self, linger: Duration) -> Completion {
         let (completion, guard) = completion();
         let mut state = lock(&self.state);
-        let first = !std::mem::replace(&mut state.closed, true);
+        state.closed = true;
+        if let Some(closing) = &state.closing {
+            return closing.clone();
+        }
+        state.closing = Some(completion.clone());
         let senders = state.senders.take_all();
         let endpoints = std::mem::take(&mut state.endpoints);
         drop(state);
         self.changed.notify_all();
         senders.into_iter().for_each(Waker::wake);
         self.inbound.close();
-        if first {
-            self.close_inproc(&endpoints, linger, &guard);
-            for mailbox in self.context.mailboxes() {
-                let scope = Scope::Socket(self.id);
-                mailbox.post(Job::Close { scope, linger, guard: guard.clone() });
-            }
-            self.context.remember_close(completion.clone());
+        self.close_inproc(&endpoints, linger, &guard);
+        for mailbox in self.context.mailboxes() {
+            let scope = Scope::Socket(self.id);
+            mailbox.post(Job::Close { scope, linger, guard: guard.clone() });
         }
+        self.context.remember_close(completion.clone());
         completion
     }
 

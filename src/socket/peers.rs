@@ -1,6 +1,7 @@
 //! The side of a socket that reactors and other sockets see: peers come and go, runs arrive, outboxes drain.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use super::core::{Core, Peer};
@@ -40,7 +41,7 @@ impl<P: Behaviour> Core<P> {
             };
             match change {
                 Some(change) if result.is_ok() => result = self.subscription(pipe, change),
-                _ => drop(self.losses.discarded.fetch_add(1, std::sync::atomic::Ordering::Relaxed)),
+                _ => drop(self.losses.discarded.fetch_add(1, Ordering::Relaxed)),
             }
         }
         if let Some(resume) = resume {
@@ -76,7 +77,8 @@ impl<P: Behaviour> Owner for Core<P> {
             if state.closed {
                 return Err(Refusal::Closed);
             }
-            if !kept && state.peers.len() >= self.options.peers_max {
+            let present = state.peers.len() + state.orphans.load(Ordering::Relaxed);
+            if !kept && present >= self.options.peers_max {
                 return Err(Refusal::TooManyPeers { limit: self.options.peers_max });
             }
             ready = state.pattern.ready(&pipe, &peer, kept)?;
@@ -127,11 +129,13 @@ impl<P: Behaviour> Owner for Core<P> {
             state.pattern.gone(pipe.id());
             state.peers.remove(&pipe.id());
         }
+        let orphans = Arc::clone(&state.orphans);
         let waits_again = kept && !state.closed;
         let wakers = self.wake_senders(&mut state, true);
         drop(state);
         if !kept {
             pipe.abandon(Loss::Disconnect);
+            pipe.inbox().orphan(&orphans);
         }
         self.changed.notify_all();
         wakers.into_iter().for_each(Waker::wake);

@@ -95,7 +95,7 @@ impl State {
                 self.listed = true;
                 Next::Schedule(link.clone())
             }
-            _ => Next::Nothing,
+            _ => Next::Gather,
         }
     }
 
