@@ -6,7 +6,7 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::pipe::lock;
+use crate::sync::lock;
 
 /// Held by whoever still works on it.
 #[derive(Clone, Debug)]

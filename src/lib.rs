@@ -67,9 +67,11 @@ mod message;
 mod monitor;
 mod options;
 mod pattern;
+mod peer;
 mod pipe;
 mod reactor;
 mod socket;
+mod sync;
 mod transport;
 mod wire;
 
@@ -77,10 +79,8 @@ pub use context::Context;
 pub use error::{CloseError, OptionError, RecvError, SendError, SetupError, WaitError};
 pub use message::{Frame, Message};
 pub use monitor::{DisconnectReason, Event, Failure, HandshakeFailure, Monitor};
-pub use pattern::{
-    CanReceive, CanSend, Dealer, Pattern, PeerId, Pub, Pull, Push, Router, RoutingId, Sub,
-};
-pub use pipe::{PeerInfo, Refusal};
+pub use pattern::{CanReceive, CanSend, Dealer, Pattern, Pub, Pull, Push, Router, RoutingId, Sub};
+pub use peer::{PeerId, PeerInfo, Refusal};
 pub use socket::{Builder, RecvFromFuture, RecvFuture, SendFuture, Socket, Stats, TcpKeepalive};
 pub use transport::{Endpoint, EndpointError, IpcEndpoint, TcpEndpoint, ToEndpoint};
 pub use wire::{Metadata, ProtocolError, SocketKind};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::pipe::PeerInfo;
+use crate::peer::PeerInfo;
 
 /// Longest body that a frame stores inline, in bytes.
 pub(crate) const INLINE_BYTES_MAX: usize = 70;

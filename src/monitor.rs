@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::time::Duration;
 
 use crate::error::RecvError;
-use crate::pipe::{PeerInfo, Refusal};
+use crate::peer::{PeerInfo, Refusal};
 use crate::transport::Endpoint;
 use crate::wire::ProtocolError;
 

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::PeerId;
+use crate::peer::PeerId;
 
 /// The peers of one socket with whatever the socket needs to reach each (`T`), in turn.
 ///

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{LimitExceeded, PeerId};
+use super::LimitExceeded;
 use crate::message::Message;
 use crate::options::Options;
-use crate::pipe::{Content, Manner, Offer, Pipe, Refusal, WriteRole};
+use crate::peer::PeerId;
+use crate::peer::Refusal;
+use crate::pipe::{Content, Manner, Offer, Pipe, WriteRole};
 use crate::wire::{ProtocolError, ReadyPeer, SocketKind, Subscription};
 
 /// Pipes of one fan-out that the sender may write on its own thread; the reactor writes the others.

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use super::Balance;
 use super::behaviour::{Behaviour, Ready, Sending, Unsent};
 use super::push::balance_route;
-use super::{Balance, PeerId};
 use crate::message::Message;
 use crate::options::Options;
-use crate::pipe::{Pipe, Refusal};
+use crate::peer::PeerId;
+use crate::peer::Refusal;
+use crate::pipe::Pipe;
 use crate::wire::{ReadyPeer, SocketKind};
 
 /// The DEALER socket type: asynchronous requests, both directions at any time.

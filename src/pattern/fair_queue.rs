@@ -9,8 +9,8 @@
 
 use std::collections::VecDeque;
 
-use super::PeerId;
-use super::peer::PeerMap;
+use crate::peer::PeerId;
+use crate::peer::PeerMap;
 
 /// One peer's queue of inbound chunks.
 pub(crate) trait Lane {

@@ -5,10 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::behaviour::{Behaviour, Ready, Sending, Unsent};
-use super::{PeerId, SubscriptionLimits, Subscriptions};
+use super::{SubscriptionLimits, Subscriptions};
 use crate::message::Message;
 use crate::options::Options;
-use crate::pipe::{Chunk, Content, Pipe, Refusal};
+use crate::peer::PeerId;
+use crate::peer::Refusal;
+use crate::pipe::{Chunk, Content, Pipe};
 use crate::wire::{ProtocolError, ReadyPeer, SocketKind, Subscription};
 
 /// The PUB socket type: publishes to whoever subscribed.

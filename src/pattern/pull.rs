@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::PeerId;
 use super::behaviour::{Behaviour, Ready, Sending, Unsent};
 use crate::message::Message;
 use crate::options::Options;
-use crate::pipe::{Pipe, Refusal};
+use crate::peer::PeerId;
+use crate::peer::Refusal;
+use crate::pipe::Pipe;
 use crate::wire::{ReadyPeer, SocketKind};
 
 /// The PULL socket type: the other end of a pipeline, receives only.

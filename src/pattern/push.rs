@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use super::Balance;
 use super::behaviour::{Behaviour, Ready, Sending, Unsent};
-use super::{Balance, PeerId};
 use crate::message::Message;
 use crate::options::Options;
-use crate::pipe::{Content, Pipe, Refusal};
+use crate::peer::PeerId;
+use crate::peer::Refusal;
+use crate::pipe::{Content, Pipe};
 use crate::wire::{ReadyPeer, SocketKind};
 
 /// The PUSH socket type: one end of a pipeline, sends only.

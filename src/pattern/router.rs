@@ -6,10 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::behaviour::{Behaviour, Ready, Sending, Unsent};
-use super::{Duplicate, PeerId, RoutingTable};
+use super::{Duplicate, RoutingTable};
 use crate::message::{Frame, Message};
 use crate::options::Options;
-use crate::pipe::{Content, Pipe, Refusal};
+use crate::peer::PeerId;
+use crate::peer::Refusal;
+use crate::pipe::{Content, Pipe};
 use crate::wire::{ReadyPeer, SocketKind};
 
 /// The ROUTER socket type: talks to each of its peers by routing id.

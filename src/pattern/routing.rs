@@ -8,8 +8,8 @@ use std::collections::HashMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::PeerId;
-use super::peer::PeerMap;
+use crate::peer::PeerId;
+use crate::peer::PeerMap;
 
 /// What happens to a peer that claims an id which is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

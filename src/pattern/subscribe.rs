@@ -4,11 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::behaviour::{Behaviour, Ready, Sending, Unsent};
-use super::{PeerId, SubscriptionLimits, Subscriptions};
+use super::{SubscriptionLimits, Subscriptions};
 use crate::error::OptionError;
 use crate::message::Message;
 use crate::options::{Options, TOPIC_BYTES_MAX, check_topic};
-use crate::pipe::{Pipe, Refusal, WriteRole};
+use crate::peer::PeerId;
+use crate::peer::Refusal;
+use crate::pipe::{Pipe, WriteRole};
 use crate::wire::{self, ReadyPeer, SocketKind, Version};
 
 /// The application, as the one holder of the subscriptions.

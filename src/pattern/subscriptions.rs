@@ -9,8 +9,8 @@
 
 use std::collections::BTreeSet;
 
-use super::PeerId;
-use super::peer::PeerMap;
+use crate::peer::PeerId;
+use crate::peer::PeerMap;
 use tree::{Holder, NodeIndex, Tree};
 
 mod tree;

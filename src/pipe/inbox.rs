@@ -7,8 +7,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::{Doorbell, Pipe, Ring, lock};
+use super::{Doorbell, Pipe, Ring};
 use crate::options::Marks;
+use crate::sync::lock;
 use crate::wire::Allowance;
 
 /// Where an inbox's messages come from, and so who is resumed.

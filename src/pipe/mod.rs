@@ -4,39 +4,34 @@
 //! Lock order, from first to last: a socket's consumer, its state, an outbox, an inbox credit, a socket's
 //! arrivals, a reactor's mailbox. A pipe calls its owner and its doorbell with none of its own locks held.
 
+mod candidate;
 mod chunk;
 mod inbox;
 mod outbox;
 mod owner;
-mod peer;
 mod run;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
+pub(crate) use candidate::{Candidate, Place};
 pub(crate) use chunk::Chunk;
 pub(crate) use inbox::{Inbox, Resume, Source};
 pub(crate) use outbox::{Content, Link, Manner, Outbox, OutboxReport};
 pub(crate) use owner::{Doorbell, Loss, Owner, Ring};
-pub(crate) use peer::{Candidate, Place};
-pub use peer::{PeerInfo, Refusal};
 pub(crate) use run::Run;
 
 use crate::completion::Guard;
 use crate::monitor::{DisconnectReason, Event};
 use crate::options::Options;
-use crate::pattern::PeerId;
+use crate::peer::{PeerId, PeerInfo};
+use crate::sync::lock;
 use crate::transport::{self, Endpoint};
 use crate::wire::{
     Allowance, Command, Established, ProtocolError, Scanner, Subscription, Version, WireLimits,
 };
 use outbox::{Next, Note, Offered, Written};
-
-/// Locks, also after a panic of another holder: every state behind our locks is valid between statements.
-pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// One peer as seen from its socket.
 pub(crate) struct Pipe {

@@ -22,9 +22,10 @@ use std::time::Instant;
 
 use self::state::{Phase, STREAMING_GAP, State};
 use super::chunk::{Chunk, wire_length};
-use super::{Doorbell, Loss, Now, lock};
+use super::{Doorbell, Loss, Now};
 use crate::message::Message;
 use crate::options::Marks;
+use crate::sync::lock;
 use crate::transport::Stream;
 
 /// Writes one thread does in one role before it leaves the rest to the reactor.

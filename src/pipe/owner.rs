@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Candidate, PeerInfo, Pipe, Refusal, Run};
+use super::{Candidate, Pipe, Run};
 use crate::monitor::Event;
 use crate::options::Options;
-use crate::pattern::PeerId;
+use crate::peer::{PeerId, PeerInfo, Refusal};
 use crate::transport::Endpoint;
 use crate::wire::{HandshakeConfig, ProtocolError, Subscription};
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::PeerInfo;
 use super::chunk::{Chunk, LargeBody};
 use crate::message::{Frame, Message};
+use crate::peer::PeerInfo;
 use crate::wire;
 
 /// A body may keep its whole run alive if it makes up at least this fraction of it; otherwise it is copied

@@ -12,7 +12,8 @@ use std::{fmt, io};
 use super::dialer::Dialed;
 use super::listener::Accepted;
 use crate::completion::Guard;
-use crate::pipe::{Doorbell, Owner, Pipe, Ring, lock};
+use crate::pipe::{Doorbell, Owner, Pipe, Ring};
+use crate::sync::lock;
 use crate::transport::{Endpoint, Listener};
 
 /// Number of a bound or connected endpoint within a context.

@@ -25,7 +25,7 @@ pub(crate) use mailbox::{Belongs, EndpointId, Job, Mailbox, Scope, SocketId};
 use resolver::Resolver;
 use turn::Turn;
 
-use crate::pipe::lock;
+use crate::sync::lock;
 
 /// The reactors of one context.
 #[derive(Debug, Default)]

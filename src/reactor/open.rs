@@ -8,7 +8,8 @@ use super::connection::{Exhausted, Io, earlier};
 use super::linger::Lingering;
 use crate::monitor::{DisconnectReason, Failure};
 use crate::options::Options;
-use crate::pipe::{Loss, Owner, PeerInfo, Pipe, Run};
+use crate::peer::PeerInfo;
+use crate::pipe::{Loss, Owner, Pipe, Run};
 use crate::transport::Stream;
 use crate::wire::{
     self, Beat, Command, Ended, Heartbeat, HeartbeatConfig, ProtocolError, Scanner, Subscription,

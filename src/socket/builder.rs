@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Socket;
 use super::core::Core;
-use crate::context::{Shared, SocketControl};
+use super::shared::{Shared, SocketControl};
 use crate::error::SetupError;
 use crate::options::Options;
 use crate::pattern::{Dealer, Pattern, Pub, Pull, Push, Router, Sub};

@@ -10,17 +10,19 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::inbound::Inbound;
+use super::shared::{Shared, SocketControl};
 use super::stats::{LossCounters, Stats};
 use super::wait::{Key, WaitList};
 use crate::completion::{Completion, Guard, completion};
-use crate::context::{Shared, SocketControl};
 use crate::error::{SetupError, WaitError};
 use crate::message::Message;
 use crate::monitor::{Event, Reporter};
 use crate::options::Options;
-use crate::pattern::{Behaviour, PeerId, Sending, Unsent};
-use crate::pipe::{Loss, Pipe, lock};
+use crate::pattern::{Behaviour, Sending, Unsent};
+use crate::peer::PeerId;
+use crate::pipe::{Loss, Pipe};
 use crate::reactor::{EndpointId, Job, Scope, SocketId, random_seed};
+use crate::sync::lock;
 use crate::transport::{self, Endpoint};
 use crate::wire::HandshakeConfig;
 

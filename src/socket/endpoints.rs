@@ -4,13 +4,14 @@ use std::io;
 use std::sync::Arc;
 
 use super::core::{Attachment, Core, Peer};
+use super::shared::{Binder, Connector};
 use crate::completion::completion;
-use crate::context::{Binder, Connector};
 use crate::error::SetupError;
 use crate::monitor::{Event, HandshakeFailure};
 use crate::pattern::Behaviour;
-use crate::pipe::{Candidate, INPROC_VERSION, Link, Owner, Pipe, Place, Source, lock};
+use crate::pipe::{Candidate, INPROC_VERSION, Link, Owner, Pipe, Place, Source};
 use crate::reactor::{Belongs, EndpointId, Job, Scope};
+use crate::sync::lock;
 use crate::transport::{Endpoint, EndpointError, Listener, ipc, tcp};
 use crate::wire::{Established, Metadata, ProtocolError, ReadyPeer};
 

@@ -12,7 +12,9 @@ use std::task::Waker;
 use super::wait::{Key, WaitList};
 use crate::message::Message;
 use crate::pattern::{FairQueue, Lane};
-use crate::pipe::{Loss, PeerInfo, Pipe, Resume, Run, lock};
+use crate::peer::PeerInfo;
+use crate::pipe::{Loss, Pipe, Resume, Run};
+use crate::sync::lock;
 
 /// Why no message was taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

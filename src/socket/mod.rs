@@ -7,6 +7,7 @@ mod endpoints;
 mod futures;
 mod inbound;
 mod peers;
+mod shared;
 mod stats;
 mod wait;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 pub use builder::{Builder, TcpKeepalive};
 pub use futures::{RecvFromFuture, RecvFuture, SendFuture};
+pub(crate) use shared::Shared;
 pub use stats::Stats;
 
 use self::core::Core;

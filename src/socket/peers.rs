@@ -9,8 +9,10 @@ use super::inbound::release;
 use crate::monitor::Event;
 use crate::options::Options;
 use crate::pattern::Behaviour;
-use crate::pipe::{Candidate, Loss, Owner, PeerInfo, Pipe, Place, Refusal, Resume, Run, lock};
+use crate::peer::{PeerId, PeerInfo, Refusal};
+use crate::pipe::{Candidate, Loss, Owner, Pipe, Place, Resume, Run};
 use crate::reactor::Job;
+use crate::sync::lock;
 use crate::transport::Endpoint;
 use crate::wire::{HandshakeConfig, ProtocolError, Subscription};
 
@@ -181,7 +183,7 @@ impl<P: Behaviour> Owner for Core<P> {
         result
     }
 
-    fn writable(&self, id: crate::pattern::PeerId) {
+    fn writable(&self, id: PeerId) {
         let mut state = lock(&self.state);
         state.pattern.writable(id);
         let wakers = self.wake_senders(&mut state, false);
