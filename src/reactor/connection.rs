@@ -15,7 +15,7 @@ use crate::completion::Guard;
 use crate::monitor::{DisconnectReason, Event, Failure, HandshakeFailure};
 use crate::pipe::{Candidate, Link, Loss, Pipe, Place, Source};
 use crate::transport::Stream;
-use crate::wire::{Handshake, Progress};
+use crate::wire::{self, Handshake, Progress};
 
 /// Reads of one connection in one turn; then the others have theirs.
 const READS_PER_TURN: usize = 4;
@@ -250,7 +250,12 @@ impl Connection {
                     unsent,
                 };
                 let owner = &self.belongs.owner;
-                let pipe = owner.attach(candidate)?;
+                let pipe = owner.attach(candidate).inspect_err(|refusal| {
+                    // The peer has our READY already, so this is its only way to learn the reason. Best effort.
+                    let mut error = Vec::new();
+                    wire::put_error(&mut error, &refusal.to_string());
+                    let _ = self.stream.write(&error);
+                })?;
                 self.phase = Phase::Open(Box::new(Open::new(pipe, owner.options(), rest, io.now)));
                 Ok(Exhausted::No)
             }

@@ -64,11 +64,12 @@ impl Dialer {
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let retry = match self.phase {
-            Phase::Waiting { until } => until,
-            _ => None,
-        };
-        earlier(retry, self.lingering.as_ref().and_then(Lingering::deadline))
+        let lingering = self.lingering.as_ref().and_then(Lingering::deadline);
+        match self.phase {
+            Phase::Waiting { until } => earlier(until, lingering),
+            Phase::Resolving | Phase::Trying { .. } => lingering,
+            Phase::Up { .. } => None,
+        }
     }
 
     /// How long, and for whom, a dialer that is closing lingers.
@@ -92,9 +93,14 @@ impl Dialer {
         resolver: &Resolver,
         now: Instant,
     ) -> Result<Dial, ()> {
-        if let Some(lingering) = &mut self.lingering {
-            let report = self.pipe.as_ref().map(|pipe| pipe.outbox_report()).unwrap_or_default();
-            if self.pipe.is_none() || report.drained || lingering.is_over(report.progress, now) {
+        // Once the connection stands, it lingers by itself.
+        if let Some(lingering) = &mut self.lingering
+            && !matches!(self.phase, Phase::Up { .. })
+        {
+            let report = self.pipe.as_ref().map(|pipe| pipe.outbox_report());
+            let over = report
+                .is_none_or(|report| report.drained || lingering.is_over(report.progress, now));
+            if over {
                 return Err(());
             }
         }

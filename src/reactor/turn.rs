@@ -107,6 +107,8 @@ impl Turn {
         while !self.stopping {
             self.turn();
         }
+        // Jobs hold sockets, which hold the mailbox: what came too late must not keep that circle alive.
+        self.mailbox.take(&mut Vec::new());
     }
 
     /// One turn. Blocks only when there is nothing to do.
