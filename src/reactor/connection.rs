@@ -15,6 +15,7 @@ use crate::completion::Guard;
 use crate::monitor::{DisconnectReason, Event, Failure, HandshakeFailure};
 use crate::pipe::{Candidate, Link, Loss, Pipe, Place, Source};
 use crate::transport::Stream;
+use crate::transport::readiness::Registry;
 use crate::wire::{self, Handshake, Progress};
 
 /// Reads of one connection in one turn; then the others have theirs.
@@ -352,7 +353,7 @@ impl Connection {
     }
 
     /// Ends the stream and tells the socket. The connection is no source of the reactor any more.
-    pub(crate) fn finish(self, registry: &mio::Registry, ending: &Ending) {
+    pub(crate) fn finish(self, registry: &Registry, ending: &Ending) {
         let owner = &self.belongs.owner;
         let endpoint = self.belongs.endpoint.clone();
         // A writer may still hold the stream for a moment, so closing it here would not be enough. Either fails only

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::connection::HalfOpen;
 use super::mailbox::Belongs;
 use crate::monitor::{Event, Failure};
+use crate::transport::readiness::{Registry, Token};
 use crate::transport::{AcceptFailure, Listener, Stream};
 
 /// Connections one listener accepts in one turn.
@@ -40,12 +41,8 @@ impl ListenerSource {
         Self { belongs, listener, half_open, paused_until: None, pause: PAUSE_MIN }
     }
 
-    pub(crate) fn register(
-        &mut self,
-        registry: &mio::Registry,
-        token: usize,
-    ) -> std::io::Result<()> {
-        self.listener.register(registry, mio::Token(token))
+    pub(crate) fn register(&mut self, registry: &Registry, token: usize) -> std::io::Result<()> {
+        self.listener.register(registry, Token(token))
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {

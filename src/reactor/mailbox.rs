@@ -14,6 +14,7 @@ use super::listener::Accepted;
 use crate::completion::Guard;
 use crate::pipe::{Doorbell, Owner, Pipe, Ring};
 use crate::sync::lock;
+use crate::transport::readiness::Waker;
 use crate::transport::{Endpoint, Listener};
 
 /// Number of a bound or connected endpoint within a context.
@@ -86,11 +87,11 @@ pub(crate) enum Job {
 pub(crate) struct Mailbox {
     jobs: Mutex<Vec<Job>>,
     asleep: AtomicBool,
-    waker: mio::Waker,
+    waker: Waker,
 }
 
 impl Mailbox {
-    pub(crate) fn new(waker: mio::Waker) -> Self {
+    pub(crate) fn new(waker: Waker) -> Self {
         Self { jobs: Mutex::new(Vec::new()), asleep: AtomicBool::new(false), waker }
     }
 

@@ -9,8 +9,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Interest, Poll, Token};
-
 use super::Pool;
 use super::connection::{Connection, Ending, Io, Origin, Outcome};
 use super::dialer::{Dial, Dialed, Dialer};
@@ -23,6 +21,7 @@ use super::timers::Timers;
 use crate::completion::Guard;
 use crate::monitor::{DisconnectReason, Event, Failure};
 use crate::pipe::{Pipe, Ring};
+use crate::transport::readiness::{self, Events, Interest, Poll, Token, Waker};
 use crate::transport::{self, Listener, Stream};
 
 /// One read at most; loopback hands over no more than this at once.
@@ -80,7 +79,7 @@ impl Turn {
     /// When the operating system gives no poll handle.
     pub(crate) fn new(pool: Arc<Pool>, resolver: Resolver, seed: u64) -> std::io::Result<Self> {
         let poll = Poll::new()?;
-        let waker = mio::Waker::new(poll.registry(), Token(WAKER_TOKEN))?;
+        let waker = Waker::new(poll.registry(), Token(WAKER_TOKEN))?;
         Ok(Self {
             poll,
             events: Events::with_capacity(EVENTS_PER_POLL),
@@ -210,7 +209,7 @@ impl Turn {
         }
     }
 
-    fn on_event(&mut self, event: &mio::event::Event, now: Instant) {
+    fn on_event(&mut self, event: &readiness::Event, now: Instant) {
         let token = event.token().0;
         let closed = event.is_read_closed() || event.is_error();
         match self.sources.get(token) {

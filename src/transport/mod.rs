@@ -15,4 +15,6 @@ pub(crate) mod tcp;
 mod tests;
 
 pub use endpoint::{Endpoint, EndpointError, IpcEndpoint, TcpEndpoint, ToEndpoint};
-pub(crate) use net::{AcceptFailure, Keepalive, Listener, Stream, TransportOptions, now};
+pub(crate) use net::{
+    AcceptFailure, Keepalive, Listener, Stream, TransportOptions, now, readiness,
+};

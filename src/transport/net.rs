@@ -1,5 +1,5 @@
 //! The seam between the reactor and the operating system: one stream and one listener type over
-//! TCP and ipc, and the one clock.
+//! TCP and ipc, readiness, and the one clock.
 //!
 //! The first module that touches an arriving byte and the last that touches a leaving one. Every
 //! socket here is non-blocking, and nothing above `transport` names a socket type of the standard
@@ -12,11 +12,18 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
 use socket2::{SockRef, Socket};
 
 use super::ipc::IpcGuard;
 use super::{sys, tcp};
+
+/// Readiness, as the reactor sees it. Named here and nowhere above, so that these types can be exchanged together with
+/// the streams and the clock.
+pub(crate) mod readiness {
+    pub(crate) use mio::event::Event;
+    pub(crate) use mio::{Events, Interest, Poll, Registry, Token, Waker};
+}
+use readiness::{Interest, Registry, Token};
 
 /// The time, from the one clock that everything above uses.
 pub(crate) fn now() -> Instant {
