@@ -1,6 +1,8 @@
 //! The style of the house, checked: modules depend downwards only, files and functions stay short, the sans-I/O modules
 //! stay without I/O, sources are ASCII.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
