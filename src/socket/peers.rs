@@ -102,8 +102,9 @@ impl<P: Behaviour> Owner for Core<P> {
         let role = pipe.link(link, &opening, established);
         let wakers = self.wake_senders(&mut state, true);
         drop(state);
-        self.changed.notify_all();
+        // Before whoever waits for peers goes on: a monitor made then does not hear of this one.
         self.report(Event::PeerReady { endpoint, peer: info });
+        self.changed.notify_all();
         self.evict(ready.replaced);
         if let Some(role) = role {
             role.run();
