@@ -47,10 +47,11 @@ pub(crate) trait Behaviour: Sized + Send + 'static {
     /// A pipe that had refused a message has room again.
     fn writable(&mut self, _id: PeerId) {}
 
-    /// Chooses the pipe (or pipes) and offers the message. `to` names the peer for a type that addresses one.
+    /// Chooses the pipe (or pipes) and offers the message, which stays as it was unless it is accepted. `to` names the peer
+    /// for a type that addresses one.
     fn route(
         &mut self,
-        message: Message,
+        message: &mut Message,
         to: Option<&[u8]>,
         sending: &mut Sending,
     ) -> Result<(), Unsent>;
@@ -91,14 +92,15 @@ pub(crate) struct Ready {
     pub(crate) replaced: Option<Arc<Pipe>>,
 }
 
-/// Why a message was not routed. It comes back.
+/// Why a message was not routed.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Unsent {
     /// No peer (or not every peer that must) has room.
-    NoRoom(Message),
+    NoRoom,
     /// There is no such peer.
-    Unroutable { routing_id: Vec<u8>, message: Message },
+    Unroutable { routing_id: Vec<u8> },
     /// The message breaks a rule of the type.
-    Invalid { reason: &'static str, message: Message },
+    Invalid { reason: &'static str },
 }
 
 /// One send on its way: how it may travel, what it left to do, what it dropped.

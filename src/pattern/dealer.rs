@@ -54,7 +54,7 @@ impl Behaviour for Dealer {
     #[inline]
     fn route(
         &mut self,
-        message: Message,
+        message: &mut Message,
         _: Option<&[u8]>,
         sending: &mut Sending,
     ) -> Result<(), Unsent> {

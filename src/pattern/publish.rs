@@ -70,7 +70,7 @@ impl Behaviour for Pub {
 
     fn route(
         &mut self,
-        message: Message,
+        message: &mut Message,
         _: Option<&[u8]>,
         sending: &mut Sending,
     ) -> Result<(), Unsent> {
@@ -82,10 +82,10 @@ impl Behaviour for Pub {
             return self.publish_to_one(&only, message, sending);
         }
         let mut framed = Chunk::reusing(std::mem::take(&mut self.arena));
-        framed.push(&message);
+        framed.push(message);
         if self.no_drop && !self.all_have_room(framed.wire_bytes()) {
             self.arena = framed.into_arena();
-            return Err(Unsent::NoRoom(message));
+            return Err(Unsent::NoRoom);
         }
         for pipe in self.targets.drain(..) {
             if !sending.offer(&pipe, Content::Framed(&framed)) {
@@ -124,15 +124,15 @@ impl Pub {
     fn publish_to_one(
         &mut self,
         pipe: &Arc<Pipe>,
-        message: Message,
+        message: &Message,
         sending: &mut Sending,
     ) -> Result<(), Unsent> {
         self.targets.clear();
-        if sending.offer(pipe, Content::Message(&message)) {
+        if sending.offer(pipe, Content::Message(message)) {
             return Ok(());
         }
         if self.no_drop {
-            return Err(Unsent::NoRoom(message));
+            return Err(Unsent::NoRoom);
         }
         sending.dropped_hwm += 1;
         Ok(())

@@ -32,7 +32,7 @@ impl Behaviour for Pull {
 
     fn gone(&mut self, _: PeerId) {}
 
-    fn route(&mut self, message: Message, _: Option<&[u8]>, _: &mut Sending) -> Result<(), Unsent> {
-        Err(Unsent::Invalid { reason: "a PULL socket does not send", message })
+    fn route(&mut self, _: &mut Message, _: Option<&[u8]>, _: &mut Sending) -> Result<(), Unsent> {
+        Err(Unsent::Invalid { reason: "a PULL socket does not send" })
     }
 }

@@ -53,7 +53,7 @@ impl Behaviour for Push {
     #[inline]
     fn route(
         &mut self,
-        message: Message,
+        message: &mut Message,
         _: Option<&[u8]>,
         sending: &mut Sending,
     ) -> Result<(), Unsent> {
@@ -65,12 +65,9 @@ impl Behaviour for Push {
 #[inline]
 pub(super) fn balance_route(
     peers: &mut Balance<Arc<Pipe>>,
-    message: Message,
+    message: &Message,
     sending: &mut Sending,
 ) -> Result<(), Unsent> {
-    let content = Content::Message(&message);
-    match peers.pick(|pipe| sending.offer(pipe, content).then_some(())) {
-        Some(()) => Ok(()),
-        None => Err(Unsent::NoRoom(message)),
-    }
+    let content = Content::Message(message);
+    peers.pick(|pipe| sending.offer(pipe, content).then_some(())).ok_or(Unsent::NoRoom)
 }

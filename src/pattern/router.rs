@@ -105,29 +105,23 @@ impl Behaviour for Router {
 
     fn route(
         &mut self,
-        mut message: Message,
+        message: &mut Message,
         to: Option<&[u8]>,
         sending: &mut Sending,
     ) -> Result<(), Unsent> {
         if let Some(id) = to {
-            return self.route_to(id, message, sending).map_err(|(full, message)| match full {
-                true => Unsent::NoRoom(message),
-                false => Unsent::Unroutable { routing_id: id.to_vec(), message },
-            });
+            return self.route_to(id, message, sending);
         }
         if message.frames().len() < 2 {
             let reason = "a ROUTER's message is a routing id and at least one frame more";
-            return Err(Unsent::Invalid { reason, message });
+            return Err(Unsent::Invalid { reason });
         }
         let id = message.pop_front().unwrap_or_default();
-        self.route_to(&id, message, sending).map_err(|(full, mut message)| {
-            let routing_id = id.to_vec();
+        let routed = self.route_to(&id, message, sending);
+        if routed.is_err() {
             message.push_front(id);
-            match full {
-                true => Unsent::NoRoom(message),
-                false => Unsent::Unroutable { routing_id, message },
-            }
-        })
+        }
+        routed
     }
 
     fn present(mut message: Message) -> Message {
@@ -139,23 +133,22 @@ impl Behaviour for Router {
 }
 
 impl Router {
-    /// `Err` with the message, and whether its peer is full (or else unknown).
     fn route_to(
         &mut self,
         id: &[u8],
-        message: Message,
+        message: &Message,
         sending: &mut Sending,
-    ) -> Result<(), (bool, Message)> {
+    ) -> Result<(), Unsent> {
         let Some((_, pipe)) = self.peers.find(id) else {
             if self.mandatory {
-                return Err((false, message));
+                return Err(Unsent::Unroutable { routing_id: id.to_vec() });
             }
             sending.dropped_unroutable += 1;
             return Ok(());
         };
-        if !sending.offer(pipe, Content::Message(&message)) {
+        if !sending.offer(pipe, Content::Message(message)) {
             if self.mandatory {
-                return Err((true, message));
+                return Err(Unsent::NoRoom);
             }
             sending.dropped_hwm += 1;
         }

@@ -75,8 +75,8 @@ impl Behaviour for Sub {
         self.peers.retain(|(pipe, _)| pipe.id() != id);
     }
 
-    fn route(&mut self, message: Message, _: Option<&[u8]>, _: &mut Sending) -> Result<(), Unsent> {
-        Err(Unsent::Invalid { reason: "a SUB socket does not send", message })
+    fn route(&mut self, _: &mut Message, _: Option<&[u8]>, _: &mut Sending) -> Result<(), Unsent> {
+        Err(Unsent::Invalid { reason: "a SUB socket does not send" })
     }
 
     fn admits(&self, message: &Message) -> bool {

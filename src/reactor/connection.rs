@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::linger::Lingering;
-use super::mailbox::{Belongs, Mailbox};
+use super::mailbox::Belongs;
 use super::open::Open;
+use super::slot::Slot;
 use crate::completion::Guard;
 use crate::monitor::{DisconnectReason, Event, Failure, HandshakeFailure};
 use crate::pipe::{Candidate, Link, Loss, Pipe, Place, Source};
@@ -24,7 +25,7 @@ const READS_PER_TURN: usize = 4;
 /// What a connection needs from the reactor while it works.
 pub(crate) struct Io<'a> {
     pub(crate) scratch: &'a mut [u8],
-    pub(crate) mailbox: &'a Arc<Mailbox>,
+    pub(crate) doorbell: &'a Arc<Slot>,
     pub(crate) now: Instant,
 }
 
@@ -244,10 +245,10 @@ impl Connection {
                     established,
                     link: Link::Wire {
                         stream: Arc::clone(&self.stream),
-                        doorbell: io.mailbox.clone(),
+                        doorbell: io.doorbell.clone(),
                         connection: self.token,
                     },
-                    source: Source::Wire { doorbell: io.mailbox.clone(), connection: self.token },
+                    source: Source::Wire { doorbell: io.doorbell.clone(), connection: self.token },
                     unsent,
                 };
                 let owner = &self.belongs.owner;

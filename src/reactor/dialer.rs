@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::connection::earlier;
 use super::linger::Lingering;
-use super::mailbox::{Belongs, Job, Mailbox};
+use super::mailbox::{Belongs, Job};
 use super::resolver::Resolver;
+use super::slot::Slot;
 use crate::completion::Guard;
 use crate::monitor::{Event, Failure};
 use crate::options::Options;
@@ -89,7 +90,7 @@ impl Dialer {
     pub(crate) fn on_timer(
         &mut self,
         token: usize,
-        mailbox: &Arc<Mailbox>,
+        slot: &Arc<Slot>,
         resolver: &Resolver,
         now: Instant,
     ) -> Result<Dial, ()> {
@@ -106,7 +107,7 @@ impl Dialer {
         }
         match self.phase {
             Phase::Waiting { until: Some(until) } if until <= now => {
-                Ok(self.attempt(token, mailbox, resolver, now))
+                Ok(self.attempt(token, slot, resolver, now))
             }
             _ => Ok(Dial::Wait),
         }
@@ -115,7 +116,7 @@ impl Dialer {
     fn attempt(
         &mut self,
         token: usize,
-        mailbox: &Arc<Mailbox>,
+        slot: &Arc<Slot>,
         resolver: &Resolver,
         now: Instant,
     ) -> Dial {
@@ -127,9 +128,9 @@ impl Dialer {
                 }
                 if let Host::Name(name) = &endpoint.host {
                     self.phase = Phase::Resolving;
-                    let mailbox = Arc::clone(mailbox);
+                    let slot = Arc::clone(slot);
                     let done = move |addresses| {
-                        mailbox.post(Job::Resolved(Dialed { dialer: token, addresses }));
+                        slot.post(Job::Resolved(Dialed { dialer: token, addresses }));
                     };
                     resolver.resolve(name.clone(), endpoint.port, Box::new(done));
                     return Dial::Wait;

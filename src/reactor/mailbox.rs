@@ -12,7 +12,7 @@ use std::{fmt, io};
 use super::dialer::Dialed;
 use super::listener::Accepted;
 use crate::completion::Guard;
-use crate::pipe::{Doorbell, Owner, Pipe, Ring};
+use crate::pipe::{Owner, Pipe, Ring};
 use crate::sync::lock;
 use crate::transport::readiness::Waker;
 use crate::transport::{Endpoint, Listener};
@@ -81,23 +81,39 @@ pub(crate) enum Job {
     },
     /// Drops the connection of a pipe whose place another peer took.
     Evict(Arc<Pipe>),
-    Stop,
 }
 
 pub(crate) struct Mailbox {
     jobs: Mutex<Vec<Job>>,
     asleep: AtomicBool,
+    /// Somebody wants the turner to come out of its poll.
+    nudged: AtomicBool,
     waker: Waker,
 }
 
 impl Mailbox {
     pub(crate) fn new(waker: Waker) -> Self {
-        Self { jobs: Mutex::new(Vec::new()), asleep: AtomicBool::new(false), waker }
+        Self {
+            jobs: Mutex::new(Vec::new()),
+            asleep: AtomicBool::new(false),
+            nudged: AtomicBool::new(false),
+            waker,
+        }
     }
 
     /// Posts a job and wakes the turner if it may be asleep.
     pub(crate) fn post(&self, job: Job) {
         lock(&self.jobs).push(job);
+        self.wake();
+    }
+
+    /// Makes the turner come back from its poll, now or when it next gets there.
+    pub(crate) fn nudge(&self) {
+        self.nudged.store(true, Ordering::Relaxed);
+        self.wake();
+    }
+
+    fn wake(&self) {
         fence(Ordering::SeqCst);
         if self.asleep.swap(false, Ordering::Relaxed)
             && let Err(error) = self.waker.wake()
@@ -116,22 +132,21 @@ impl Mailbox {
     pub(crate) fn may_sleep(&self) -> bool {
         self.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        let empty = lock(&self.jobs).is_empty();
-        if !empty {
+        let may = !self.nudged.swap(false, Ordering::Relaxed) && lock(&self.jobs).is_empty();
+        if !may {
             self.awake();
         }
-        empty
+        may
+    }
+
+    /// Whether jobs are waiting.
+    pub(crate) fn has_jobs(&self) -> bool {
+        !lock(&self.jobs).is_empty()
     }
 
     /// The turner is awake and will look at its jobs before it blocks again.
     pub(crate) fn awake(&self) {
         self.asleep.store(false, Ordering::Relaxed);
-    }
-}
-
-impl Doorbell for Mailbox {
-    fn ring(&self, job: Ring) {
-        self.post(Job::Ring(job));
     }
 }
 

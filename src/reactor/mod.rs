@@ -9,8 +9,10 @@ mod linger;
 mod listener;
 mod mailbox;
 mod open;
+pub(crate) mod parker;
 mod resolver;
 mod slab;
+mod slot;
 mod timers;
 mod turn;
 
@@ -21,8 +23,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
-pub(crate) use mailbox::{Belongs, EndpointId, Job, Mailbox, Scope, SocketId};
+pub(crate) use mailbox::{Belongs, EndpointId, Job, Scope, SocketId};
 use resolver::Resolver;
+pub(crate) use slot::Slot;
 use turn::Turn;
 
 use crate::sync::lock;
@@ -30,8 +33,10 @@ use crate::sync::lock;
 /// The reactors of one context.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    mailboxes: OnceLock<Vec<Arc<Mailbox>>>,
+    slots: OnceLock<Vec<Arc<Slot>>>,
     next: AtomicUsize,
+    /// Tasks that wait for something a reactor brings.
+    tasks: Arc<AtomicUsize>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -46,46 +51,69 @@ impl Pool {
     ) -> io::Result<Arc<Self>> {
         let pool = Arc::new(Self::default());
         let resolver = Resolver::new();
-        let turns = (0..count)
-            .map(|_| Turn::new(Arc::clone(&pool), resolver.clone(), random_seed()))
-            .collect::<io::Result<Vec<_>>>()?;
-        let mailboxes = turns.iter().map(|turn| Arc::clone(turn.mailbox())).collect();
-        let set = pool.mailboxes.set(mailboxes);
-        debug_assert!(set.is_ok(), "a pool is started once");
-        for (index, turn) in turns.into_iter().enumerate() {
-            let failed = failed.clone();
-            let thread =
-                std::thread::Builder::new().name(format!("peermq-io-{index}")).spawn(move || {
-                    let turning = std::panic::AssertUnwindSafe(|| turn.run());
-                    if std::panic::catch_unwind(turning).is_err() {
-                        failed();
-                    }
-                });
-            match thread {
+        let mut slots = Vec::new();
+        for _ in 0..count {
+            let tasks = Arc::clone(&pool.tasks);
+            let turn = Turn::new(Arc::clone(&pool), resolver.clone(), tasks, random_seed())?;
+            let slot = Arc::clone(turn.slot());
+            slot.install(turn);
+            slots.push(slot);
+        }
+        for (index, slot) in slots.iter().enumerate() {
+            let (slot, failed) = (Arc::clone(slot), failed.clone());
+            let keeper = move || {
+                let keeping = std::panic::AssertUnwindSafe(|| slot.keep());
+                if std::panic::catch_unwind(keeping).is_err() {
+                    failed();
+                }
+            };
+            let name = format!("peermq-io-{index}");
+            match std::thread::Builder::new().name(name).spawn(keeper) {
                 Ok(thread) => lock(&pool.threads).push(thread),
                 Err(error) => {
-                    pool.stop();
+                    slots.iter().for_each(|slot| slot.stop());
                     return Err(error);
                 }
             }
         }
+        let set = pool.slots.set(slots);
+        debug_assert!(set.is_ok(), "a pool is started once");
         Ok(pool)
     }
 
-    pub(crate) fn mailboxes(&self) -> &[Arc<Mailbox>] {
-        self.mailboxes.get().map(Vec::as_slice).unwrap_or_default()
+    pub(crate) fn slots(&self) -> &[Arc<Slot>] {
+        self.slots.get().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The reactor that serves everything, if there is only one: then a waiting thread may turn it.
+    pub(crate) fn only(&self) -> Option<&Arc<Slot>> {
+        match self.slots() {
+            [only] => Some(only),
+            _ => None,
+        }
     }
 
     /// The reactor for the next source, in turn.
-    pub(crate) fn next(&self) -> Option<&Arc<Mailbox>> {
-        let mailboxes = self.mailboxes();
-        let index = self.next.fetch_add(1, Ordering::Relaxed) % mailboxes.len().max(1);
-        mailboxes.get(index)
+    pub(crate) fn next(&self) -> Option<&Arc<Slot>> {
+        let slots = self.slots();
+        let index = self.next.fetch_add(1, Ordering::Relaxed) % slots.len().max(1);
+        slots.get(index)
     }
 
     /// The reactor for an accepted connection, or `None` when it is the caller's own.
-    pub(crate) fn next_for_connection(&self, own: &Arc<Mailbox>) -> Option<&Arc<Mailbox>> {
-        self.next().filter(|mailbox| !Arc::ptr_eq(mailbox, own))
+    pub(crate) fn next_for_connection(&self, own: &Arc<Slot>) -> Option<&Arc<Slot>> {
+        self.next().filter(|slot| !Arc::ptr_eq(slot, own))
+    }
+
+    /// A task begins to wait: from now on the keepers turn.
+    pub(crate) fn task_waits(&self) {
+        self.tasks.fetch_add(1, Ordering::SeqCst);
+        self.slots().iter().for_each(|slot| slot.ensure_turning());
+    }
+
+    /// A task waits no more.
+    pub(crate) fn task_leaves(&self) {
+        self.tasks.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Whether the calling thread is one of this pool.
@@ -96,9 +124,7 @@ impl Pool {
 
     /// Stops the threads and waits for them; one that calls this itself is not waited for.
     pub(crate) fn stop(&self) {
-        for mailbox in self.mailboxes() {
-            mailbox.post(Job::Stop);
-        }
+        self.slots().iter().for_each(|slot| slot.stop());
         let threads = std::mem::take(&mut *lock(&self.threads));
         for thread in threads {
             if thread.thread().id() != std::thread::current().id() {

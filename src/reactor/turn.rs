@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use super::Pool;
@@ -17,6 +18,7 @@ use super::listener::{Accepted, ListenerSource};
 use super::mailbox::{Belongs, Job, Mailbox};
 use super::resolver::Resolver;
 use super::slab::{Slab, WAKER_TOKEN};
+use super::slot::Slot;
 use super::timers::Timers;
 use crate::completion::Guard;
 use crate::monitor::{DisconnectReason, Event, Failure};
@@ -26,9 +28,6 @@ use crate::transport::{self, Listener, Stream};
 
 /// One read at most; loopback hands over no more than this at once.
 const SCRATCH_BYTES: usize = 64 * 1024;
-
-/// Pause between two ticks over the outboxes of streaming senders.
-const TICK: Duration = Duration::from_micros(50);
 
 const EVENTS_PER_POLL: usize = 256;
 
@@ -64,56 +63,60 @@ pub(crate) struct Turn {
     timers: Timers,
     /// Sources that have more to do than one turn allowed.
     run_list: VecDeque<usize>,
-    /// Outboxes of streaming senders.
-    gathering: Vec<Arc<Pipe>>,
     jobs: Vec<Job>,
+    slot: Arc<Slot>,
     mailbox: Arc<Mailbox>,
     pool: Arc<Pool>,
     resolver: Resolver,
     seed: u64,
-    stopping: bool,
 }
 
 impl Turn {
+    /// A turn and the slot it belongs into.
+    ///
     /// # Errors
     /// When the operating system gives no poll handle.
-    pub(crate) fn new(pool: Arc<Pool>, resolver: Resolver, seed: u64) -> std::io::Result<Self> {
+    pub(crate) fn new(
+        pool: Arc<Pool>,
+        resolver: Resolver,
+        tasks: Arc<AtomicUsize>,
+        seed: u64,
+    ) -> std::io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), Token(WAKER_TOKEN))?;
+        let mailbox = Arc::new(Mailbox::new(waker));
+        let slot = Arc::new(Slot::new(Arc::clone(&mailbox), tasks));
         Ok(Self {
             poll,
+            slot,
+            mailbox,
             events: Events::with_capacity(EVENTS_PER_POLL),
             scratch: vec![0; SCRATCH_BYTES],
             sources: Slab::new(),
             timers: Timers::default(),
             run_list: VecDeque::new(),
-            gathering: Vec::new(),
             jobs: Vec::new(),
-            mailbox: Arc::new(Mailbox::new(waker)),
             pool,
             resolver,
             seed,
-            stopping: false,
         })
     }
 
-    pub(crate) fn mailbox(&self) -> &Arc<Mailbox> {
-        &self.mailbox
+    pub(crate) fn slot(&self) -> &Arc<Slot> {
+        &self.slot
     }
 
-    /// Turns until told to stop.
-    pub(crate) fn run(mut self) {
-        while !self.stopping {
-            self.turn();
-        }
-        // Jobs hold sockets, which hold the mailbox: what came too late must not keep that circle alive.
-        self.mailbox.take(&mut Vec::new());
+    /// Whether there is something to do at once or within `time`.
+    pub(crate) fn has_work_within(&self, time: Duration) -> bool {
+        !self.run_list.is_empty()
+            || self.mailbox.has_jobs()
+            || self.timers.next_in(transport::now()).is_some_and(|left| left <= time)
     }
 
-    /// One turn. Blocks only when there is nothing to do.
-    pub(crate) fn turn(&mut self) {
+    /// One turn. Blocks only when there is nothing to do, and not beyond `limit`.
+    pub(crate) fn turn(&mut self, limit: Option<Instant>) {
         self.take_jobs();
-        let mut timeout = self.poll_timeout();
+        let mut timeout = self.poll_timeout(limit);
         if timeout != Some(Duration::ZERO) && !self.mailbox.may_sleep() {
             timeout = Some(Duration::ZERO);
         }
@@ -137,25 +140,15 @@ impl Turn {
         while let Some(token) = self.timers.pop_due(&mut self.sources, now) {
             self.on_timer(token, now);
         }
-        self.tick();
     }
 
-    fn poll_timeout(&self) -> Option<Duration> {
-        if self.stopping || !self.run_list.is_empty() || !self.gathering.is_empty() {
+    fn poll_timeout(&self, limit: Option<Instant>) -> Option<Duration> {
+        if !self.run_list.is_empty() {
             return Some(Duration::ZERO);
         }
-        self.timers.next_in(transport::now())
-    }
-
-    /// Writes what streaming senders left behind, then gives them a moment to gather more.
-    fn tick(&mut self) {
-        if self.gathering.is_empty() {
-            return;
-        }
-        self.gathering.retain(Pipe::tick);
-        if !self.gathering.is_empty() && self.run_list.is_empty() {
-            std::thread::park_timeout(TICK);
-        }
+        let now = transport::now();
+        let limit = limit.map(|limit| limit.saturating_duration_since(now));
+        [limit, self.timers.next_in(now)].into_iter().flatten().min()
     }
 
     fn take_jobs(&mut self) {
@@ -172,7 +165,7 @@ impl Turn {
 
     fn on_job(&mut self, job: Job, now: Instant) {
         match job {
-            Job::Ring(Ring::Flush(pipe)) => self.gathering.push(pipe),
+            Job::Ring(Ring::Flush(pipe)) => pipe.flush(),
             Job::Ring(Ring::Resume(token)) => self.with_connection(token, now, Connection::resume),
             Job::Ring(Ring::Drained(token)) => {
                 self.with_connection(token, now, |connection, io| {
@@ -205,7 +198,6 @@ impl Turn {
                 }
             }
             Job::Evict(pipe) => self.evict(&pipe, now),
-            Job::Stop => self.stopping = true,
         }
     }
 
@@ -239,7 +231,7 @@ impl Turn {
             }
             Some(Source::Listener(_)) => self.accept(token, now),
             Some(Source::Dialer(dialer)) => {
-                match dialer.on_timer(token, &self.mailbox, &self.resolver, now) {
+                match dialer.on_timer(token, &self.slot, &self.resolver, now) {
                     Ok(dial) => self.dial(token, dial, now),
                     Err(()) => self.end_dialer(token, now),
                 }
@@ -262,7 +254,7 @@ impl Turn {
     ) {
         let Some(Source::Connection(connection)) = self.sources.get_mut(token) else { return };
         let was_open = connection.was_open();
-        let mut io = Io { scratch: &mut self.scratch, mailbox: &self.mailbox, now };
+        let mut io = Io { scratch: &mut self.scratch, doorbell: &self.slot, now };
         let outcome = work(connection, &mut io);
         let came_up = !was_open && connection.was_open();
         let dialer = match connection.origin {
@@ -368,7 +360,7 @@ impl Turn {
         }
         self.arm(token);
         for stream in accepted {
-            match self.pool.next_for_connection(&self.mailbox) {
+            match self.pool.next_for_connection(&self.slot) {
                 Some(other) => other.post(Job::Adopt(stream)),
                 None => self.adopt(stream, now),
             }

@@ -10,7 +10,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::inbound::Inbound;
-use super::shared::{Shared, SocketControl};
+use super::shared::{Shared, SocketControl, WaitingTask};
 use super::stats::{LossCounters, Stats};
 use super::wait::{Key, WaitList};
 use crate::completion::{Completion, Guard, completion};
@@ -21,7 +21,7 @@ use crate::options::Options;
 use crate::pattern::{Behaviour, Sending, Unsent};
 use crate::peer::PeerId;
 use crate::pipe::{Loss, Pipe};
-use crate::reactor::{EndpointId, Job, Scope, SocketId, random_seed};
+use crate::reactor::{EndpointId, Job, Scope, Slot, SocketId, random_seed};
 use crate::sync::lock;
 use crate::transport::{self, Endpoint};
 use crate::wire::HandshakeConfig;
@@ -31,10 +31,8 @@ const FLUSHED_MAX: usize = 16;
 
 /// Why a message was not accepted now.
 pub(crate) enum NotSent {
-    NoRoom(Message),
-    Unroutable { routing_id: Vec<u8>, message: Message },
-    Invalid { reason: &'static str, message: Message },
-    Closed(Message),
+    Unsent(Unsent),
+    Closed,
 }
 
 pub(crate) struct Core<P: Behaviour> {
@@ -123,6 +121,16 @@ impl<P: Behaviour> Core<P> {
         })
     }
 
+    /// The reactor that a thread waiting for this socket may turn.
+    pub(crate) fn slot(&self) -> Option<&Slot> {
+        self.context.only_slot()
+    }
+
+    /// A task begins to wait for this socket.
+    pub(crate) fn task_waits(&self) -> WaitingTask {
+        self.context.task_waits()
+    }
+
     pub(crate) fn options(&self) -> &Arc<Options> {
         &self.options
     }
@@ -135,11 +143,12 @@ impl<P: Behaviour> Core<P> {
         PeerId(self.next_peer.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Routes a message, or registers `waiting` under the same lock that found no room.
+    /// Routes a message, or registers `waiting` under the same lock that found no room. A message that is not accepted
+    /// stays as it was.
     #[inline]
     pub(crate) fn send_attempt(
         &self,
-        message: Message,
+        message: &mut Message,
         to: Option<&[u8]>,
         waiting: Option<(&mut Key, &Waker)>,
     ) -> Result<(), NotSent> {
@@ -148,10 +157,11 @@ impl<P: Behaviour> Core<P> {
         let mut sending = Sending::new(answering);
         let mut state = lock(&self.state);
         if state.closed {
-            return Err(NotSent::Closed(message));
+            return Err(NotSent::Closed);
         }
         if message.frames().is_empty() {
-            return Err(NotSent::Invalid { reason: "a message has at least one frame", message });
+            let reason = "a message has at least one frame";
+            return Err(NotSent::Unsent(Unsent::Invalid { reason }));
         }
         let routed = state.pattern.route(message, to, &mut sending);
         let mut next = None;
@@ -162,7 +172,7 @@ impl<P: Behaviour> Core<P> {
                 // Room for this one may be room for the next waiter too.
                 next = state.senders.take_one();
             }
-            Err(Unsent::NoRoom(_)) => {
+            Err(Unsent::NoRoom) => {
                 if let Some((key, waker)) = waiting {
                     state.senders.register(key, waker);
                 }
@@ -181,13 +191,7 @@ impl<P: Behaviour> Core<P> {
         if let Some(waker) = next {
             waker.wake();
         }
-        routed.map_err(|unsent| match unsent {
-            Unsent::NoRoom(message) => NotSent::NoRoom(message),
-            Unsent::Unroutable { routing_id, message } => {
-                NotSent::Unroutable { routing_id, message }
-            }
-            Unsent::Invalid { reason, message } => NotSent::Invalid { reason, message },
-        })
+        routed.map_err(NotSent::Unsent)
     }
 
     #[inline]
@@ -339,9 +343,9 @@ impl<P: Behaviour> Core<P> {
         senders.into_iter().for_each(Waker::wake);
         self.inbound.close();
         self.close_inproc(&endpoints, linger, &guard);
-        for mailbox in self.context.mailboxes() {
+        for slot in self.context.slots() {
             let scope = Scope::Socket(self.id);
-            mailbox.post(Job::Close { scope, linger, guard: guard.clone() });
+            slot.post(Job::Close { scope, linger, guard: guard.clone() });
         }
         self.context.remember_close(completion.clone());
         completion

@@ -40,14 +40,14 @@ impl<P: Behaviour> Core<P> {
     fn listen(&self, listener: Listener, real: &Endpoint) -> Result<(), SetupError> {
         let id = self.context.next_endpoint_id();
         let belongs = self.belongs(id, real.clone()).ok_or(SetupError::Closed)?;
-        let mailbox = self.context.pool()?.next().ok_or(SetupError::Closed)?;
+        let slot = self.context.pool()?.next().ok_or(SetupError::Closed)?;
         let mut state = lock(&self.state);
         if state.closed {
             return Err(SetupError::Closed);
         }
         state.endpoints.push(Attachment { id, endpoint: real.clone(), bound: true, pipe: None });
         // Posted under the lock, so that a close cannot overtake it.
-        mailbox.post(Job::Listen { listener, belongs });
+        slot.post(Job::Listen { listener, belongs });
         Ok(())
     }
 
@@ -69,7 +69,7 @@ impl<P: Behaviour> Core<P> {
             if let Endpoint::Inproc(name) = endpoint {
                 self.check_inproc_type(endpoint, name)?;
             }
-            let mailbox = self.context.pool()?.next().ok_or(SetupError::Closed)?;
+            let slot = self.context.pool()?.next().ok_or(SetupError::Closed)?;
             state.endpoints.push(Attachment {
                 id,
                 endpoint: endpoint.clone(),
@@ -83,7 +83,7 @@ impl<P: Behaviour> Core<P> {
             }
             if !matches!(endpoint, Endpoint::Inproc(_)) {
                 let belongs = self.belongs(id, endpoint.clone()).ok_or(SetupError::Closed)?;
-                mailbox.post(Job::Dial { pipe: pipe.clone(), belongs });
+                slot.post(Job::Dial { pipe: pipe.clone(), belongs });
             }
         }
         if let Endpoint::Inproc(name) = endpoint {
@@ -150,8 +150,8 @@ impl<P: Behaviour> Core<P> {
 
     fn post_close(&self, scope: Scope, guard: crate::completion::Guard) {
         let linger = self.options.linger;
-        for mailbox in self.context.mailboxes() {
-            mailbox.post(Job::Close { scope, linger, guard: guard.clone() });
+        for slot in self.context.slots() {
+            slot.post(Job::Close { scope, linger, guard: guard.clone() });
         }
     }
 
@@ -264,7 +264,7 @@ impl<P: Behaviour> Core<P> {
         peer: &crate::wire::HandshakeConfig,
         other: &Arc<Pipe>,
     ) -> Option<Candidate> {
-        let mailbox = self.context.mailboxes().first()?.clone();
+        let slot = self.context.slots().first()?.clone();
         Some(Candidate {
             place,
             endpoint: endpoint.clone(),
@@ -276,7 +276,7 @@ impl<P: Behaviour> Core<P> {
                 metadata: Metadata::default(),
             },
             established: Established::in_process(),
-            link: Link::Inproc { doorbell: mailbox },
+            link: Link::Inproc { doorbell: slot },
             source: Source::Inproc(Arc::clone(other)),
             unsent: Vec::new(),
         })

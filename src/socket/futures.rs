@@ -8,31 +8,29 @@ use std::task::{Context, Poll};
 
 use super::core::{Core, NotSent};
 use super::inbound::NotTaken;
+use super::shared::WaitingTask;
 use super::wait::Key;
 use crate::error::{RecvError, SendError};
 use crate::message::{Frame, Message};
-use crate::pattern::{Behaviour, Pattern, Router, RoutingId, sender_of};
+use crate::pattern::{Behaviour, Pattern, Router, RoutingId, Unsent, sender_of};
 
 /// Sends without waiting.
 #[allow(clippy::result_large_err)]
 #[inline]
 pub(super) fn try_send<P: Behaviour>(
     core: &Core<P>,
-    message: Message,
+    mut message: Message,
     to: Option<&[u8]>,
 ) -> Result<(), SendError> {
-    core.send_attempt(message, to, None).map_err(|not_sent| match not_sent {
-        NotSent::NoRoom(message) => SendError::Full(message),
-        other => final_error(other),
-    })
+    core.send_attempt(&mut message, to, None).map_err(|not_sent| send_error(not_sent, message))
 }
 
-fn final_error(not_sent: NotSent) -> SendError {
+fn send_error(not_sent: NotSent, message: Message) -> SendError {
     match not_sent {
-        NotSent::NoRoom(message) => SendError::Full(message),
-        NotSent::Closed(message) => SendError::Closed(message),
-        NotSent::Invalid { reason, message } => SendError::Invalid { reason, message },
-        NotSent::Unroutable { routing_id, message } => {
+        NotSent::Closed => SendError::Closed(message),
+        NotSent::Unsent(Unsent::NoRoom) => SendError::Full(message),
+        NotSent::Unsent(Unsent::Invalid { reason }) => SendError::Invalid { reason, message },
+        NotSent::Unsent(Unsent::Unroutable { routing_id }) => {
             SendError::Unroutable { routing_id: routing_id.escape_ascii().to_string(), message }
         }
     }
@@ -81,11 +79,24 @@ pub struct SendFuture<P: Pattern> {
     message: Option<Message>,
     to: Option<RoutingId>,
     key: Key,
+    waiter: Waiter,
+}
+
+/// Who runs a future: a task, for which the keeper has to turn, or a thread that turns for itself.
+#[derive(Debug)]
+enum Waiter {
+    Thread,
+    Task(Option<WaitingTask>),
 }
 
 impl<P: Pattern> SendFuture<P> {
     pub(super) fn new(core: Arc<Core<P>>, message: Message, to: Option<RoutingId>) -> Self {
-        Self { core, message: Some(message), to, key: None }
+        Self { core, message: Some(message), to, key: None, waiter: Waiter::Task(None) }
+    }
+
+    /// The future of a blocking send.
+    pub(super) fn of_thread(core: Arc<Core<P>>, message: Message, to: Option<RoutingId>) -> Self {
+        Self { core, message: Some(message), to, key: None, waiter: Waiter::Thread }
     }
 
     /// The message that was not sent; empty once it was.
@@ -101,19 +112,22 @@ impl<P: Pattern> Future for SendFuture<P> {
     /// Never; polled again after it was ready, it stays pending.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let Some(message) = this.message.take() else { return Poll::Pending };
+        let Some(mut message) = this.message.take() else { return Poll::Pending };
         let waiting = Some((&mut this.key, context.waker()));
         let to = this.to.as_ref().map(RoutingId::as_slice);
-        match this.core.send_attempt(message, to, waiting) {
+        match this.core.send_attempt(&mut message, to, waiting) {
             Ok(()) => {
                 this.core.leave_senders(&mut this.key, true);
                 Poll::Ready(Ok(()))
             }
-            Err(NotSent::NoRoom(message)) => {
+            Err(NotSent::Unsent(Unsent::NoRoom)) => {
                 this.message = Some(message);
+                if let Waiter::Task(waiting @ None) = &mut this.waiter {
+                    *waiting = Some(this.core.task_waits());
+                }
                 Poll::Pending
             }
-            Err(other) => Poll::Ready(Err(final_error(other))),
+            Err(other) => Poll::Ready(Err(send_error(other, message))),
         }
     }
 }
@@ -135,17 +149,21 @@ impl<P: Pattern> fmt::Debug for SendFuture<P> {
 pub struct RecvFuture<P: Pattern> {
     core: Arc<Core<P>>,
     key: Key,
+    waiting: Option<WaitingTask>,
 }
 
 impl<P: Pattern> RecvFuture<P> {
     pub(super) fn new(core: Arc<Core<P>>) -> Self {
-        Self { core, key: None }
+        Self { core, key: None, waiting: None }
     }
 
     fn poll_raw(&mut self, context: &Context<'_>) -> Poll<Result<Message, RecvError>> {
         let polled = poll_take(&self.core, &mut self.key, context);
         if polled.is_ready() {
             self.core.inbound().leave_after(&mut self.key, true);
+            self.waiting = None;
+        } else if self.waiting.is_none() {
+            self.waiting = Some(self.core.task_waits());
         }
         polled
     }

@@ -208,8 +208,9 @@ impl<P: CanSend> Socket<P> {
         match futures::try_send(self.core(), message, to.map(RoutingId::as_slice)) {
             Err(SendError::Full(message)) => {
                 let deadline = timeout.and_then(|timeout| transport::now().checked_add(timeout));
-                let mut future = SendFuture::new(Arc::clone(self.core()), message, to.cloned());
-                match block_on(&mut future, deadline) {
+                let core = Arc::clone(self.core());
+                let mut future = SendFuture::of_thread(core, message, to.cloned());
+                match block_on(&mut future, self.core().slot(), deadline) {
                     Some(sent) => sent,
                     None => Err(SendError::Timeout(future.into_message())),
                 }
@@ -284,7 +285,7 @@ impl<P: CanReceive> Socket<P> {
                 let future = std::future::poll_fn(|context| {
                     futures::poll_take(self.core(), &mut key, context)
                 });
-                let received = block_on(future, deadline);
+                let received = block_on(future, self.core().slot(), deadline);
                 self.core().inbound().leave_after(&mut key, received.is_some());
                 received.unwrap_or(Err(RecvError::Timeout))
             }

@@ -54,8 +54,8 @@ impl<P: Behaviour> Core<P> {
 
     fn evict(&self, replaced: Option<Arc<Pipe>>) {
         let Some(pipe) = replaced else { return };
-        for mailbox in self.context.mailboxes() {
-            mailbox.post(Job::Evict(Arc::clone(&pipe)));
+        for slot in self.context.slots() {
+            slot.post(Job::Evict(Arc::clone(&pipe)));
         }
         self.session_lost(&pipe);
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use crate::completion::Completion;
 use crate::error::SetupError;
 use crate::pipe::{Owner, Pipe};
-use crate::reactor::{EndpointId, Mailbox, Pool, SocketId};
+use crate::reactor::{EndpointId, Pool, Slot, SocketId};
 use crate::sync::lock;
 use crate::transport::Endpoint;
 use crate::transport::inproc::Rendezvous;
@@ -44,6 +44,18 @@ impl fmt::Debug for Binder {
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.socket)
+    }
+}
+
+/// A task that waits for something a reactor brings.
+#[derive(Debug)]
+pub(crate) struct WaitingTask(Arc<Shared>);
+
+impl Drop for WaitingTask {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0.pool.get() {
+            pool.task_leaves();
+        }
     }
 }
 
@@ -109,8 +121,21 @@ impl Shared {
         Ok(self.pool.get_or_init(|| pool))
     }
 
-    pub(crate) fn mailboxes(&self) -> &[Arc<Mailbox>] {
-        self.pool.get().map(|pool| pool.mailboxes()).unwrap_or_default()
+    pub(crate) fn slots(&self) -> &[Arc<Slot>] {
+        self.pool.get().map(|pool| pool.slots()).unwrap_or_default()
+    }
+
+    /// The only reactor, if there is just one.
+    pub(crate) fn only_slot(&self) -> Option<&Slot> {
+        self.pool.get().and_then(|pool| pool.only()).map(|slot| &**slot)
+    }
+
+    /// Counts a waiting task as long as the result lives: the keepers turn for it.
+    pub(crate) fn task_waits(self: &Arc<Self>) -> WaitingTask {
+        if let Some(pool) = self.pool.get() {
+            pool.task_waits();
+        }
+        WaitingTask(Arc::clone(self))
     }
 
     pub(crate) fn next_socket_id(&self) -> SocketId {

@@ -4,17 +4,13 @@
 //! last time; whoever brings news takes waiters out of the list under the same lock and wakes them after. A waiter
 //! that was taken out is *notified*: it must look again, or pass the notification on if it gives up.
 
-use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use crate::transport::now;
+use crate::reactor::{Slot, parker};
 
 /// A waiter's place in a list; `None` while it has none.
 pub(crate) type Key = Option<u64>;
@@ -74,64 +70,39 @@ impl WaitList {
     }
 }
 
-/// Wakes a parked thread. The flag tells a wake-up from a spurious return of `park`.
-struct Parker {
-    thread: Thread,
-    notified: AtomicBool,
-}
-
-impl Wake for Parker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.notified.swap(true, Ordering::Release) {
-            self.thread.unpark();
-        }
-    }
-}
-
-thread_local! {
-    static PARKER: OnceCell<(Arc<Parker>, Waker)> = const { OnceCell::new() };
-}
-
-/// Runs `future` on this thread, parked while it is pending. `None` when `deadline` came first; the future is dropped
-/// then, which takes it out of whatever list it waits in.
-pub(crate) fn block_on<F: Future>(future: F, deadline: Option<Instant>) -> Option<F::Output> {
+/// Runs `future` on this thread, which waits while it is pending: on the reactor's token if there is a `slot`, else
+/// parked. `None` when `deadline` came first; the future is dropped then, which takes it out of whatever list it waits in.
+pub(crate) fn block_on<F: Future>(
+    future: F,
+    slot: Option<&Slot>,
+    deadline: Option<Instant>,
+) -> Option<F::Output> {
     let mut future = pin!(future);
-    PARKER.with(|parker| {
-        let (parker, waker) = parker.get_or_init(|| {
-            let thread = std::thread::current();
-            let parker = Arc::new(Parker { thread, notified: AtomicBool::new(false) });
-            let waker = Waker::from(Arc::clone(&parker));
-            (parker, waker)
-        });
-        let mut context = Context::from_waker(waker);
-        loop {
-            if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
-                return Some(output);
-            }
-            while !parker.notified.swap(false, Ordering::Acquire) {
-                match deadline {
-                    None => std::thread::park(),
-                    Some(deadline) => {
-                        let left = deadline.saturating_duration_since(now());
-                        if left.is_zero() {
-                            return None;
-                        }
-                        std::thread::park_timeout(left);
-                    }
-                }
-            }
+    let (parker, waker) = parker::this_thread();
+    let mut context = Context::from_waker(&waker);
+    let mut seat = None;
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return Some(output);
         }
-    })
+        let notified = match slot {
+            Some(slot) => seat.get_or_insert_with(|| slot.sit()).wait(&parker, deadline),
+            None => parker.wait(deadline),
+        };
+        if !notified {
+            return None;
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
+
+    use super::*;
+    use crate::transport::now;
 
     #[test]
     fn a_waiter_that_leaves_after_it_was_notified_says_so() {
@@ -150,8 +121,8 @@ mod tests {
     #[test]
     fn a_pending_future_ends_at_the_deadline() {
         let deadline = now() + Duration::from_millis(5);
-        assert_eq!(block_on(std::future::pending::<()>(), Some(deadline)), None);
-        assert_eq!(block_on(std::future::ready(7), Some(deadline)), Some(7));
+        assert_eq!(block_on(std::future::pending::<()>(), None, Some(deadline)), None);
+        assert_eq!(block_on(std::future::ready(7), None, Some(deadline)), Some(7));
     }
 
     #[test]
@@ -172,6 +143,6 @@ mod tests {
             }
             Poll::Pending
         });
-        assert_eq!(block_on(future, None), Some(()));
+        assert_eq!(block_on(future, None, None), Some(()));
     }
 }
