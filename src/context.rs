@@ -25,7 +25,7 @@ impl Drop for Handle {
 /// Owns the I/O threads and makes sockets. Cloning gives another handle to the same context.
 ///
 /// Dropping the last handle closes every socket of the context (blocked calls return an error) and blocks until
-/// what they had accepted is sent, or their linger time has passed without progress. Sockets do not keep the context
+/// what they had accepted is sent and their peers have closed in turn, or their linger time has passed without progress. Sockets do not keep the context
 /// alive: keep a handle where they are used.
 ///
 /// ```

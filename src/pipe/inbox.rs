@@ -35,6 +35,8 @@ struct Credit {
     messages: usize,
     bytes: usize,
     stalled: bool,
+    /// The socket is closed: what a sender in this process has queued stays with it, and is counted there.
+    shut: bool,
     source: Source,
 }
 
@@ -57,7 +59,8 @@ impl Resume {
 
 impl Inbox {
     pub(crate) fn new(marks: Marks, conflate: bool) -> Self {
-        let credit = Credit { messages: 0, bytes: 0, stalled: false, source: Source::None };
+        let credit =
+            Credit { messages: 0, bytes: 0, stalled: false, shut: false, source: Source::None };
         Self { marks, conflate, credit: Mutex::new(credit) }
     }
 
@@ -77,6 +80,12 @@ impl Inbox {
         credit.stalled = false;
     }
 
+    /// Nobody will read any more. A peer in this process sends nothing further; one on a wire is read, and discarded, until
+    /// its connection ends.
+    pub(crate) fn shut(&self) {
+        lock(&self.credit).shut = true;
+    }
+
     /// The peer is gone for good: counts it among the orphans as long as something of it is unread.
     pub(crate) fn orphan(&self, orphans: &Arc<AtomicUsize>) {
         let mut credit = lock(&self.credit);
@@ -91,10 +100,14 @@ impl Inbox {
 
     /// What may be admitted now; `None` at a mark, and then the reader is resumed later.
     pub(crate) fn allowance(&self) -> Option<Allowance> {
+        let mut credit = lock(&self.credit);
+        if credit.shut && matches!(credit.source, Source::Inproc(_)) {
+            credit.stalled = true;
+            return None;
+        }
         if self.conflate {
             return Some(Allowance { messages: usize::MAX, bytes: usize::MAX });
         }
-        let mut credit = lock(&self.credit);
         let room = Allowance {
             messages: self.marks.messages.saturating_sub(credit.messages),
             bytes: self.marks.bytes.saturating_sub(credit.bytes),

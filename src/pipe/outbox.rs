@@ -104,6 +104,8 @@ pub(crate) struct OutboxReport {
     pub(crate) progress: u64,
     /// Nothing is queued and nobody is writing.
     pub(crate) drained: bool,
+    /// Messages were written in the current session.
+    pub(crate) wrote_messages: bool,
 }
 
 pub(crate) struct Outbox {
@@ -208,6 +210,7 @@ impl Outbox {
             refused: false,
             listed: false,
             closing: false,
+            wrote_messages: false,
             abandoned: None,
             last_write: now.checked_sub(STREAMING_GAP).unwrap_or(now),
             progress: 0,
@@ -258,6 +261,7 @@ impl Outbox {
         let mut state = lock(&self.state);
         debug_assert!(state.link.is_none(), "a session ends before the next begins");
         state.link = Some(link);
+        state.wrote_messages = false;
         state.session += 1;
         state.control.extend_from_slice(opening);
         // A writer of the former session may still be out; it finds this one and goes on (O1).
@@ -290,6 +294,7 @@ impl Outbox {
             bytes: state.bytes,
             progress: state.progress,
             drained: state.phase != Phase::Writing && !state.has_work(),
+            wrote_messages: state.wrote_messages,
         }
     }
 

@@ -344,6 +344,10 @@ impl Connection {
             return Outcome::Wait;
         }
         let Some(mut lingering) = open.take_lingering() else { return Outcome::Wait };
+        if !report.wrote_messages {
+            // Nothing on the way could be lost by closing at once.
+            return Outcome::Ended(Ending::Disconnected(DisconnectReason::Closed));
+        }
         lingering.is_over(report.progress, now);
         // Both are best effort: on an error the read below finds the connection broken.
         let _ = self.stream.shutdown_write();

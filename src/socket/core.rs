@@ -341,6 +341,7 @@ impl<P: Behaviour> Core<P> {
         drop(state);
         self.changed.notify_all();
         senders.into_iter().for_each(Waker::wake);
+        self.inproc_pipes().iter().for_each(|pipe| pipe.inbox().shut());
         self.inbound.close();
         self.close_inproc(&endpoints, linger, &guard);
         for slot in self.context.slots() {

@@ -35,6 +35,9 @@ pub(crate) enum Beat {
     Dead,
 }
 
+/// Shortest time between two signs of life, whatever pace the peer's PINGs seem to have.
+const SIGN_INTERVAL_MIN: Duration = Duration::from_millis(10);
+
 /// The heartbeat of one connection, from the end of its handshake.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
@@ -54,6 +57,12 @@ pub(crate) struct Heartbeat {
     last_heard: Instant,
     /// While we do not read the peer, its silence means nothing.
     is_suspended: bool,
+    /// When the peer's last PING came, and how long after the one before it.
+    last_ping: Option<Instant>,
+    /// See `last_ping`.
+    peer_interval: Option<Duration>,
+    /// While suspended: when the peer should see a sign of life, for its PINGs are not read and get no answer.
+    next_sign: Option<Instant>,
 }
 
 impl Heartbeat {
@@ -70,6 +79,9 @@ impl Heartbeat {
             peer_ttl: None,
             last_heard: now,
             is_suspended: false,
+            last_ping: None,
+            peer_interval: None,
+            next_sign: None,
         }
     }
 
@@ -83,13 +95,19 @@ impl Heartbeat {
     pub(crate) fn ping_received(&mut self, ttl_deciseconds: u16, now: Instant) {
         let ttl = Duration::from_millis(u64::from(ttl_deciseconds) * DECISECOND_MS);
         self.peer_ttl = Some(ttl).filter(|ttl| !ttl.is_zero());
+        let interval = self.last_ping.map(|last| now.saturating_duration_since(last));
+        self.peer_interval = interval.map(|interval| interval.max(SIGN_INTERVAL_MIN));
+        self.last_ping = Some(now);
         self.heard(now);
     }
 
-    /// We stop reading the peer: nothing it sends can be heard, so it cannot be found dead. PINGs
-    /// go on, for the peer's own timers.
+    /// We stop reading the peer: nothing it sends can be heard, so it cannot be found dead. Our PINGs go on, and
+    /// for a peer that sends PINGs we add some at its own pace: any traffic tells it that we live.
     pub(crate) fn suspend(&mut self) {
-        self.is_suspended = true;
+        if !self.is_suspended {
+            self.is_suspended = true;
+            self.next_sign = self.last_ping.and_then(|last| after(last, self.peer_interval));
+        }
     }
 
     /// We read the peer again: it gets its full time from now. Does nothing if not suspended.
@@ -98,13 +116,14 @@ impl Heartbeat {
             return;
         }
         self.is_suspended = false;
+        self.next_sign = None;
         self.last_heard = now;
         self.unanswered_since = self.unanswered_since.map(|_| now);
     }
 
     /// When to poll next; `None` if no timer runs.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.next_ping.into_iter().chain(self.death()).min()
+        self.next_ping.into_iter().chain(self.next_sign).chain(self.death()).min()
     }
 
     /// Says what is due at `now`. Call again after a PING until nothing is.
@@ -112,12 +131,17 @@ impl Heartbeat {
         if self.death().is_some_and(|death| death <= now) {
             return Beat::Dead;
         }
+        let ping = Beat::SendPing { ttl_deciseconds: self.ttl_deciseconds };
+        if self.next_sign.is_some_and(|due| due <= now) {
+            self.next_sign = after(now, self.peer_interval);
+            return ping;
+        }
         if self.next_ping.is_none_or(|due| now < due) {
             return Beat::Nothing;
         }
         self.next_ping = after(now, self.interval);
         self.unanswered_since.get_or_insert(now);
-        Beat::SendPing { ttl_deciseconds: self.ttl_deciseconds }
+        ping
     }
 
     /// When the peer counts as dead if nothing more is heard.
@@ -140,6 +164,25 @@ fn after(start: Instant, duration: Option<Duration>) -> Option<Instant> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_peer_that_pings_sees_signs_of_life_while_it_is_not_read() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let config =
+            HeartbeatConfig { interval: None, timeout: Duration::ZERO, ttl: Duration::ZERO };
+        let mut heartbeat = Heartbeat::new(config, start);
+        heartbeat.ping_received(0, at(100));
+        heartbeat.ping_received(0, at(200));
+        heartbeat.suspend();
+        assert_eq!(heartbeat.next_deadline(), Some(at(300)));
+        assert_eq!(heartbeat.poll(at(299)), Beat::Nothing);
+        assert_eq!(heartbeat.poll(at(300)), Beat::SendPing { ttl_deciseconds: 0 });
+        assert_eq!(heartbeat.poll(at(300)), Beat::Nothing);
+        assert_eq!(heartbeat.next_deadline(), Some(at(400)));
+        heartbeat.resume(at(350));
+        assert_eq!(heartbeat.next_deadline(), None);
+    }
 
     /// A heartbeat with these times in milliseconds (0 for none), and when it began.
     fn heartbeat(interval_ms: u64, timeout_ms: u64) -> (Heartbeat, Instant) {

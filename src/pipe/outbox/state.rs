@@ -37,6 +37,8 @@ pub(super) struct State {
     /// On the reactor's list of scheduled outboxes.
     pub(super) listed: bool,
     pub(super) closing: bool,
+    /// In the current session.
+    pub(super) wrote_messages: bool,
     pub(super) abandoned: Option<Loss>,
     pub(super) last_write: Instant,
     pub(super) progress: u64,
@@ -123,6 +125,7 @@ impl State {
     }
 
     pub(super) fn advance(&mut self, mut flight: Flight, done: Written) {
+        self.wrote_messages |= matches!(flight, Flight::Chunk { .. });
         match (&mut flight, done) {
             (
                 Flight::Control { written, .. } | Flight::Chunk { written, .. },
