@@ -24,6 +24,8 @@ pub(crate) trait Behaviour: Sized + Send + 'static {
     const RECEIVES: bool;
     /// Whether `admits` must be asked about each message.
     const FILTERS: bool = false;
+    /// Whether received messages get an envelope.
+    const ENVELOPES: bool = false;
     /// Whether a second connect to the same endpoint does nothing, as in libzmq.
     const CONNECTS_ONCE: bool = false;
     /// Whether a waiting sender waits for a certain peer: then all are woken when any has room.
@@ -70,10 +72,8 @@ pub(crate) trait Behaviour: Sized + Send + 'static {
         true
     }
 
-    /// The message as the application sees it, with an envelope if the type has one.
-    fn present(message: Message) -> Message {
-        message
-    }
+    /// Puts a received message's envelope on (`ENVELOPES`).
+    fn present(_message: &mut Message) {}
 
     /// Peers with at least one subscription.
     fn subscribers(&self) -> usize {

@@ -77,8 +77,10 @@ impl<L: Lane> FairQueue<L> {
     }
 
     /// Gives the lane whose turn it is to `take`, which removes one message. Afterwards the lane
-    /// goes last, or is dropped if nothing is left in it. `None` if no lane has messages.
-    pub(crate) fn next<R>(&mut self, take: impl FnOnce(&mut L) -> R) -> Option<R> {
+    /// goes last, or is dropped if nothing is left in it. `None` if no lane has messages, or if
+    /// `take` found none.
+    #[inline]
+    pub(crate) fn next<R>(&mut self, take: impl FnOnce(&mut L) -> Option<R>) -> Option<R> {
         let number = *self.turn.front()?;
         let slot = self.slots.get_mut(number)?;
         let lane = slot.lane.as_mut()?;
@@ -93,7 +95,7 @@ impl<L: Lane> FairQueue<L> {
         } else if self.turn.len() > 1 {
             self.turn.rotate_left(1);
         }
-        Some(taken)
+        taken
     }
 
     /// Whether there is nothing to read.

@@ -70,6 +70,7 @@ impl super::Pattern for Router {}
 impl Behaviour for Router {
     const KIND: SocketKind = SocketKind::Router;
     const RECEIVES: bool = true;
+    const ENVELOPES: bool = true;
     const WAITS_FOR_CERTAIN_PEERS: bool = true;
 
     fn new(options: &Options, seed: u64) -> Self {
@@ -124,11 +125,10 @@ impl Behaviour for Router {
         routed
     }
 
-    fn present(mut message: Message) -> Message {
+    fn present(message: &mut Message) {
         if let Some(id) = message.peer().map(|peer| Frame::copy_from(peer.routing_id())) {
             message.push_front(id);
         }
-        message
     }
 }
 

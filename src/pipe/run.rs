@@ -64,47 +64,62 @@ impl Run {
         if self.messages_left == 0 {
             return None;
         }
-        let (first, more) = self.cut_frame()?;
+        let place = self.next_frame()?;
         self.messages_left -= 1;
-        if !more {
-            return Some(Message::received(first, peer.cloned()));
+        if place.more {
+            return self.cut_parts(&place, peer);
         }
-        let mut frames = vec![first];
-        while let Some((frame, more)) = self.cut_frame() {
-            frames.push(frame);
-            if !more {
-                break;
-            }
+        Some(Message::received(self.frame(&place)?, peer.cloned()))
+    }
+
+    /// The rest of a message of several frames.
+    fn cut_parts(&mut self, first: &Place, peer: Option<&Arc<PeerInfo>>) -> Option<Message> {
+        let mut frames = vec![self.frame(first)?];
+        let mut more = true;
+        while more && let Some(place) = self.next_frame() {
+            more = place.more;
+            frames.push(self.frame(&place)?);
         }
         Some(Message::received_parts(frames, peer.cloned()))
     }
 
+    /// Steps to the next frame that is no command.
     #[inline]
-    fn cut_frame(&mut self) -> Option<(Frame, bool)> {
+    fn next_frame(&mut self) -> Option<Place> {
         loop {
             let header = wire::parse_header(self.arena.get(self.at..)?).ok()??;
-            let body_at = self.at + header.header_len;
-            let body_end = body_at.checked_add(header.body_len)?;
+            let start = self.at + header.header_len;
+            let end = start.checked_add(header.body_len)?;
             if header.is_command() {
-                self.at = body_end;
+                self.at = end;
                 continue;
             }
-            if self.large.front().is_some_and(|large| large.at == body_at) {
-                self.at = body_at;
-                let large = self.large.pop_front()?;
-                return Some((Frame::from(large.body), header.more()));
-            }
-            self.at = body_end;
-            let body = self.arena.get(body_at..body_end)?;
-            let pins_little = body.len().saturating_mul(PIN_FACTOR_MAX) >= self.arena.len();
-            let frame = if pins_little && body.len() > crate::message::INLINE_BYTES_MAX {
-                Frame::from(self.arena.slice(body_at..body_end))
-            } else {
-                Frame::copy_from(body)
-            };
-            return Some((frame, header.more()));
+            let large = self.large.front().is_some_and(|large| large.at == start);
+            self.at = if large { start } else { end };
+            return Some(Place { start, end, more: header.more(), large });
         }
     }
+
+    #[inline]
+    fn frame(&mut self, place: &Place) -> Option<Frame> {
+        if place.large {
+            return self.large.pop_front().map(|large| Frame::from(large.body));
+        }
+        let body = self.arena.get(place.start..place.end)?;
+        let pins_little = body.len().saturating_mul(PIN_FACTOR_MAX) >= self.arena.len();
+        if body.len() > crate::message::INLINE_BYTES_MAX && pins_little {
+            return Some(Frame::from(self.arena.slice(place.start..place.end)));
+        }
+        Some(Frame::copy_from(body))
+    }
+}
+
+/// Where a frame's body is: in the arena, or beside it.
+struct Place {
+    start: usize,
+    end: usize,
+    more: bool,
+    large: bool,
 }
 
 impl From<Chunk> for Run {

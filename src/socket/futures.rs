@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::core::{Core, NotSent};
-use super::inbound::NotTaken;
 use super::shared::WaitingTask;
 use super::wait::Key;
 use crate::error::{RecvError, SendError};
@@ -40,14 +39,10 @@ fn send_error(not_sent: NotSent, message: Message) -> SendError {
 #[inline]
 pub(super) fn try_recv<P: Behaviour>(core: &Core<P>) -> Result<Message, RecvError> {
     let taken = core.inbound().take(None, |message| core.admits(message));
-    match taken {
-        Ok(message) => {
-            core.note_received();
-            Ok(message)
-        }
-        Err(NotTaken::Empty) => Err(RecvError::Empty),
-        Err(NotTaken::Closed) => Err(RecvError::Closed),
+    if taken.is_ok() {
+        core.note_received();
     }
+    taken
 }
 
 /// Receives, or registers the task of `context`.
@@ -58,13 +53,27 @@ pub(super) fn poll_take<P: Behaviour>(
 ) -> Poll<Result<Message, RecvError>> {
     let waiting = Some((key, context.waker()));
     match core.inbound().take(waiting, |message| core.admits(message)) {
-        Ok(message) => {
-            core.note_received();
-            Poll::Ready(Ok(message))
+        Err(RecvError::Empty) => Poll::Pending,
+        taken => {
+            if taken.is_ok() {
+                core.note_received();
+            }
+            Poll::Ready(taken)
         }
-        Err(NotTaken::Closed) => Poll::Ready(Err(RecvError::Closed)),
-        Err(NotTaken::Empty) => Poll::Pending,
     }
+}
+
+/// What was received, as the application sees it.
+#[inline]
+pub(super) fn presented<P: Behaviour>(
+    mut received: Result<Message, RecvError>,
+) -> Result<Message, RecvError> {
+    if P::ENVELOPES
+        && let Ok(message) = &mut received
+    {
+        P::present(message);
+    }
+    received
 }
 
 /// A received message beside its sender's routing id.
@@ -173,7 +182,7 @@ impl<P: Pattern> Future for RecvFuture<P> {
     type Output = Result<Message, RecvError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.poll_raw(context).map_ok(P::present)
+        self.poll_raw(context).map(presented::<P>)
     }
 }
 

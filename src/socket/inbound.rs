@@ -10,18 +10,12 @@ use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
 use super::wait::{Key, WaitList};
+use crate::error::RecvError;
 use crate::message::Message;
 use crate::pattern::{FairQueue, Lane};
 use crate::peer::PeerInfo;
 use crate::pipe::{Loss, Pipe, Resume, Run};
 use crate::sync::lock;
-
-/// Why no message was taken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum NotTaken {
-    Empty,
-    Closed,
-}
 
 /// Messages and bytes received, and messages that a filter refused.
 #[derive(Clone, Copy, Default, Debug)]
@@ -92,23 +86,22 @@ impl Lane for PeerLane {
 }
 
 impl PeerLane {
-    /// Cuts one message and returns the credit of what was cut, at the end of a run or when it has added up.
+    /// Cuts one message, and returns the credit of what was cut at the end of a run or when it has added up.
     #[inline]
-    fn cut(&mut self) -> (Option<Message>, Option<Resume>) {
-        let Some(Delivery { info, run }) = self.runs.front_mut() else { return (None, None) };
+    fn cut(&mut self, resumes: &mut Resumes) -> Option<Message> {
+        let Delivery { info, run } = self.runs.front_mut()?;
         let message = run.cut(Some(info));
         self.taken += usize::from(message.is_some());
-        let mut resume = None;
         if run.messages_left() == 0 || message.is_none() {
             let bytes = run.wire_bytes();
             // A run that cannot be cut further would be our own fault; its credit is returned all the same.
             self.taken += run.messages_left();
             self.runs.pop_front();
-            resume = self.pipe.inbox().released(std::mem::take(&mut self.taken), bytes);
+            resumes.push(self.pipe.inbox().released(std::mem::take(&mut self.taken), bytes));
         } else if self.taken >= self.pipe.inbox().return_credit_after() {
-            resume = self.pipe.inbox().released(std::mem::take(&mut self.taken), 0);
+            resumes.push(self.pipe.inbox().released(std::mem::take(&mut self.taken), 0));
         }
-        (message, resume)
+        message
     }
 }
 
@@ -150,16 +143,14 @@ impl Inbound {
         &self,
         mut waiting: Option<(&mut Key, &Waker)>,
         admits: impl Fn(&Message) -> bool,
-    ) -> Result<Message, NotTaken> {
+    ) -> Result<Message, RecvError> {
         let mut resumes = Resumes::default();
         let mut consumer = lock(&self.consumer);
         loop {
             if self.arrived.load(Ordering::Acquire) {
                 self.take_arrivals(&mut consumer);
             }
-            if let Some((message, resume)) = consumer.lanes.next(PeerLane::cut) {
-                resumes.push(resume);
-                let Some(message) = message else { continue };
+            if let Some(message) = consumer.lanes.next(|lane| lane.cut(&mut resumes)) {
                 if !admits(&message) {
                     consumer.counts.filtered += 1;
                     continue;
@@ -175,9 +166,12 @@ impl Inbound {
                 }
                 return Ok(message);
             }
+            if !consumer.lanes.is_empty() {
+                continue;
+            }
             let mut arrivals = lock(&self.arrivals);
             if arrivals.closed {
-                return Err(NotTaken::Closed);
+                return Err(RecvError::Closed);
             }
             if !arrivals.runs.is_empty() {
                 continue;
@@ -194,7 +188,7 @@ impl Inbound {
                 arrivals.waiters.register(key, waker);
                 self.waiting.store(arrivals.waiters.len(), Ordering::Relaxed);
             }
-            return Err(NotTaken::Empty);
+            return Err(RecvError::Empty);
         }
     }
 
@@ -248,15 +242,15 @@ impl Inbound {
         let wakers = arrivals.waiters.take_all();
         self.waiting.store(0, Ordering::Relaxed);
         drop(arrivals);
-        let mut resumes = Vec::new();
+        let mut resumes = Resumes::default();
         for (pipe, delivery) in runs {
-            resumes.extend(release(&pipe, &delivery.run));
+            resumes.push(release(&pipe, &delivery.run));
         }
-        while let Some((_, resume)) = consumer.lanes.next(PeerLane::cut) {
-            resumes.extend(resume);
+        while !consumer.lanes.is_empty() {
+            drop(consumer.lanes.next(|lane| lane.cut(&mut resumes)));
         }
         drop(consumer);
-        resumes.into_iter().for_each(Resume::run);
+        resumes.run();
         wakers.into_iter().for_each(Waker::wake);
     }
 

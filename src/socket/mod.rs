@@ -227,7 +227,7 @@ impl<P: CanReceive> Socket<P> {
     /// [`RecvError::Timeout`], [`RecvError::Closed`].
     #[inline]
     pub fn recv(&self) -> Result<Message, RecvError> {
-        self.recv_within(self.core().options().recv_timeout).map(P::present)
+        futures::presented::<P>(self.recv_within(self.core().options().recv_timeout))
     }
 
     /// Receives the next message if there is one.
@@ -235,7 +235,7 @@ impl<P: CanReceive> Socket<P> {
     /// # Errors
     /// [`RecvError::Empty`], [`RecvError::Closed`].
     pub fn try_recv(&self) -> Result<Message, RecvError> {
-        futures::try_recv(self.core()).map(P::present)
+        futures::presented::<P>(futures::try_recv(self.core()))
     }
 
     /// Receives the next message, waiting at most for `timeout`.
@@ -243,7 +243,7 @@ impl<P: CanReceive> Socket<P> {
     /// # Errors
     /// [`RecvError::Timeout`], [`RecvError::Closed`].
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Message, RecvError> {
-        self.recv_within(Some(timeout)).map(P::present)
+        futures::presented::<P>(self.recv_within(Some(timeout)))
     }
 
     /// Receives the next message as a future that any executor can run.
@@ -272,7 +272,7 @@ impl<P: CanReceive> Socket<P> {
 
     /// Receives message after message, waiting for each, until the socket is closed.
     pub fn iter(&self) -> impl Iterator<Item = Message> + '_ {
-        std::iter::from_fn(|| self.recv_within(None).map(P::present).ok())
+        std::iter::from_fn(|| futures::presented::<P>(self.recv_within(None)).ok())
     }
 
     #[inline]

@@ -32,7 +32,7 @@ fn enter(queue: &mut FairQueue<Numbers>, peer: u64, count: u32) {
 
 /// The next message.
 fn next(queue: &mut FairQueue<Numbers>) -> Option<(u64, u32)> {
-    queue.next(|lane| lane.0.pop_front()).flatten()
+    queue.next(|lane| lane.0.pop_front())
 }
 
 #[test]
