@@ -179,9 +179,12 @@ impl Pipe {
 
     /// Ends the session: the half-written message is dropped and counted, the others stay queued.
     pub(crate) fn unlink(&self) {
-        let torn = self.outbox.unlink();
+        let (torn, made_room) = self.outbox.unlink();
         self.inbox.set_source(Source::None);
         self.count_loss(Loss::Disconnect, torn);
+        if made_room && let Some(owner) = self.owner() {
+            owner.writable(self.id);
+        }
     }
 
     /// Gives up everything that is queued, counts it, and takes nothing any more. Returns the count.
