@@ -85,19 +85,29 @@ pub(crate) enum Job {
 }
 
 pub(crate) struct Mailbox {
-    jobs: Mutex<Vec<Job>>,
+    /// `None` once the reactor has ended.
+    jobs: Mutex<Option<Vec<Job>>>,
     asleep: AtomicBool,
     waker: Waker,
 }
 
 impl Mailbox {
     pub(crate) fn new(waker: Waker) -> Self {
-        Self { jobs: Mutex::new(Vec::new()), asleep: AtomicBool::new(false), waker }
+        Self { jobs: Mutex::new(Some(Vec::new())), asleep: AtomicBool::new(false), waker }
     }
 
-    /// Posts a job and wakes the turner if it may be asleep.
+    /// Posts a job and wakes the turner if it may be asleep. A job for a reactor that has ended is dropped, and its guard
+    /// with it.
     pub(crate) fn post(&self, job: Job) {
-        lock(&self.jobs).push(job);
+        let mut jobs = lock(&self.jobs);
+        match &mut *jobs {
+            Some(jobs) => jobs.push(job),
+            None => {
+                drop(jobs);
+                return;
+            }
+        }
+        drop(jobs);
         fence(Ordering::SeqCst);
         if self.asleep.swap(false, Ordering::Relaxed)
             && let Err(error) = self.waker.wake()
@@ -109,14 +119,22 @@ impl Mailbox {
     /// Swaps the posted jobs into `jobs`, which must be empty.
     pub(crate) fn take(&self, jobs: &mut Vec<Job>) {
         debug_assert!(jobs.is_empty());
-        std::mem::swap(&mut *lock(&self.jobs), jobs);
+        if let Some(posted) = &mut *lock(&self.jobs) {
+            std::mem::swap(posted, jobs);
+        }
+    }
+
+    /// The reactor has ended. Jobs hold sockets, which hold the mailbox: nothing may stay in here.
+    pub(crate) fn close(&self) {
+        let jobs = lock(&self.jobs).take();
+        drop(jobs);
     }
 
     /// Announces that the turner is about to block. False when a job is waiting: then it must not block.
     pub(crate) fn may_sleep(&self) -> bool {
         self.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        let empty = lock(&self.jobs).is_empty();
+        let empty = lock(&self.jobs).as_ref().is_none_or(Vec::is_empty);
         if !empty {
             self.awake();
         }

@@ -66,6 +66,8 @@ pub(crate) struct Turn {
     run_list: VecDeque<usize>,
     /// Outboxes of streaming senders.
     gathering: Vec<Arc<Pipe>>,
+    /// Sources whose deadline has come.
+    due: Vec<usize>,
     jobs: Vec<Job>,
     mailbox: Arc<Mailbox>,
     pool: Arc<Pool>,
@@ -88,6 +90,7 @@ impl Turn {
             timers: Timers::default(),
             run_list: VecDeque::new(),
             gathering: Vec::new(),
+            due: Vec::new(),
             jobs: Vec::new(),
             mailbox: Arc::new(Mailbox::new(waker)),
             pool,
@@ -103,11 +106,10 @@ impl Turn {
 
     /// Turns until told to stop.
     pub(crate) fn run(mut self) {
+        let _closed_in_the_end = CloseOnDrop(Arc::clone(&self.mailbox));
         while !self.stopping {
             self.turn();
         }
-        // Jobs hold sockets, which hold the mailbox: what came too late must not keep that circle alive.
-        self.mailbox.take(&mut Vec::new());
     }
 
     /// One turn. Blocks only when there is nothing to do.
@@ -134,7 +136,11 @@ impl Turn {
                 self.run_again(token, now);
             }
         }
+        // Taken out first: a timer that sets itself again at once must not keep this turn from ending.
         while let Some(token) = self.timers.pop_due(&mut self.sources, now) {
+            self.due.push(token);
+        }
+        for token in std::mem::take(&mut self.due) {
             self.on_timer(token, now);
         }
         self.tick();
@@ -426,6 +432,15 @@ impl Turn {
             let ending = Ending::Disconnected(DisconnectReason::HandedOver);
             self.end_connection(token, &ending, now);
         }
+    }
+}
+
+/// Closes the mailbox when the reactor ends, also by a panic: what comes later is dropped, and whoever waits for it goes on.
+struct CloseOnDrop(Arc<Mailbox>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

@@ -332,6 +332,8 @@ impl<P: Behaviour> Core<P> {
             return closing.clone();
         }
         state.closing = Some(completion.clone());
+        // Under the lock, so that the end of the context waits for this close or comes before it.
+        self.context.remember_close(completion.clone());
         let senders = state.senders.take_all();
         let endpoints = std::mem::take(&mut state.endpoints);
         drop(state);
@@ -344,7 +346,6 @@ impl<P: Behaviour> Core<P> {
             let scope = Scope::Socket(self.id);
             mailbox.post(Job::Close { scope, linger, guard: guard.clone() });
         }
-        self.context.remember_close(completion.clone());
         completion
     }
 

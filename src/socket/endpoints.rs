@@ -9,7 +9,7 @@ use crate::completion::completion;
 use crate::error::SetupError;
 use crate::monitor::{Event, HandshakeFailure};
 use crate::pattern::Behaviour;
-use crate::pipe::{Candidate, INPROC_VERSION, Link, Owner, Pipe, Place, Source};
+use crate::pipe::{Candidate, INPROC_VERSION, Joint, Link, Owner, Pipe, Place, Source};
 use crate::reactor::{Belongs, EndpointId, Job, Scope};
 use crate::sync::lock;
 use crate::transport::{Endpoint, EndpointError, Listener, ipc, tcp};
@@ -240,19 +240,18 @@ impl<P: Behaviour> Core<P> {
                 (Arc::clone(&pipe), Place::Made(pipe))
             }
         };
-        there.join(&here);
-        here.join(&there);
+        let joint = Joint::join(&here, &there);
         let attach_there = self.candidate(Place::Made(Arc::clone(&there)), endpoint, &ours, &here);
         let attach_here = self.candidate(place, endpoint, &theirs, &there);
         let (Some(attach_there), Some(attach_here)) = (attach_there, attach_here) else { return };
-        if let Err(refusal) = binder.attach(attach_there) {
+        let attached = binder.attach(attach_there).inspect_err(|refusal| {
             report_refused(&binder, endpoint, refusal.clone().into());
-            return report_refused(&connecting, endpoint, refusal.into());
+        });
+        let attached = attached.and_then(|_| connecting.attach(attach_here));
+        if let Err(refusal) = &attached {
+            report_refused(&connecting, endpoint, refusal.clone().into());
         }
-        if let Err(refusal) = connecting.attach(attach_here) {
-            there.part();
-            return report_refused(&connecting, endpoint, refusal.into());
-        }
+        joint.settle(attached.is_ok());
         there.writable();
         here.writable();
     }

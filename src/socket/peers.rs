@@ -133,12 +133,16 @@ impl<P: Behaviour> Owner for Core<P> {
             state.peers.remove(&pipe.id());
         }
         let orphans = Arc::clone(&state.orphans);
-        let waits_again = kept && !state.closed;
+        let closed = state.closed;
+        let waits_again = kept && !closed;
         let wakers = self.wake_senders(&mut state, true);
         drop(state);
         if !kept {
             pipe.abandon(Loss::Disconnect);
             pipe.inbox().orphan(&orphans);
+        } else if closed && matches!(pipe.endpoint(), Endpoint::Inproc(_)) {
+            // Nobody will bind the name for a closed socket.
+            pipe.abandon(Loss::Linger);
         }
         self.changed.notify_all();
         wakers.into_iter().for_each(Waker::wake);
