@@ -269,19 +269,26 @@ impl Pipe {
 
     /// In process: this end has said everything it had to say, or is given up. Ends the session of both ends (J1).
     pub(crate) fn part(&self) {
-        drop(lock(&self.closing).take());
         let joint = lock(&self.joint).clone();
-        if let Some(joint) = joint {
-            joint.end();
+        match joint {
+            Some(joint) => joint.end(),
+            None => drop(lock(&self.closing).take()),
         }
     }
 
     fn end_inproc_session(self: &Arc<Self>) {
         *lock(&self.joint) = None;
-        *lock(&self.info) = None;
+        let peer = lock(&self.info).take();
         self.unlink();
-        drop(lock(&self.closing).take());
+        let closes = lock(&self.closing).take().is_some();
         if let Some(owner) = self.owner() {
+            if peer.is_some() {
+                let reason = match closes {
+                    true => DisconnectReason::Closed,
+                    false => DisconnectReason::PeerClosed,
+                };
+                owner.report(Event::Disconnected { endpoint: self.endpoint.clone(), peer, reason });
+            }
             owner.session_lost(self);
         }
     }
@@ -343,8 +350,8 @@ impl Pipe {
                 _ => Ok(()),
             }
         });
-        if let Err(error) = taken {
-            self.report_misbehaviour(error);
+        if let Err(failure) = taken {
+            self.report_misbehaviour(failure.error);
         }
     }
 

@@ -224,7 +224,7 @@ impl Outbox {
     pub(super) fn offer(&self, content: Content<'_>, manner: Manner) -> Offered {
         let wire_bytes = content.wire_bytes();
         let mut state = lock(&self.state);
-        if state.abandoned.is_some() {
+        if state.abandoned.is_some() || state.closing {
             return Offered { next: None, conflated: 0 };
         }
         let mut conflated = 0;

@@ -56,6 +56,8 @@ pub(crate) struct Connection {
     pub(crate) listed: bool,
     /// The peer has closed its side, so a short read does not mean that nothing is left.
     read_closed: bool,
+    /// The peer takes nothing any more.
+    broken: bool,
 }
 
 enum Phase {
@@ -94,7 +96,17 @@ impl Connection {
         let until = now.checked_add(belongs.owner.options().connect_timeout);
         let phase = Phase::Connecting { until };
         let (stream, address) = (Arc::new(stream), String::new());
-        Self { belongs, origin, stream, address, token, phase, listed: false, read_closed: false }
+        Self {
+            belongs,
+            origin,
+            stream,
+            address,
+            token,
+            phase,
+            listed: false,
+            read_closed: false,
+            broken: false,
+        }
     }
 
     /// A stream that was accepted.
@@ -179,6 +191,17 @@ impl Connection {
 
     /// Reads what is there, within the budget of one turn.
     pub(crate) fn read(&mut self, io: &mut Io<'_>) -> Outcome {
+        let outcome = self.read_some(io);
+        let held = matches!(&self.phase, Phase::Open(open) if open.is_held());
+        match outcome {
+            Outcome::Wait if self.broken && !held => {
+                Outcome::Ended(Ending::Disconnected(DisconnectReason::PeerClosed))
+            }
+            other => other,
+        }
+    }
+
+    fn read_some(&mut self, io: &mut Io<'_>) -> Outcome {
         for _ in 0..READS_PER_TURN {
             let exhausted: Exhausted = match &mut self.phase {
                 Phase::Connecting { .. } => return Outcome::Wait,
@@ -263,13 +286,12 @@ impl Connection {
         }
     }
 
-    /// A writer met an error. What had arrived before is still read; then the connection is over.
+    /// A writer met an error. What had arrived before is still read, also if it has to wait for the inbox; then the connection
+    /// is over.
     pub(crate) fn broken(&mut self, io: &mut Io<'_>) -> Outcome {
         self.read_closed = true;
-        match self.read(io) {
-            Outcome::Wait => Outcome::Ended(Ending::Disconnected(DisconnectReason::PeerClosed)),
-            other => other,
-        }
+        self.broken = true;
+        self.read(io)
     }
 
     /// The inbox has room again.
@@ -368,13 +390,14 @@ impl Connection {
             Ending::ConnectFailed(_) => {}
             Ending::HandshakeFailed(reason) => owner.report(Event::HandshakeFailed {
                 endpoint,
-                address: self.address,
+                address: self.address.clone(),
                 reason: reason.clone(),
             }),
             Ending::Disconnected(reason) => {
-                let pipe = match self.phase {
+                // `self` lives to the end of this function: whoever waits for the close goes on when all is counted.
+                let pipe = match &self.phase {
                     Phase::Open(open) => Some(Arc::clone(open.pipe())),
-                    Phase::Leaving { pipe, .. } => Some(pipe),
+                    Phase::Leaving { pipe, .. } => Some(Arc::clone(pipe)),
                     Phase::Connecting { .. } | Phase::Opening { .. } => None,
                 };
                 let peer = pipe.as_ref().and_then(|pipe| pipe.info());

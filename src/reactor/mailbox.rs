@@ -10,6 +10,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use super::dialer::Dialed;
+use super::errand::Errand;
 use super::listener::Accepted;
 use crate::completion::Guard;
 use crate::pipe::{Doorbell, Owner, Pipe, Ring};
@@ -79,6 +80,10 @@ pub(crate) enum Job {
         linger: Duration,
         guard: Guard,
     },
+    /// Does something for an in-process endpoint when its time has come.
+    Errand(Errand),
+    /// The context ends: what waits in process is given up.
+    EndErrands,
     /// Drops the connection of a pipe whose place another peer took.
     Evict(Arc<Pipe>),
     Stop,

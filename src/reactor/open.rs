@@ -12,7 +12,8 @@ use crate::peer::PeerInfo;
 use crate::pipe::{Loss, Owner, Pipe, Run};
 use crate::transport::Stream;
 use crate::wire::{
-    self, Beat, Command, Ended, Heartbeat, HeartbeatConfig, ProtocolError, Scanner, Subscription,
+    self, Beat, Command, Ended, Heartbeat, HeartbeatConfig, ProtocolError, Scan, ScanFailure,
+    Scanner, Subscription,
 };
 
 /// PONGs and the like that may wait for a peer that does not read, in bytes. A peer that floods us with PINGs
@@ -33,6 +34,8 @@ pub(crate) struct Open {
     missing: usize,
     /// `received` may hold complete messages.
     unscanned: bool,
+    /// The inbox is at a mark: what there is to read waits.
+    held: bool,
 }
 
 impl Open {
@@ -53,11 +56,17 @@ impl Open {
             received: rest,
             start: 0,
             missing: 1,
+            held: false,
         }
     }
 
     pub(crate) fn pipe(&self) -> &Arc<Pipe> {
         &self.pipe
+    }
+
+    /// Whether the inbox's mark keeps messages from being read.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held
     }
 
     pub(crate) fn linger(&mut self, lingering: Lingering) {
@@ -75,6 +84,7 @@ impl Open {
 
     /// The inbox has room again, so what the peer sends is heard again.
     pub(crate) fn resume(&mut self, now: Instant) {
+        self.held = false;
         self.heartbeat.resume(now);
     }
 
@@ -85,6 +95,7 @@ impl Open {
         io: &mut Io<'_>,
     ) -> Result<Exhausted, DisconnectReason> {
         let Some(allowance) = self.pipe.inbox().allowance() else {
+            self.held = true;
             self.heartbeat.suspend();
             return Ok(Exhausted::Yes);
         };
@@ -130,7 +141,14 @@ impl Open {
         let input = self.received.get(self.start..).unwrap_or_default();
         let scan = scanner.scan(input, allowance, &mut |body| {
             on_command(body, owner.as_ref(), pipe, heartbeat, &mut answers, now)
-        })?;
+        });
+        // What was complete before an error is delivered, wherever the segments of the stream were cut.
+        let (scan, error) = match scan {
+            Ok(scan) => (scan, None),
+            Err(ScanFailure { error, end, messages }) => {
+                (Scan { end, messages, ended: Ended::NeedMore { bytes: 1 } }, Some(error))
+            }
+        };
         self.unscanned = scan.ended == Ended::Allowance;
         self.missing = match scan.ended {
             Ended::NeedMore { bytes } => bytes,
@@ -147,7 +165,7 @@ impl Open {
         {
             role.run();
         }
-        Ok(())
+        error.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// The first `end` bytes that were not handed over yet. Usually that is all of the buffer, and it is moved.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::Pool;
 use super::connection::{Connection, Ending, Io, Origin, Outcome};
 use super::dialer::{Dial, Dialed, Dialer};
+use super::errand::Errand;
 use super::linger::Lingering;
 use super::listener::{Accepted, ListenerSource};
 use super::mailbox::{Belongs, Job, Mailbox};
@@ -36,6 +37,7 @@ enum Source {
     Listener(ListenerSource),
     Dialer(Dialer),
     Connection(Box<Connection>),
+    Errand(Errand),
 }
 
 impl Source {
@@ -44,6 +46,7 @@ impl Source {
             Self::Listener(listener) => &listener.belongs,
             Self::Dialer(dialer) => &dialer.belongs,
             Self::Connection(connection) => &connection.belongs,
+            Self::Errand(errand) => &errand.belongs,
         }
     }
 
@@ -52,6 +55,7 @@ impl Source {
             Self::Listener(listener) => listener.deadline(),
             Self::Dialer(dialer) => dialer.deadline(),
             Self::Connection(connection) => connection.deadline(),
+            Self::Errand(errand) => errand.deadline(),
         }
     }
 }
@@ -73,6 +77,8 @@ pub(crate) struct Turn {
     pool: Arc<Pool>,
     resolver: Resolver,
     seed: u64,
+    /// The context ends: nobody will meet in process any more.
+    ending: bool,
     stopping: bool,
 }
 
@@ -96,6 +102,7 @@ impl Turn {
             pool,
             resolver,
             seed,
+            ending: false,
             stopping: false,
         })
     }
@@ -210,6 +217,20 @@ impl Turn {
                     self.close(token, linger, &guard, now);
                 }
             }
+            Job::Errand(errand) if self.ending => errand.give_up(),
+            Job::EndErrands => {
+                self.ending = true;
+                let errands = |source: &Source| matches!(source, Source::Errand(_));
+                for token in self.sources.tokens_where(errands) {
+                    if let Some(Source::Errand(errand)) = self.sources.remove(token) {
+                        errand.give_up();
+                    }
+                }
+            }
+            Job::Errand(errand) => {
+                let token = self.sources.insert(Source::Errand(errand));
+                self.arm(token);
+            }
             Job::Evict(pipe) => self.evict(&pipe, now),
             Job::Stop => self.stopping = true,
         }
@@ -248,6 +269,13 @@ impl Turn {
                 match dialer.on_timer(token, &self.mailbox, &self.resolver, now) {
                     Ok(dial) => self.dial(token, dial, now),
                     Err(()) => self.end_dialer(token, now),
+                }
+            }
+            Some(Source::Errand(errand)) => {
+                if !errand.is_due(now) {
+                    self.arm(token);
+                } else if let Some(Source::Errand(errand)) = self.sources.remove(token) {
+                    errand.run();
                 }
             }
             None => {}
@@ -417,7 +445,10 @@ impl Turn {
                     Err(()) => self.end_dialer(token, now),
                 }
             }
-            None => {}
+            Some(Source::Errand(errand)) if errand.ends_with_socket() => {
+                self.sources.remove(token);
+            }
+            Some(Source::Errand(_)) | None => {}
         }
     }
 

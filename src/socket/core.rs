@@ -349,29 +349,6 @@ impl<P: Behaviour> Core<P> {
         completion
     }
 
-    /// Closes and waits until everything has ended, at most `linger` from the last progress. Connections end by their
-    /// reactor's timers; in process this thread watches the progress.
-    pub(crate) fn close_within(&self, linger: Duration) {
-        let completion = self.begin_close(linger);
-        let mut progress = self.inproc_progress();
-        while let Some(deadline) = transport::now().checked_add(linger) {
-            if completion.wait_until(deadline) {
-                return;
-            }
-            let before = std::mem::replace(&mut progress, self.inproc_progress());
-            if progress == before {
-                self.give_up_inproc();
-                break;
-            }
-        }
-        completion.wait();
-    }
-
-    fn inproc_progress(&self) -> u64 {
-        let pipes = self.inproc_pipes();
-        pipes.iter().map(|pipe| pipe.outbox_report().progress).sum()
-    }
-
     fn inproc_pipes(&self) -> Vec<Arc<Pipe>> {
         let state = lock(&self.state);
         let pipes = state.peers.values().map(|peer| &peer.pipe);
@@ -383,24 +360,17 @@ impl<P: Behaviour> Core<P> {
         self.context.remove_socket(self.id);
     }
 
-    /// In process nobody else closes: names are freed, and pipes part when they are empty.
+    /// Names are freed; pipes part when they are drained, or when their linger time is over.
     fn close_inproc(&self, endpoints: &[Attachment], linger: Duration, guard: &Guard) {
         for attachment in endpoints {
-            self.context.forget_inproc(&attachment.endpoint, self.id, attachment.pipe.as_ref());
+            if attachment.bound {
+                self.context.unbind_inproc(&attachment.endpoint, self.id);
+            } else if attachment.pipe.is_none() {
+                self.context.forget_connector(&attachment.endpoint, self.id, None);
+            }
         }
         for pipe in self.inproc_pipes() {
             self.close_inproc_pipe(&pipe, linger, guard.clone());
-        }
-    }
-
-    pub(super) fn close_inproc_pipe(&self, pipe: &Arc<Pipe>, linger: Duration, guard: Guard) {
-        if linger.is_zero() || pipe.other().is_none() {
-            pipe.abandon(Loss::Linger);
-        }
-        pipe.begin_close_with(guard);
-        pipe.flush();
-        if pipe.outbox_report().drained {
-            pipe.part();
         }
     }
 }

@@ -54,6 +54,9 @@ impl<P: Behaviour> Core<P> {
 
     fn evict(&self, replaced: Option<Arc<Pipe>>) {
         let Some(pipe) = replaced else { return };
+        if matches!(pipe.endpoint(), Endpoint::Inproc(_)) {
+            return pipe.part();
+        }
         for mailbox in self.context.mailboxes() {
             mailbox.post(Job::Evict(Arc::clone(&pipe)));
         }
@@ -134,21 +137,37 @@ impl<P: Behaviour> Owner for Core<P> {
         }
         let orphans = Arc::clone(&state.orphans);
         let closed = state.closed;
-        let waits_again = kept && !closed;
         let wakers = self.wake_senders(&mut state, true);
         drop(state);
         if !kept {
             pipe.abandon(Loss::Disconnect);
             pipe.inbox().orphan(&orphans);
         } else if closed && matches!(pipe.endpoint(), Endpoint::Inproc(_)) {
-            // Nobody will bind the name for a closed socket.
+            // A closed socket lingers for the reader it had, not for the next one.
             pipe.abandon(Loss::Linger);
         }
         self.changed.notify_all();
         wakers.into_iter().for_each(Waker::wake);
-        if waits_again && let Endpoint::Inproc(name) = pipe.endpoint() {
-            self.meet(name, pipe.endpoint(), Some(Arc::clone(pipe)));
+        if !closed && matches!(pipe.endpoint(), Endpoint::Inproc(_)) {
+            self.meet_later(pipe.endpoint(), kept.then(|| Arc::clone(pipe)));
         }
+    }
+
+    fn meet(&self, endpoint: &Endpoint, pipe: Option<Arc<Pipe>>) {
+        // The socket may have disconnected, or been closed, since this was planned.
+        if let Endpoint::Inproc(name) = endpoint
+            && self.connected_as(endpoint, pipe.as_ref()).is_some()
+        {
+            self.meet_now(name, endpoint, pipe);
+        }
+    }
+
+    fn session_missed(&self, endpoint: &Endpoint) {
+        self.meet_later(endpoint, None);
+    }
+
+    fn forget(&self, pipe: &Arc<Pipe>) {
+        self.context.forget_connector(pipe.endpoint(), self.id, Some(pipe));
     }
 
     fn gone(&self, pipe: &Arc<Pipe>) {
