@@ -250,6 +250,7 @@ impl Connection {
             }
             Progress::Done { peer, established, consumed } => {
                 let unsent = std::mem::take(unsent);
+                let version = peer.version;
                 let rest = input.get(consumed..).unwrap_or_default().to_vec();
                 let place = match &mut self.origin {
                     Origin::Dialed { pipe: Some(pipe), .. } => Place::Kept(Arc::clone(pipe)),
@@ -280,7 +281,8 @@ impl Connection {
                     wire::put_error(&mut error, &refusal.to_string());
                     let _ = self.stream.write(&error);
                 })?;
-                self.phase = Phase::Open(Box::new(Open::new(pipe, owner.options(), rest, io.now)));
+                self.phase =
+                    Phase::Open(Box::new(Open::new(pipe, owner.options(), version, rest, io.now)));
                 Ok(Exhausted::No)
             }
         }

@@ -13,7 +13,7 @@ use crate::pipe::{Loss, Owner, Pipe, Run};
 use crate::transport::Stream;
 use crate::wire::{
     self, Beat, Command, Ended, Heartbeat, HeartbeatConfig, ProtocolError, Scan, ScanFailure,
-    Scanner, Subscription,
+    Scanner, Subscription, Version,
 };
 
 /// PONGs and the like that may wait for a peer that does not read, in bytes. A peer that floods us with PINGs
@@ -40,11 +40,20 @@ pub(crate) struct Open {
 
 impl Open {
     /// `rest`: what came behind the handshake.
-    pub(crate) fn new(pipe: Arc<Pipe>, options: &Options, rest: Vec<u8>, now: Instant) -> Self {
+    pub(crate) fn new(
+        pipe: Arc<Pipe>,
+        options: &Options,
+        version: Version,
+        rest: Vec<u8>,
+        now: Instant,
+    ) -> Self {
+        // PING came with ZMTP 3.1.
+        let knows_ping = version >= Version::V3_1;
         let config = HeartbeatConfig {
-            interval: options.heartbeat_interval,
+            interval: options.heartbeat_interval.filter(|_| knows_ping),
             timeout: options.heartbeat_timeout(),
             ttl: options.heartbeat_ttl,
+            shows_life: knows_ping,
         };
         Self {
             info: pipe.info(),
@@ -96,7 +105,7 @@ impl Open {
     ) -> Result<Exhausted, DisconnectReason> {
         let Some(allowance) = self.pipe.inbox().allowance() else {
             self.held = true;
-            self.heartbeat.suspend();
+            self.heartbeat.suspend(io.now);
             return Ok(Exhausted::Yes);
         };
         let mut exhausted = Exhausted::No;
@@ -154,7 +163,7 @@ impl Open {
             Ended::NeedMore { bytes } => bytes,
             Ended::Allowance => 1,
         };
-        let run = self.take_run(scan.end);
+        let run = take_run(&mut self.received, &mut self.start, scan.end, self.unscanned);
         if scan.messages > 0
             && let Some(info) = &self.info
         {
@@ -166,21 +175,6 @@ impl Open {
             role.run();
         }
         error.map_or(Ok(()), |error| Err(error.into()))
-    }
-
-    /// The first `end` bytes that were not handed over yet. Usually that is all of the buffer, and it is moved.
-    fn take_run(&mut self, end: usize) -> Vec<u8> {
-        let end = self.start + end;
-        if self.unscanned {
-            let run = self.received.get(self.start..end).unwrap_or_default().to_vec();
-            self.start = end;
-            return run;
-        }
-        let rest = self.received.split_off(end.min(self.received.len()));
-        let mut run = std::mem::replace(&mut self.received, rest);
-        run.drain(..self.start.min(run.len()));
-        self.start = 0;
-        run
     }
 
     /// Heartbeats and linger.
@@ -208,6 +202,24 @@ impl Open {
     }
 }
 
+/// Takes the first `end` bytes of `received` from `start` on. Usually that is all of it, and it is moved; with `more`
+/// complete messages behind them they are copied out.
+fn take_run(received: &mut Vec<u8>, start: &mut usize, end: usize, more: bool) -> Vec<u8> {
+    if more {
+        let end = *start + end;
+        let run = received.get(*start..end).unwrap_or_default().to_vec();
+        *start = end;
+        return run;
+    }
+    received.drain(..std::mem::take(start));
+    if end == 0 {
+        // An unfinished message grows where it is: moving it at each read would cost the square of its length.
+        return Vec::new();
+    }
+    let rest = received.split_off(end.min(received.len()));
+    std::mem::replace(received, rest)
+}
+
 fn on_command(
     body: &[u8],
     owner: &dyn Owner,
@@ -232,5 +244,30 @@ fn on_command(
         // A second READY breaks the closed set of RFC 37; unknown commands are left to later versions.
         Command::Ready(_) => Err(ProtocolError::UnexpectedCommand { name: "READY".to_owned() }),
         Command::Pong { .. } | Command::Unknown(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unfinished_message_is_not_moved() {
+        let mut received = Vec::with_capacity(64);
+        received.extend_from_slice(b"unfinished");
+        let place = received.as_ptr();
+        assert_eq!(take_run(&mut received, &mut 0, 0, false), b"");
+        assert_eq!((received.as_ptr(), &received[..]), (place, &b"unfinished"[..]));
+    }
+
+    #[test]
+    fn runs_are_taken_in_order_whatever_stays_behind() {
+        let mut received = b"aabbbcc".to_vec();
+        let mut start = 0;
+        assert_eq!(take_run(&mut received, &mut start, 2, true), b"aa");
+        assert_eq!(take_run(&mut received, &mut start, 0, true), b"");
+        assert_eq!(take_run(&mut received, &mut start, 3, false), b"bbb");
+        assert_eq!((&received[..], start), (&b"cc"[..], 0));
+        assert_eq!(take_run(&mut received, &mut start, 2, false), b"cc");
     }
 }

@@ -83,7 +83,8 @@ impl<P: Behaviour> Owner for Core<P> {
                 return Err(Refusal::Closed);
             }
             let present = state.peers.len() + state.orphans.load(Ordering::Relaxed);
-            if !kept && present >= self.options.peers_max {
+            let crowded = present >= self.options.peers_max && !state.pattern.replaces(&peer);
+            if !kept && crowded {
                 return Err(Refusal::TooManyPeers { limit: self.options.peers_max });
             }
             ready = state.pattern.ready(&pipe, &peer, kept)?;
