@@ -45,6 +45,8 @@ pub(crate) struct Pipe {
     info: Mutex<Option<Arc<PeerInfo>>>,
     /// In process only: the joint to the other end, whose inbox is this outbox's stream.
     joint: Mutex<Option<Arc<Joint>>>,
+    /// In process only: why this end parts.
+    parts: Mutex<Option<DisconnectReason>>,
     /// In process only: keeps whoever waits for a close waiting until this end has parted.
     closing: Mutex<Option<Guard>>,
 }
@@ -91,6 +93,7 @@ impl Pipe {
             inbox: Inbox::new(options.recv_marks, options.conflate),
             info: Mutex::new(None),
             joint: Mutex::new(None),
+            parts: Mutex::new(None),
             closing: Mutex::new(None),
         }
     }
@@ -262,13 +265,14 @@ impl Pipe {
             (_, Note::Flush) => Ring::Flush(Arc::clone(self)),
             (Link::Wire { connection, .. }, Note::Drained) => Ring::Drained(*connection),
             (Link::Wire { connection, .. }, Note::Broken) => Ring::Broken(*connection),
-            (Link::Inproc { .. }, _) => return self.part(),
+            (Link::Inproc { .. }, _) => return self.part(DisconnectReason::Closed),
         };
         link.doorbell().ring(ring);
     }
 
     /// In process: this end has said everything it had to say, or is given up. Ends the session of both ends (J1).
-    pub(crate) fn part(&self) {
+    pub(crate) fn part(&self, why: DisconnectReason) {
+        *lock(&self.parts) = Some(why);
         let joint = lock(&self.joint).clone();
         match joint {
             Some(joint) => joint.end(),
@@ -280,13 +284,11 @@ impl Pipe {
         *lock(&self.joint) = None;
         let peer = lock(&self.info).take();
         self.unlink();
-        let closes = lock(&self.closing).take().is_some();
+        drop(lock(&self.closing).take());
+        let why = lock(&self.parts).take();
         if let Some(owner) = self.owner() {
             if peer.is_some() {
-                let reason = match closes {
-                    true => DisconnectReason::Closed,
-                    false => DisconnectReason::PeerClosed,
-                };
+                let reason = why.unwrap_or(DisconnectReason::PeerClosed);
                 owner.report(Event::Disconnected { endpoint: self.endpoint.clone(), peer, reason });
             }
             owner.session_lost(self);

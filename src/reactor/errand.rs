@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::linger::Lingering;
 use super::mailbox::Belongs;
 use crate::completion::completion;
+use crate::monitor::DisconnectReason;
 use crate::pipe::{Loss, Pipe};
 
 pub(crate) struct Errand {
@@ -81,7 +82,7 @@ impl Errand {
             Task::Linger { pipe, .. } => {
                 pipe.abandon(Loss::Linger);
                 owner.forget(&pipe);
-                pipe.part();
+                pipe.part(DisconnectReason::Closed);
             }
         }
     }

@@ -16,7 +16,7 @@ use super::wait::{Key, WaitList};
 use crate::completion::{Completion, Guard, completion};
 use crate::error::{SetupError, WaitError};
 use crate::message::Message;
-use crate::monitor::{Event, Reporter};
+use crate::monitor::{DisconnectReason, Event, Reporter};
 use crate::options::Options;
 use crate::pattern::{Behaviour, Sending, Unsent};
 use crate::peer::PeerId;
@@ -389,7 +389,7 @@ impl<P: Behaviour> SocketControl for Core<P> {
     fn give_up_inproc(&self) {
         for pipe in self.inproc_pipes() {
             pipe.abandon(Loss::Linger);
-            pipe.part();
+            pipe.part(DisconnectReason::Closed);
         }
     }
 }

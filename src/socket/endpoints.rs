@@ -8,7 +8,7 @@ use super::core::{Attachment, Core, Peer};
 use super::shared::{Binder, Connector};
 use crate::completion::{Guard, completion};
 use crate::error::SetupError;
-use crate::monitor::{Event, HandshakeFailure};
+use crate::monitor::{DisconnectReason, Event, HandshakeFailure};
 use crate::pattern::Behaviour;
 use crate::pipe::{Candidate, INPROC_VERSION, Joint, Link, Loss, Owner, Pipe, Place, Source};
 use crate::reactor::{Belongs, EndpointId, Errand, Job, Scope};
@@ -289,7 +289,7 @@ impl<P: Behaviour> Core<P> {
         pipe.flush();
         if pipe.outbox_report().drained {
             self.context.forget_connector(pipe.endpoint(), self.id, Some(pipe));
-            return pipe.part();
+            return pipe.part(DisconnectReason::Closed);
         }
         let id = self.context.next_endpoint_id();
         if let Some(belongs) = self.belongs(id, pipe.endpoint().clone())

@@ -6,7 +6,7 @@ use std::task::Waker;
 
 use super::core::{Core, Peer};
 use super::inbound::release;
-use crate::monitor::Event;
+use crate::monitor::{DisconnectReason, Event};
 use crate::options::Options;
 use crate::pattern::Behaviour;
 use crate::peer::{PeerId, PeerInfo, Refusal};
@@ -55,7 +55,7 @@ impl<P: Behaviour> Core<P> {
     fn evict(&self, replaced: Option<Arc<Pipe>>) {
         let Some(pipe) = replaced else { return };
         if matches!(pipe.endpoint(), Endpoint::Inproc(_)) {
-            return pipe.part();
+            return pipe.part(DisconnectReason::HandedOver);
         }
         for mailbox in self.context.mailboxes() {
             mailbox.post(Job::Evict(Arc::clone(&pipe)));
