@@ -3,10 +3,8 @@
 //! Every source that still has something to finish holds a clone of the guard; when the last clone goes, the
 //! completion is done. Nobody has to count, and a source that is dropped on any path counts as finished.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Instant;
-
 use crate::sync::lock;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// Held by whoever still works on it.
 #[derive(Clone, Debug)]
@@ -49,21 +47,6 @@ impl Completion {
         while !*done {
             done = self.0.changed.wait(done).unwrap_or_else(PoisonError::into_inner);
         }
-    }
-
-    /// Waits until all guards are gone or `deadline` has come; true if they are gone.
-    pub(crate) fn wait_until(&self, deadline: Instant) -> bool {
-        let mut done = lock(&self.0.done);
-        while !*done {
-            let left = deadline.saturating_duration_since(crate::transport::now());
-            if left.is_zero() {
-                return false;
-            }
-            let (guard, _) =
-                self.0.changed.wait_timeout(done, left).unwrap_or_else(PoisonError::into_inner);
-            done = guard;
-        }
-        true
     }
 }
 

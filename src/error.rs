@@ -144,7 +144,7 @@ pub enum RecvError {
 #[error("{unsent} accepted messages were not sent before the deadline")]
 #[non_exhaustive]
 pub struct CloseError {
-    /// How many messages were dropped; they are in the statistics too, under `linger`.
+    /// How many messages were dropped; they are in the statistics too, under `linger` and `disconnect`.
     pub unsent: u64,
 }
 

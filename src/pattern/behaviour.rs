@@ -40,6 +40,11 @@ pub(crate) trait Behaviour: Sized + Send + 'static {
     /// The peer of a pipe ended its handshake. `kept`: the pipe was `opened` before, by a connect.
     fn ready(&mut self, pipe: &Arc<Pipe>, peer: &ReadyPeer, kept: bool) -> Result<Ready, Refusal>;
 
+    /// Whether the peer would take the place of another one.
+    fn replaces(&self, _peer: &ReadyPeer) -> bool {
+        false
+    }
+
     /// The session of a connected pipe ended; the pipe stays and waits for the next one.
     fn lost(&mut self, _pipe: &Arc<Pipe>) {}
 

@@ -100,6 +100,10 @@ impl Behaviour for Router {
         })
     }
 
+    fn replaces(&self, peer: &ReadyPeer) -> bool {
+        self.on_duplicate == Duplicate::HandOver && self.peers.find(&peer.identity).is_some()
+    }
+
     fn gone(&mut self, id: PeerId) {
         self.peers.detach(id);
     }

@@ -76,8 +76,11 @@ impl Inbox {
 
     pub(crate) fn set_source(&self, source: Source) {
         let mut credit = lock(&self.credit);
-        credit.source = source;
         credit.stalled = false;
+        // The place of an orphan is given back by its last message, whatever happens to its connection.
+        if !matches!(credit.source, Source::Orphaned(_)) {
+            credit.source = source;
+        }
     }
 
     /// Nobody will read any more. A peer in this process sends nothing further; one on a wire is read, and discarded, until
@@ -90,6 +93,9 @@ impl Inbox {
     pub(crate) fn orphan(&self, orphans: &Arc<AtomicUsize>) {
         let mut credit = lock(&self.credit);
         credit.stalled = false;
+        if matches!(credit.source, Source::Orphaned(_)) {
+            return;
+        }
         credit.source = if credit.messages > 0 {
             orphans.fetch_add(1, Ordering::Relaxed);
             Source::Orphaned(Arc::clone(orphans))
@@ -219,6 +225,9 @@ mod tests {
         let (inbox, _) = inbox(4, 1_000);
         let orphans = Arc::new(AtomicUsize::new(0));
         inbox.admitted(2, 40);
+        inbox.orphan(&orphans);
+        assert_eq!(orphans.load(Ordering::Relaxed), 1);
+        inbox.set_source(Source::None);
         inbox.orphan(&orphans);
         assert_eq!(orphans.load(Ordering::Relaxed), 1);
         release(&inbox, 1, 0);

@@ -7,6 +7,7 @@
 mod candidate;
 mod chunk;
 mod inbox;
+mod joint;
 mod outbox;
 mod owner;
 mod run;
@@ -18,6 +19,7 @@ use std::time::Instant;
 pub(crate) use candidate::{Candidate, Place};
 pub(crate) use chunk::Chunk;
 pub(crate) use inbox::{Inbox, Resume, Source};
+pub(crate) use joint::Joint;
 pub(crate) use outbox::{Content, Link, Manner, Outbox, OutboxReport};
 pub(crate) use owner::{Doorbell, Loss, Owner, Ring};
 pub(crate) use run::Run;
@@ -41,8 +43,10 @@ pub(crate) struct Pipe {
     outbox: Outbox,
     inbox: Inbox,
     info: Mutex<Option<Arc<PeerInfo>>>,
-    /// In process only: the other end, whose inbox our outbox is joined to.
-    other: Mutex<Option<Weak<Pipe>>>,
+    /// In process only: the joint to the other end, whose inbox is this outbox's stream.
+    joint: Mutex<Option<Arc<Joint>>>,
+    /// In process only: why this end parts.
+    parts: Mutex<Option<DisconnectReason>>,
     /// In process only: keeps whoever waits for a close waiting until this end has parted.
     closing: Mutex<Option<Guard>>,
 }
@@ -88,7 +92,8 @@ impl Pipe {
             outbox: Outbox::new(options.send_marks, options.conflate, transport::now()),
             inbox: Inbox::new(options.recv_marks, options.conflate),
             info: Mutex::new(None),
-            other: Mutex::new(None),
+            joint: Mutex::new(None),
+            parts: Mutex::new(None),
             closing: Mutex::new(None),
         }
     }
@@ -117,13 +122,14 @@ impl Pipe {
         *lock(&self.info) = Some(info);
     }
 
-    /// Names the other end of an in-process pipe.
-    pub(crate) fn join(&self, other: &Arc<Self>) {
-        *lock(&self.other) = Some(Arc::downgrade(other));
+    fn set_joint(&self, joint: &Arc<Joint>) {
+        *lock(&self.joint) = Some(Arc::clone(joint));
     }
 
+    /// The other end of an in-process pipe, while their session lasts.
     pub(crate) fn other(&self) -> Option<Arc<Self>> {
-        lock(&self.other).as_ref().and_then(Weak::upgrade)
+        let joint = lock(&self.joint).clone();
+        joint.and_then(|joint| joint.other_end(self))
     }
 
     /// Queued messages and bytes, and whether the peer is connected.
@@ -179,9 +185,12 @@ impl Pipe {
 
     /// Ends the session: the half-written message is dropped and counted, the others stay queued.
     pub(crate) fn unlink(&self) {
-        let torn = self.outbox.unlink();
+        let (torn, made_room) = self.outbox.unlink();
         self.inbox.set_source(Source::None);
         self.count_loss(Loss::Disconnect, torn);
+        if made_room && let Some(owner) = self.owner() {
+            owner.writable(self.id);
+        }
     }
 
     /// Gives up everything that is queued, counts it, and takes nothing any more. Returns the count.
@@ -256,37 +265,45 @@ impl Pipe {
             (_, Note::Flush) => Ring::Flush(Arc::clone(self)),
             (Link::Wire { connection, .. }, Note::Drained) => Ring::Drained(*connection),
             (Link::Wire { connection, .. }, Note::Broken) => Ring::Broken(*connection),
-            (Link::Inproc { .. }, _) => return self.part(),
+            (Link::Inproc { .. }, _) => return self.part(DisconnectReason::Closed),
         };
         link.doorbell().ring(ring);
     }
 
-    /// In process: this end has said everything it had to say. Both ends' sessions are over.
-    pub(crate) fn part(self: &Arc<Self>) {
-        let other = lock(&self.other).take().and_then(|other| other.upgrade());
-        drop(lock(&self.closing).take());
-        self.end_inproc_session();
-        if let Some(other) = other {
-            *lock(&other.other) = None;
-            other.end_inproc_session();
+    /// In process: this end has said everything it had to say, or is given up. Ends the session of both ends (J1).
+    pub(crate) fn part(&self, why: DisconnectReason) {
+        *lock(&self.parts) = Some(why);
+        let joint = lock(&self.joint).clone();
+        match joint {
+            Some(joint) => joint.end(),
+            None => drop(lock(&self.closing).take()),
         }
     }
 
     fn end_inproc_session(self: &Arc<Self>) {
+        *lock(&self.joint) = None;
+        let peer = lock(&self.info).take();
         self.unlink();
-        *lock(&self.info) = None;
+        drop(lock(&self.closing).take());
+        let why = lock(&self.parts).take();
         if let Some(owner) = self.owner() {
+            if peer.is_some() {
+                let reason = why.unwrap_or(DisconnectReason::PeerClosed);
+                owner.report(Event::Disconnected { endpoint: self.endpoint.clone(), peer, reason });
+            }
             owner.session_lost(self);
         }
     }
 
     /// Moves as much of the flight as the other end's inbox takes.
     fn hand_over(&self, flight: &mut outbox::Flight) -> std::io::Result<Written> {
-        let Some(other) = self.other() else {
-            return Err(std::io::ErrorKind::NotConnected.into());
+        // Without the other end the session is about to end, and whoever ends it takes care of this one. An end without
+        // info is not attached yet: whoever joins makes this one writable afterwards.
+        let Some((other, info)) =
+            self.other().and_then(|other| Some((other.clone(), other.info()?)))
+        else {
+            return Err(std::io::ErrorKind::WouldBlock.into());
         };
-        // The other end is joined but not attached yet: its socket makes this end writable once it is.
-        let Some(info) = other.info() else { return Err(std::io::ErrorKind::WouldBlock.into()) };
         match flight {
             outbox::Flight::Control { bytes, .. } => {
                 other.take_commands(bytes);
@@ -335,8 +352,8 @@ impl Pipe {
                 _ => Ok(()),
             }
         });
-        if let Err(error) = taken {
-            self.report_misbehaviour(error);
+        if let Err(failure) = taken {
+            self.report_misbehaviour(failure.error);
         }
     }
 

@@ -224,7 +224,7 @@ impl Outbox {
     pub(super) fn offer(&self, content: Content<'_>, manner: Manner) -> Offered {
         let wire_bytes = content.wire_bytes();
         let mut state = lock(&self.state);
-        if state.abandoned.is_some() {
+        if state.abandoned.is_some() || state.closing {
             return Offered { next: None, conflated: 0 };
         }
         let mut conflated = 0;
@@ -268,9 +268,11 @@ impl Outbox {
         state.has_work() && state.claim_if(|phase| phase == Phase::Idle)
     }
 
-    /// Returns how many messages were torn.
-    pub(super) fn unlink(&self) -> u64 {
-        lock(&self.state).end_session()
+    /// Returns how many messages were torn, and whether that made the room that a refused sender waits for (O4).
+    pub(super) fn unlink(&self) -> (u64, bool) {
+        let mut state = lock(&self.state);
+        let torn = state.end_session();
+        (torn, state.take_made_room(self.marks))
     }
 
     /// Returns how many messages were dropped; a flight that is out is counted by its writer.
@@ -351,7 +353,8 @@ impl Outbox {
             Step { more: false, made_room: false, torn: 0, cause: Loss::Disconnect, note: None };
         let mut broken = false;
         if session != state.session {
-            step.torn = state.recover(flight);
+            // The session ended meanwhile, but what this write did is done: it is not to be sent again.
+            step.torn = state.recover_after(flight, written);
             step.cause = state.abandoned.unwrap_or(Loss::Disconnect);
         } else {
             match written {
@@ -371,8 +374,7 @@ impl Outbox {
                 }
             }
         }
-        step.made_room = state.refused && self.marks.drained(state.messages, state.bytes);
-        state.refused &= !step.made_room;
+        step.made_room = state.take_made_room(self.marks);
         let note = state.after_write(&mut step, last, now);
         let note = if broken { Some(Note::Broken) } else { note };
         step.note = note.map(|note| (link, note));

@@ -29,6 +29,12 @@ pub(crate) trait Owner: Send + Sync {
     fn make_pipe(&self, endpoint: Endpoint) -> Arc<Pipe>;
     /// The session of this pipe ended. A pipe that was connected stays; an accepted one is gone.
     fn session_lost(&self, pipe: &Arc<Pipe>);
+    /// In process: meets whoever is bound to the endpoint, or waits there for it. `pipe` is the connector's, if it has one.
+    fn meet(&self, endpoint: &Endpoint, pipe: Option<Arc<Pipe>>);
+    /// In process: a connect without a pipe of its own was refused.
+    fn session_missed(&self, endpoint: &Endpoint);
+    /// In process: the connector's pipe waits for nobody any more.
+    fn forget(&self, pipe: &Arc<Pipe>);
     /// The pipe is gone for good.
     fn gone(&self, pipe: &Arc<Pipe>);
     /// Complete messages from the peer, already counted in the pipe's inbox.

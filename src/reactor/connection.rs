@@ -57,6 +57,8 @@ pub(crate) struct Connection {
     pub(crate) listed: bool,
     /// The peer has closed its side, so a short read does not mean that nothing is left.
     read_closed: bool,
+    /// The peer takes nothing any more.
+    broken: bool,
 }
 
 enum Phase {
@@ -95,7 +97,17 @@ impl Connection {
         let until = now.checked_add(belongs.owner.options().connect_timeout);
         let phase = Phase::Connecting { until };
         let (stream, address) = (Arc::new(stream), String::new());
-        Self { belongs, origin, stream, address, token, phase, listed: false, read_closed: false }
+        Self {
+            belongs,
+            origin,
+            stream,
+            address,
+            token,
+            phase,
+            listed: false,
+            read_closed: false,
+            broken: false,
+        }
     }
 
     /// A stream that was accepted.
@@ -180,6 +192,17 @@ impl Connection {
 
     /// Reads what is there, within the budget of one turn.
     pub(crate) fn read(&mut self, io: &mut Io<'_>) -> Outcome {
+        let outcome = self.read_some(io);
+        let held = matches!(&self.phase, Phase::Open(open) if open.is_held());
+        match outcome {
+            Outcome::Wait if self.broken && !held => {
+                Outcome::Ended(Ending::Disconnected(DisconnectReason::PeerClosed))
+            }
+            other => other,
+        }
+    }
+
+    fn read_some(&mut self, io: &mut Io<'_>) -> Outcome {
         for _ in 0..READS_PER_TURN {
             let exhausted: Exhausted = match &mut self.phase {
                 Phase::Connecting { .. } => return Outcome::Wait,
@@ -228,6 +251,7 @@ impl Connection {
             }
             Progress::Done { peer, established, consumed } => {
                 let unsent = std::mem::take(unsent);
+                let version = peer.version;
                 let rest = input.get(consumed..).unwrap_or_default().to_vec();
                 let place = match &mut self.origin {
                     Origin::Dialed { pipe: Some(pipe), .. } => Place::Kept(Arc::clone(pipe)),
@@ -258,19 +282,19 @@ impl Connection {
                     wire::put_error(&mut error, &refusal.to_string());
                     let _ = self.stream.write(&error);
                 })?;
-                self.phase = Phase::Open(Box::new(Open::new(pipe, owner.options(), rest, io.now)));
+                self.phase =
+                    Phase::Open(Box::new(Open::new(pipe, owner.options(), version, rest, io.now)));
                 Ok(Exhausted::No)
             }
         }
     }
 
-    /// A writer met an error. What had arrived before is still read; then the connection is over.
+    /// A writer met an error. What had arrived before is still read, also if it has to wait for the inbox; then the connection
+    /// is over.
     pub(crate) fn broken(&mut self, io: &mut Io<'_>) -> Outcome {
         self.read_closed = true;
-        match self.read(io) {
-            Outcome::Wait => Outcome::Ended(Ending::Disconnected(DisconnectReason::PeerClosed)),
-            other => other,
-        }
+        self.broken = true;
+        self.read(io)
     }
 
     /// The inbox has room again.
@@ -369,13 +393,14 @@ impl Connection {
             Ending::ConnectFailed(_) => {}
             Ending::HandshakeFailed(reason) => owner.report(Event::HandshakeFailed {
                 endpoint,
-                address: self.address,
+                address: self.address.clone(),
                 reason: reason.clone(),
             }),
             Ending::Disconnected(reason) => {
-                let pipe = match self.phase {
+                // `self` lives to the end of this function: whoever waits for the close goes on when all is counted.
+                let pipe = match &self.phase {
                     Phase::Open(open) => Some(Arc::clone(open.pipe())),
-                    Phase::Leaving { pipe, .. } => Some(pipe),
+                    Phase::Leaving { pipe, .. } => Some(Arc::clone(pipe)),
                     Phase::Connecting { .. } | Phase::Opening { .. } => None,
                 };
                 let peer = pipe.as_ref().and_then(|pipe| pipe.info());

@@ -19,6 +19,9 @@ use crate::pipe::{Loss, Pipe};
 use crate::transport::endpoint::{Host, TcpEndpoint};
 use crate::transport::{Endpoint, Stream, ipc, tcp};
 
+/// Shortest pause between two attempts, whatever the options say: an attempt may fail at once.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+
 /// The answer of the resolver, on its way back to the dialer with this token.
 pub(crate) struct Dialed {
     pub(crate) dialer: usize,
@@ -252,7 +255,7 @@ impl Dialer {
         options.reconnect.then(|| {
             let pause =
                 pause_after(failures, options.reconnect_interval, options.reconnect_interval_max);
-            self.jitter.at_least_half(pause)
+            self.jitter.at_least_half(pause).max(PAUSE_MIN)
         })
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use super::dialer::Dialed;
+use super::errand::Errand;
 use super::listener::Accepted;
 use crate::completion::Guard;
 use crate::pipe::{Owner, Pipe, Ring};
@@ -79,12 +80,17 @@ pub(crate) enum Job {
         linger: Duration,
         guard: Guard,
     },
+    /// Does something for an in-process endpoint when its time has come.
+    Errand(Errand),
+    /// The context ends: what waits in process is given up.
+    EndErrands,
     /// Drops the connection of a pipe whose place another peer took.
     Evict(Arc<Pipe>),
 }
 
 pub(crate) struct Mailbox {
-    jobs: Mutex<Vec<Job>>,
+    /// `None` once the reactor has ended.
+    jobs: Mutex<Option<Vec<Job>>>,
     asleep: AtomicBool,
     /// Somebody wants the turner to come out of its poll.
     nudged: AtomicBool,
@@ -94,16 +100,25 @@ pub(crate) struct Mailbox {
 impl Mailbox {
     pub(crate) fn new(waker: Waker) -> Self {
         Self {
-            jobs: Mutex::new(Vec::new()),
+            jobs: Mutex::new(Some(Vec::new())),
             asleep: AtomicBool::new(false),
             nudged: AtomicBool::new(false),
             waker,
         }
     }
 
-    /// Posts a job and wakes the turner if it may be asleep.
+    /// Posts a job and wakes the turner if it may be asleep. A job for a reactor that has ended is dropped, and its guard
+    /// with it.
     pub(crate) fn post(&self, job: Job) {
-        lock(&self.jobs).push(job);
+        let mut jobs = lock(&self.jobs);
+        match &mut *jobs {
+            Some(jobs) => jobs.push(job),
+            None => {
+                drop(jobs);
+                return;
+            }
+        }
+        drop(jobs);
         self.wake();
     }
 
@@ -125,14 +140,22 @@ impl Mailbox {
     /// Swaps the posted jobs into `jobs`, which must be empty.
     pub(crate) fn take(&self, jobs: &mut Vec<Job>) {
         debug_assert!(jobs.is_empty());
-        std::mem::swap(&mut *lock(&self.jobs), jobs);
+        if let Some(posted) = &mut *lock(&self.jobs) {
+            std::mem::swap(posted, jobs);
+        }
+    }
+
+    /// The reactor has ended. Jobs hold sockets, which hold the mailbox: nothing may stay in here.
+    pub(crate) fn close(&self) {
+        let jobs = lock(&self.jobs).take();
+        drop(jobs);
     }
 
     /// Announces that the turner is about to block. False when a job is waiting: then it must not block.
     pub(crate) fn may_sleep(&self) -> bool {
         self.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        let may = !self.nudged.swap(false, Ordering::Relaxed) && lock(&self.jobs).is_empty();
+        let may = !self.nudged.swap(false, Ordering::Relaxed) && !self.has_jobs();
         if !may {
             self.awake();
         }
@@ -141,7 +164,7 @@ impl Mailbox {
 
     /// Whether jobs are waiting.
     pub(crate) fn has_jobs(&self) -> bool {
-        !lock(&self.jobs).is_empty()
+        lock(&self.jobs).as_ref().is_some_and(|jobs| !jobs.is_empty())
     }
 
     /// The turner is awake and will look at its jobs before it blocks again.

@@ -5,6 +5,7 @@
 
 mod connection;
 mod dialer;
+mod errand;
 mod linger;
 mod listener;
 mod mailbox;
@@ -23,6 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
+pub(crate) use errand::Errand;
 pub(crate) use mailbox::{Belongs, EndpointId, Job, Scope, SocketId};
 use resolver::Resolver;
 pub(crate) use slot::Slot;

@@ -12,7 +12,8 @@ use crate::peer::PeerInfo;
 use crate::pipe::{Loss, Owner, Pipe, Run};
 use crate::transport::Stream;
 use crate::wire::{
-    self, Beat, Command, Ended, Heartbeat, HeartbeatConfig, ProtocolError, Scanner, Subscription,
+    self, Beat, Command, Ended, Heartbeat, HeartbeatConfig, ProtocolError, Scan, ScanFailure,
+    Scanner, Subscription, Version,
 };
 
 /// PONGs and the like that may wait for a peer that does not read, in bytes. A peer that floods us with PINGs
@@ -33,15 +34,26 @@ pub(crate) struct Open {
     missing: usize,
     /// `received` may hold complete messages.
     unscanned: bool,
+    /// The inbox is at a mark: what there is to read waits.
+    held: bool,
 }
 
 impl Open {
     /// `rest`: what came behind the handshake.
-    pub(crate) fn new(pipe: Arc<Pipe>, options: &Options, rest: Vec<u8>, now: Instant) -> Self {
+    pub(crate) fn new(
+        pipe: Arc<Pipe>,
+        options: &Options,
+        version: Version,
+        rest: Vec<u8>,
+        now: Instant,
+    ) -> Self {
+        // PING came with ZMTP 3.1.
+        let knows_ping = version >= Version::V3_1;
         let config = HeartbeatConfig {
-            interval: options.heartbeat_interval,
+            interval: options.heartbeat_interval.filter(|_| knows_ping),
             timeout: options.heartbeat_timeout(),
             ttl: options.heartbeat_ttl,
+            shows_life: knows_ping,
         };
         Self {
             info: pipe.info(),
@@ -53,11 +65,17 @@ impl Open {
             received: rest,
             start: 0,
             missing: 1,
+            held: false,
         }
     }
 
     pub(crate) fn pipe(&self) -> &Arc<Pipe> {
         &self.pipe
+    }
+
+    /// Whether the inbox's mark keeps messages from being read.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held
     }
 
     pub(crate) fn linger(&mut self, lingering: Lingering) {
@@ -75,6 +93,7 @@ impl Open {
 
     /// The inbox has room again, so what the peer sends is heard again.
     pub(crate) fn resume(&mut self, now: Instant) {
+        self.held = false;
         self.heartbeat.resume(now);
     }
 
@@ -85,7 +104,8 @@ impl Open {
         io: &mut Io<'_>,
     ) -> Result<Exhausted, DisconnectReason> {
         let Some(allowance) = self.pipe.inbox().allowance() else {
-            self.heartbeat.suspend();
+            self.held = true;
+            self.heartbeat.suspend(io.now);
             return Ok(Exhausted::Yes);
         };
         let mut exhausted = Exhausted::No;
@@ -130,13 +150,20 @@ impl Open {
         let input = self.received.get(self.start..).unwrap_or_default();
         let scan = scanner.scan(input, allowance, &mut |body| {
             on_command(body, owner.as_ref(), pipe, heartbeat, &mut answers, now)
-        })?;
+        });
+        // What was complete before an error is delivered, wherever the segments of the stream were cut.
+        let (scan, error) = match scan {
+            Ok(scan) => (scan, None),
+            Err(ScanFailure { error, end, messages }) => {
+                (Scan { end, messages, ended: Ended::NeedMore { bytes: 1 } }, Some(error))
+            }
+        };
         self.unscanned = scan.ended == Ended::Allowance;
         self.missing = match scan.ended {
             Ended::NeedMore { bytes } => bytes,
             Ended::Allowance => 1,
         };
-        let run = self.take_run(scan.end);
+        let run = take_run(&mut self.received, &mut self.start, scan.end, self.unscanned);
         if scan.messages > 0
             && let Some(info) = &self.info
         {
@@ -147,22 +174,7 @@ impl Open {
         {
             role.run();
         }
-        Ok(())
-    }
-
-    /// The first `end` bytes that were not handed over yet. Usually that is all of the buffer, and it is moved.
-    fn take_run(&mut self, end: usize) -> Vec<u8> {
-        let end = self.start + end;
-        if self.unscanned {
-            let run = self.received.get(self.start..end).unwrap_or_default().to_vec();
-            self.start = end;
-            return run;
-        }
-        let rest = self.received.split_off(end.min(self.received.len()));
-        let mut run = std::mem::replace(&mut self.received, rest);
-        run.drain(..self.start.min(run.len()));
-        self.start = 0;
-        run
+        error.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Heartbeats and linger.
@@ -190,6 +202,24 @@ impl Open {
     }
 }
 
+/// Takes the first `end` bytes of `received` from `start` on. Usually that is all of it, and it is moved; with `more`
+/// complete messages behind them they are copied out.
+fn take_run(received: &mut Vec<u8>, start: &mut usize, end: usize, more: bool) -> Vec<u8> {
+    if more {
+        let end = *start + end;
+        let run = received.get(*start..end).unwrap_or_default().to_vec();
+        *start = end;
+        return run;
+    }
+    received.drain(..std::mem::take(start));
+    if end == 0 {
+        // An unfinished message grows where it is: moving it at each read would cost the square of its length.
+        return Vec::new();
+    }
+    let rest = received.split_off(end.min(received.len()));
+    std::mem::replace(received, rest)
+}
+
 fn on_command(
     body: &[u8],
     owner: &dyn Owner,
@@ -214,5 +244,30 @@ fn on_command(
         // A second READY breaks the closed set of RFC 37; unknown commands are left to later versions.
         Command::Ready(_) => Err(ProtocolError::UnexpectedCommand { name: "READY".to_owned() }),
         Command::Pong { .. } | Command::Unknown(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unfinished_message_is_not_moved() {
+        let mut received = Vec::with_capacity(64);
+        received.extend_from_slice(b"unfinished");
+        let place = received.as_ptr();
+        assert_eq!(take_run(&mut received, &mut 0, 0, false), b"");
+        assert_eq!((received.as_ptr(), &received[..]), (place, &b"unfinished"[..]));
+    }
+
+    #[test]
+    fn runs_are_taken_in_order_whatever_stays_behind() {
+        let mut received = b"aabbbcc".to_vec();
+        let mut start = 0;
+        assert_eq!(take_run(&mut received, &mut start, 2, true), b"aa");
+        assert_eq!(take_run(&mut received, &mut start, 0, true), b"");
+        assert_eq!(take_run(&mut received, &mut start, 3, false), b"bbb");
+        assert_eq!((&received[..], start), (&b"cc"[..], 0));
+        assert_eq!(take_run(&mut received, &mut start, 2, false), b"cc");
     }
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::Pool;
 use super::connection::{Connection, Ending, Io, Origin, Outcome};
 use super::dialer::{Dial, Dialed, Dialer};
+use super::errand::Errand;
 use super::linger::Lingering;
 use super::listener::{Accepted, ListenerSource};
 use super::mailbox::{Belongs, Job, Mailbox};
@@ -35,6 +36,7 @@ enum Source {
     Listener(ListenerSource),
     Dialer(Dialer),
     Connection(Box<Connection>),
+    Errand(Errand),
 }
 
 impl Source {
@@ -43,6 +45,7 @@ impl Source {
             Self::Listener(listener) => &listener.belongs,
             Self::Dialer(dialer) => &dialer.belongs,
             Self::Connection(connection) => &connection.belongs,
+            Self::Errand(errand) => &errand.belongs,
         }
     }
 
@@ -51,6 +54,7 @@ impl Source {
             Self::Listener(listener) => listener.deadline(),
             Self::Dialer(dialer) => dialer.deadline(),
             Self::Connection(connection) => connection.deadline(),
+            Self::Errand(errand) => errand.deadline(),
         }
     }
 }
@@ -63,12 +67,16 @@ pub(crate) struct Turn {
     timers: Timers,
     /// Sources that have more to do than one turn allowed.
     run_list: VecDeque<usize>,
+    /// Sources whose deadline has come.
+    due: Vec<usize>,
     jobs: Vec<Job>,
     slot: Arc<Slot>,
     mailbox: Arc<Mailbox>,
     pool: Arc<Pool>,
     resolver: Resolver,
     seed: u64,
+    /// The context ends: nobody will meet in process any more.
+    ending: bool,
 }
 
 impl Turn {
@@ -95,10 +103,12 @@ impl Turn {
             sources: Slab::new(),
             timers: Timers::default(),
             run_list: VecDeque::new(),
+            due: Vec::new(),
             jobs: Vec::new(),
             pool,
             resolver,
             seed,
+            ending: false,
         })
     }
 
@@ -137,7 +147,11 @@ impl Turn {
                 self.run_again(token, now);
             }
         }
+        // Taken out first: a timer that sets itself again at once must not keep this turn from ending.
         while let Some(token) = self.timers.pop_due(&mut self.sources, now) {
+            self.due.push(token);
+        }
+        for token in std::mem::take(&mut self.due) {
             self.on_timer(token, now);
         }
     }
@@ -197,6 +211,20 @@ impl Turn {
                     self.close(token, linger, &guard, now);
                 }
             }
+            Job::Errand(errand) if self.ending => errand.give_up(),
+            Job::EndErrands => {
+                self.ending = true;
+                let errands = |source: &Source| matches!(source, Source::Errand(_));
+                for token in self.sources.tokens_where(errands) {
+                    if let Some(Source::Errand(errand)) = self.sources.remove(token) {
+                        errand.give_up();
+                    }
+                }
+            }
+            Job::Errand(errand) => {
+                let token = self.sources.insert(Source::Errand(errand));
+                self.arm(token);
+            }
             Job::Evict(pipe) => self.evict(&pipe, now),
         }
     }
@@ -234,6 +262,13 @@ impl Turn {
                 match dialer.on_timer(token, &self.slot, &self.resolver, now) {
                     Ok(dial) => self.dial(token, dial, now),
                     Err(()) => self.end_dialer(token, now),
+                }
+            }
+            Some(Source::Errand(errand)) => {
+                if !errand.is_due(now) {
+                    self.arm(token);
+                } else if let Some(Source::Errand(errand)) = self.sources.remove(token) {
+                    errand.run();
                 }
             }
             None => {}
@@ -403,7 +438,10 @@ impl Turn {
                     Err(()) => self.end_dialer(token, now),
                 }
             }
-            None => {}
+            Some(Source::Errand(errand)) if errand.ends_with_socket() => {
+                self.sources.remove(token);
+            }
+            Some(Source::Errand(_)) | None => {}
         }
     }
 
@@ -418,6 +456,14 @@ impl Turn {
             let ending = Ending::Disconnected(DisconnectReason::HandedOver);
             self.end_connection(token, &ending, now);
         }
+    }
+}
+
+/// The mailbox ends with the reactor, also when that ends by a panic: what comes later is dropped, and whoever waits for it
+/// goes on.
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.mailbox.close();
     }
 }
 

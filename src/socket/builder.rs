@@ -155,7 +155,7 @@ impl<P: Pattern> Builder<P> {
     }
 
     /// Pause before the first attempt to connect again; doubled with each further failure. Default 100 ms. The real
-    /// pause is drawn between half of it and all of it.
+    /// pause is drawn between half of it and all of it, and is at least a millisecond.
     pub fn reconnect_interval(self, interval: Duration) -> Self {
         self.with(|options| {
             options.reconnect_interval = interval;

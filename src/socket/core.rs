@@ -16,7 +16,7 @@ use super::wait::{Key, WaitList};
 use crate::completion::{Completion, Guard, completion};
 use crate::error::{SetupError, WaitError};
 use crate::message::Message;
-use crate::monitor::{Event, Reporter};
+use crate::monitor::{DisconnectReason, Event, Reporter};
 use crate::options::Options;
 use crate::pattern::{Behaviour, Sending, Unsent};
 use crate::peer::PeerId;
@@ -336,6 +336,8 @@ impl<P: Behaviour> Core<P> {
             return closing.clone();
         }
         state.closing = Some(completion.clone());
+        // Under the lock, so that the end of the context waits for this close or comes before it.
+        self.context.remember_close(completion.clone());
         let senders = state.senders.take_all();
         let endpoints = std::mem::take(&mut state.endpoints);
         drop(state);
@@ -348,31 +350,7 @@ impl<P: Behaviour> Core<P> {
             let scope = Scope::Socket(self.id);
             slot.post(Job::Close { scope, linger, guard: guard.clone() });
         }
-        self.context.remember_close(completion.clone());
         completion
-    }
-
-    /// Closes and waits until everything has ended, at most `linger` from the last progress. Connections end by their
-    /// reactor's timers; in process this thread watches the progress.
-    pub(crate) fn close_within(&self, linger: Duration) {
-        let completion = self.begin_close(linger);
-        let mut progress = self.inproc_progress();
-        while let Some(deadline) = transport::now().checked_add(linger) {
-            if completion.wait_until(deadline) {
-                return;
-            }
-            let before = std::mem::replace(&mut progress, self.inproc_progress());
-            if progress == before {
-                self.give_up_inproc();
-                break;
-            }
-        }
-        completion.wait();
-    }
-
-    fn inproc_progress(&self) -> u64 {
-        let pipes = self.inproc_pipes();
-        pipes.iter().map(|pipe| pipe.outbox_report().progress).sum()
     }
 
     fn inproc_pipes(&self) -> Vec<Arc<Pipe>> {
@@ -386,24 +364,17 @@ impl<P: Behaviour> Core<P> {
         self.context.remove_socket(self.id);
     }
 
-    /// In process nobody else closes: names are freed, and pipes part when they are empty.
+    /// Names are freed; pipes part when they are drained, or when their linger time is over.
     fn close_inproc(&self, endpoints: &[Attachment], linger: Duration, guard: &Guard) {
         for attachment in endpoints {
-            self.context.forget_inproc(&attachment.endpoint, self.id, attachment.pipe.as_ref());
+            if attachment.bound {
+                self.context.unbind_inproc(&attachment.endpoint, self.id);
+            } else if attachment.pipe.is_none() {
+                self.context.forget_connector(&attachment.endpoint, self.id, None);
+            }
         }
         for pipe in self.inproc_pipes() {
             self.close_inproc_pipe(&pipe, linger, guard.clone());
-        }
-    }
-
-    pub(super) fn close_inproc_pipe(&self, pipe: &Arc<Pipe>, linger: Duration, guard: Guard) {
-        if linger.is_zero() || pipe.other().is_none() {
-            pipe.abandon(Loss::Linger);
-        }
-        pipe.begin_close_with(guard);
-        pipe.flush();
-        if pipe.outbox_report().drained {
-            pipe.part();
         }
     }
 }
@@ -422,7 +393,7 @@ impl<P: Behaviour> SocketControl for Core<P> {
     fn give_up_inproc(&self) {
         for pipe in self.inproc_pipes() {
             pipe.abandon(Loss::Linger);
-            pipe.part();
+            pipe.part(DisconnectReason::Closed);
         }
     }
 }

@@ -2,17 +2,18 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::core::{Attachment, Core, Peer};
 use super::shared::{Binder, Connector};
-use crate::completion::completion;
+use crate::completion::{Guard, completion};
 use crate::error::SetupError;
-use crate::monitor::{Event, HandshakeFailure};
+use crate::monitor::{DisconnectReason, Event, HandshakeFailure};
 use crate::pattern::Behaviour;
-use crate::pipe::{Candidate, INPROC_VERSION, Link, Owner, Pipe, Place, Source};
-use crate::reactor::{Belongs, EndpointId, Job, Scope};
+use crate::pipe::{Candidate, INPROC_VERSION, Joint, Link, Loss, Owner, Pipe, Place, Source};
+use crate::reactor::{Belongs, EndpointId, Errand, Job, Scope};
 use crate::sync::lock;
-use crate::transport::{Endpoint, EndpointError, Listener, ipc, tcp};
+use crate::transport::{self, Endpoint, EndpointError, Listener, ipc, tcp};
 use crate::wire::{Established, Metadata, ProtocolError, ReadyPeer};
 
 impl<P: Behaviour> Core<P> {
@@ -87,7 +88,7 @@ impl<P: Behaviour> Core<P> {
             }
         }
         if let Endpoint::Inproc(name) = endpoint {
-            self.meet(name, endpoint, pipe);
+            self.meet_now(name, endpoint, pipe);
         }
         // A sender that waits for any peer at all may go on.
         let wakers = lock(&self.state).senders.take_all();
@@ -100,10 +101,12 @@ impl<P: Behaviour> Core<P> {
     pub(crate) fn unbind(&self, endpoint: &Endpoint) -> Result<(), SetupError> {
         let attachment = self.take_attachment(endpoint, true)?;
         if matches!(endpoint, Endpoint::Inproc(_)) {
-            self.context.forget_inproc(endpoint, self.id, None);
+            self.context.unbind_inproc(endpoint, self.id);
+            self.stop_routing_to_accepted(endpoint);
             self.close_inproc_pipes(|pipe, kept| !kept && pipe.endpoint() == endpoint);
             return Ok(());
         }
+        self.stop_routing_to_accepted(endpoint);
         let (unbound, guard) = completion();
         self.post_close(Scope::Listener(attachment.id), guard);
         unbound.wait();
@@ -124,16 +127,30 @@ impl<P: Behaviour> Core<P> {
         self.changed.notify_all();
         let (closing, guard) = completion();
         if matches!(endpoint, Endpoint::Inproc(_)) {
-            self.context.forget_inproc(endpoint, self.id, attachment.pipe.as_ref());
             match &attachment.pipe {
                 Some(pipe) => self.close_inproc_pipe(pipe, self.options.linger, guard),
-                None => self.close_inproc_pipes(|pipe, kept| !kept && pipe.endpoint() == endpoint),
+                None => {
+                    self.context.forget_connector(endpoint, self.id, None);
+                    self.close_inproc_pipes(|pipe, kept| !kept && pipe.endpoint() == endpoint);
+                }
             }
         } else {
             self.post_close(Scope::Endpoint(attachment.id), guard);
             self.context.remember_close(closing);
         }
         Ok(())
+    }
+
+    /// Peers that came to the endpoint get what is queued for them, and nothing more.
+    fn stop_routing_to_accepted(&self, endpoint: &Endpoint) {
+        let mut state = lock(&self.state);
+        let state = &mut *state;
+        for peer in state.peers.values().filter(|peer| !peer.kept) {
+            if peer.pipe.endpoint() == endpoint {
+                state.pattern.gone(peer.pipe.id());
+                peer.pipe.begin_close();
+            }
+        }
     }
 
     fn take_attachment(&self, endpoint: &Endpoint, bound: bool) -> Result<Attachment, SetupError> {
@@ -148,7 +165,7 @@ impl<P: Behaviour> Core<P> {
         found.map(|index| state.endpoints.remove(index)).ok_or_else(unknown)
     }
 
-    fn post_close(&self, scope: Scope, guard: crate::completion::Guard) {
+    fn post_close(&self, scope: Scope, guard: Guard) {
         let linger = self.options.linger;
         for slot in self.context.slots() {
             slot.post(Job::Close { scope, linger, guard: guard.clone() });
@@ -205,21 +222,81 @@ impl<P: Behaviour> Core<P> {
     }
 
     /// Joins whoever is bound to the name, or waits there for it.
-    pub(super) fn meet(&self, name: &str, endpoint: &Endpoint, pipe: Option<Arc<Pipe>>) {
-        let owner: std::sync::Weak<dyn Owner> = self.this.clone();
-        let connector = Connector { socket: self.id, owner, pipe };
+    pub(super) fn meet_now(&self, name: &str, endpoint: &Endpoint, pipe: Option<Arc<Pipe>>) {
+        let connector = self.connector(pipe);
         let binder = {
             let mut names = lock(&self.context.inproc);
-            match names.bound(name) {
-                Some(binder) => binder.owner.upgrade(),
+            match names.bound(name).and_then(|binder| binder.owner.upgrade()) {
+                Some(binder) => binder,
                 None => {
-                    names.wait(name, connector);
-                    return;
+                    // A binder that is gone did not come to free its name yet.
+                    names.unbind(name, |_| true);
+                    return names.wait(name, connector);
                 }
             }
         };
-        if let Some(binder) = binder {
-            self.join(endpoint, binder, connector);
+        self.join(endpoint, binder, connector);
+    }
+
+    /// A session in process is over: waits for the name to be bound anew. If it is bound still - the connector was refused,
+    /// evicted, or the binder unbinds this very moment - it is met again after a pause, as over a wire.
+    pub(super) fn meet_later(&self, endpoint: &Endpoint, pipe: Option<Arc<Pipe>>) {
+        let Endpoint::Inproc(name) = endpoint else { return };
+        let attachment = self.connected_as(endpoint, pipe.as_ref());
+        let Some(id) = attachment.filter(|_| self.options.reconnect) else { return };
+        {
+            let mut names = lock(&self.context.inproc);
+            if names.bound(name).is_none() {
+                return names.wait(name, self.connector(pipe));
+            }
+        }
+        if let Some(belongs) = self.belongs(id, endpoint.clone())
+            && let Some(slot) = self.context.slots().first()
+        {
+            let pause = self.options.reconnect_interval;
+            let errand = Errand::meet_again(belongs, pipe, pause, transport::now());
+            slot.post(Job::Errand(errand));
+        }
+    }
+
+    /// The attachment of a connect to the endpoint, with this pipe or without one.
+    pub(super) fn connected_as(
+        &self,
+        endpoint: &Endpoint,
+        pipe: Option<&Arc<Pipe>>,
+    ) -> Option<EndpointId> {
+        let state = lock(&self.state);
+        let same_pipe = |other: &Option<Arc<Pipe>>| match (pipe, other) {
+            (Some(pipe), Some(other)) => Arc::ptr_eq(pipe, other),
+            (None, None) => true,
+            _ => false,
+        };
+        let mut connects = state.endpoints.iter().filter(|a| !a.bound && a.endpoint == *endpoint);
+        connects.find(|attachment| same_pipe(&attachment.pipe)).map(|attachment| attachment.id)
+    }
+
+    fn connector(&self, pipe: Option<Arc<Pipe>>) -> Connector {
+        let owner: std::sync::Weak<dyn Owner> = self.this.clone();
+        Connector { socket: self.id, owner, pipe }
+    }
+
+    /// Closes an in-process pipe: it parts when it is drained, or when its linger time is over.
+    pub(super) fn close_inproc_pipe(&self, pipe: &Arc<Pipe>, linger: Duration, guard: Guard) {
+        if linger.is_zero() {
+            pipe.abandon(Loss::Linger);
+        }
+        pipe.begin_close_with(guard);
+        pipe.flush();
+        if pipe.outbox_report().drained {
+            self.context.forget_connector(pipe.endpoint(), self.id, Some(pipe));
+            return pipe.part(DisconnectReason::Closed);
+        }
+        let id = self.context.next_endpoint_id();
+        if let Some(belongs) = self.belongs(id, pipe.endpoint().clone())
+            && let Some(slot) = self.context.slots().first()
+        {
+            let errand = Errand::linger(belongs, Arc::clone(pipe), linger, transport::now());
+            slot.post(Job::Errand(errand));
         }
     }
 
@@ -233,6 +310,7 @@ impl<P: Behaviour> Core<P> {
             return report_refused(&connecting, endpoint, error.into());
         }
         let there = binder.make_pipe(endpoint.clone());
+        let immediate = connector.pipe.is_none();
         let (here, place) = match connector.pipe {
             Some(pipe) => (Arc::clone(&pipe), Place::Kept(pipe)),
             None => {
@@ -240,18 +318,21 @@ impl<P: Behaviour> Core<P> {
                 (Arc::clone(&pipe), Place::Made(pipe))
             }
         };
-        there.join(&here);
-        here.join(&there);
+        let joint = Joint::join(&here, &there);
         let attach_there = self.candidate(Place::Made(Arc::clone(&there)), endpoint, &ours, &here);
         let attach_here = self.candidate(place, endpoint, &theirs, &there);
         let (Some(attach_there), Some(attach_here)) = (attach_there, attach_here) else { return };
-        if let Err(refusal) = binder.attach(attach_there) {
+        let attached = binder.attach(attach_there).inspect_err(|refusal| {
             report_refused(&binder, endpoint, refusal.clone().into());
-            return report_refused(&connecting, endpoint, refusal.into());
+        });
+        let attached = attached.and_then(|_| connecting.attach(attach_here));
+        if let Err(refusal) = &attached {
+            report_refused(&connecting, endpoint, refusal.clone().into());
         }
-        if let Err(refusal) = connecting.attach(attach_here) {
-            there.part();
-            return report_refused(&connecting, endpoint, refusal.into());
+        joint.settle(attached.is_ok());
+        if attached.is_err() && immediate {
+            // Its pipe was never attached, so its socket does not hear of the end.
+            connecting.session_missed(endpoint);
         }
         there.writable();
         here.writable();

@@ -144,9 +144,10 @@ impl<P: Pattern> Socket<P> {
     /// # Errors
     /// [`CloseError`] with the number of messages that were dropped.
     pub fn close(self, deadline: Duration) -> Result<(), CloseError> {
-        let lost_before = self.stats().dropped_linger;
-        self.core().close_within(deadline);
-        match self.stats().dropped_linger - lost_before {
+        let lost = |stats: Stats| stats.dropped_linger + stats.dropped_disconnect;
+        let lost_before = lost(self.stats());
+        self.core().begin_close(deadline).wait();
+        match lost(self.stats()) - lost_before {
             0 => Ok(()),
             unsent => Err(CloseError { unsent }),
         }

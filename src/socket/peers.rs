@@ -6,7 +6,7 @@ use std::task::Waker;
 
 use super::core::{Core, Peer};
 use super::inbound::release;
-use crate::monitor::Event;
+use crate::monitor::{DisconnectReason, Event};
 use crate::options::Options;
 use crate::pattern::Behaviour;
 use crate::peer::{PeerId, PeerInfo, Refusal};
@@ -54,6 +54,9 @@ impl<P: Behaviour> Core<P> {
 
     fn evict(&self, replaced: Option<Arc<Pipe>>) {
         let Some(pipe) = replaced else { return };
+        if matches!(pipe.endpoint(), Endpoint::Inproc(_)) {
+            return pipe.part(DisconnectReason::HandedOver);
+        }
         for slot in self.context.slots() {
             slot.post(Job::Evict(Arc::clone(&pipe)));
         }
@@ -80,7 +83,8 @@ impl<P: Behaviour> Owner for Core<P> {
                 return Err(Refusal::Closed);
             }
             let present = state.peers.len() + state.orphans.load(Ordering::Relaxed);
-            if !kept && present >= self.options.peers_max {
+            let crowded = present >= self.options.peers_max && !state.pattern.replaces(&peer);
+            if !kept && crowded {
                 return Err(Refusal::TooManyPeers { limit: self.options.peers_max });
             }
             ready = state.pattern.ready(&pipe, &peer, kept)?;
@@ -133,18 +137,38 @@ impl<P: Behaviour> Owner for Core<P> {
             state.peers.remove(&pipe.id());
         }
         let orphans = Arc::clone(&state.orphans);
-        let waits_again = kept && !state.closed;
+        let closed = state.closed;
         let wakers = self.wake_senders(&mut state, true);
         drop(state);
         if !kept {
             pipe.abandon(Loss::Disconnect);
             pipe.inbox().orphan(&orphans);
+        } else if closed && matches!(pipe.endpoint(), Endpoint::Inproc(_)) {
+            // A closed socket lingers for the reader it had, not for the next one.
+            pipe.abandon(Loss::Linger);
         }
         self.changed.notify_all();
         wakers.into_iter().for_each(Waker::wake);
-        if waits_again && let Endpoint::Inproc(name) = pipe.endpoint() {
-            self.meet(name, pipe.endpoint(), Some(Arc::clone(pipe)));
+        if !closed && matches!(pipe.endpoint(), Endpoint::Inproc(_)) {
+            self.meet_later(pipe.endpoint(), kept.then(|| Arc::clone(pipe)));
         }
+    }
+
+    fn meet(&self, endpoint: &Endpoint, pipe: Option<Arc<Pipe>>) {
+        // The socket may have disconnected, or been closed, since this was planned.
+        if let Endpoint::Inproc(name) = endpoint
+            && self.connected_as(endpoint, pipe.as_ref()).is_some()
+        {
+            self.meet_now(name, endpoint, pipe);
+        }
+    }
+
+    fn session_missed(&self, endpoint: &Endpoint) {
+        self.meet_later(endpoint, None);
+    }
+
+    fn forget(&self, pipe: &Arc<Pipe>) {
+        self.context.forget_connector(pipe.endpoint(), self.id, Some(pipe));
     }
 
     fn gone(&self, pipe: &Arc<Pipe>) {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use crate::completion::Completion;
 use crate::error::SetupError;
 use crate::pipe::{Owner, Pipe};
-use crate::reactor::{EndpointId, Pool, Slot, SocketId};
+use crate::reactor::{EndpointId, Job, Pool, Slot, SocketId};
 use crate::sync::lock;
 use crate::transport::Endpoint;
 use crate::transport::inproc::Rendezvous;
@@ -171,21 +171,27 @@ impl Shared {
         closes.push(completion);
     }
 
-    /// Frees an in-process name, or stops waiting for it.
-    pub(crate) fn forget_inproc(
+    /// Frees an in-process name.
+    pub(crate) fn unbind_inproc(&self, endpoint: &Endpoint, socket: SocketId) {
+        if let Endpoint::Inproc(name) = endpoint {
+            lock(&self.inproc).unbind(name, |binder| binder.socket == socket);
+        }
+    }
+
+    /// Stops waiting for an in-process name; `pipe` is the connector's, if it has one.
+    pub(crate) fn forget_connector(
         &self,
         endpoint: &Endpoint,
         socket: SocketId,
         pipe: Option<&Arc<Pipe>>,
     ) {
         let Endpoint::Inproc(name) = endpoint else { return };
-        let mut names = lock(&self.inproc);
-        names.unbind(name, |binder| binder.socket == socket && pipe.is_none());
-        names.cancel(name, |connector| {
+        lock(&self.inproc).cancel(name, |connector| {
             connector.socket == socket
                 && match (pipe, &connector.pipe) {
                     (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
-                    _ => pipe.is_none(),
+                    (None, None) => true,
+                    _ => false,
                 }
         });
     }
@@ -199,6 +205,9 @@ impl Shared {
         };
         sockets.iter().for_each(|socket| socket.shut_down());
         sockets.iter().for_each(|socket| socket.give_up_inproc());
+        for slot in self.slots() {
+            slot.post(Job::EndErrands);
+        }
     }
 
     /// Closes all sockets, waits until they have sent what they had (or their linger times are over), stops the threads.

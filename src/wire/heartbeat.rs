@@ -19,6 +19,8 @@ pub(crate) struct HeartbeatConfig {
     /// The silence of ours after which the peer may give up; zero for none. Rounded down to
     /// tenths of a second and capped at 6553.5 s on the wire.
     pub(crate) ttl: Duration,
+    /// Whether the peer knows PING, so that it can be shown signs of life while it is not read.
+    pub(crate) shows_life: bool,
 }
 
 /// What is to be done now.
@@ -37,6 +39,9 @@ pub(crate) enum Beat {
 
 /// Shortest time between two signs of life, whatever pace the peer's PINGs seem to have.
 const SIGN_INTERVAL_MIN: Duration = Duration::from_millis(10);
+
+/// Time between two signs of life to a peer whose PINGs, if it sends any, have not been read yet.
+const SIGN_INTERVAL_GUESS: Duration = Duration::from_millis(500);
 
 /// The heartbeat of one connection, from the end of its handshake.
 #[derive(Debug)]
@@ -61,6 +66,8 @@ pub(crate) struct Heartbeat {
     last_ping: Option<Instant>,
     /// See `last_ping`.
     peer_interval: Option<Duration>,
+    /// See [`HeartbeatConfig::shows_life`].
+    shows_life: bool,
     /// While suspended: when the peer should see a sign of life, for its PINGs are not read and get no answer.
     next_sign: Option<Instant>,
 }
@@ -81,6 +88,7 @@ impl Heartbeat {
             is_suspended: false,
             last_ping: None,
             peer_interval: None,
+            shows_life: config.shows_life,
             next_sign: None,
         }
     }
@@ -96,18 +104,25 @@ impl Heartbeat {
         let ttl = Duration::from_millis(u64::from(ttl_deciseconds) * DECISECOND_MS);
         self.peer_ttl = Some(ttl).filter(|ttl| !ttl.is_zero());
         let interval = self.last_ping.map(|last| now.saturating_duration_since(last));
-        self.peer_interval = interval.map(|interval| interval.max(SIGN_INTERVAL_MIN));
+        self.peer_interval = interval.or(self.peer_interval);
         self.last_ping = Some(now);
         self.heard(now);
     }
 
     /// We stop reading the peer: nothing it sends can be heard, so it cannot be found dead. Our PINGs go on, and
-    /// for a peer that sends PINGs we add some at its own pace: any traffic tells it that we live.
-    pub(crate) fn suspend(&mut self) {
+    /// we add some at the pace of the peer's own: any traffic tells it that we live.
+    pub(crate) fn suspend(&mut self, now: Instant) {
         if !self.is_suspended {
             self.is_suspended = true;
-            self.next_sign = self.last_ping.and_then(|last| after(last, self.peer_interval));
+            self.next_sign =
+                self.shows_life.then(|| after(now, Some(self.sign_interval()))).flatten();
         }
+    }
+
+    /// The pace of the peer's PINGs; a guess as long as it is not known.
+    fn sign_interval(&self) -> Duration {
+        let guess = self.peer_ttl.map_or(SIGN_INTERVAL_GUESS, |ttl| ttl / 2);
+        self.peer_interval.unwrap_or(guess).max(SIGN_INTERVAL_MIN)
     }
 
     /// We read the peer again: it gets its full time from now. Does nothing if not suspended.
@@ -133,7 +148,7 @@ impl Heartbeat {
         }
         let ping = Beat::SendPing { ttl_deciseconds: self.ttl_deciseconds };
         if self.next_sign.is_some_and(|due| due <= now) {
-            self.next_sign = after(now, self.peer_interval);
+            self.next_sign = after(now, Some(self.sign_interval()));
             return ping;
         }
         if self.next_ping.is_none_or(|due| now < due) {
@@ -169,18 +184,22 @@ mod tests {
     fn a_peer_that_pings_sees_signs_of_life_while_it_is_not_read() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let config =
-            HeartbeatConfig { interval: None, timeout: Duration::ZERO, ttl: Duration::ZERO };
+        let config = HeartbeatConfig {
+            interval: None,
+            timeout: Duration::ZERO,
+            ttl: Duration::ZERO,
+            shows_life: true,
+        };
         let mut heartbeat = Heartbeat::new(config, start);
         heartbeat.ping_received(0, at(100));
         heartbeat.ping_received(0, at(200));
-        heartbeat.suspend();
-        assert_eq!(heartbeat.next_deadline(), Some(at(300)));
-        assert_eq!(heartbeat.poll(at(299)), Beat::Nothing);
-        assert_eq!(heartbeat.poll(at(300)), Beat::SendPing { ttl_deciseconds: 0 });
-        assert_eq!(heartbeat.poll(at(300)), Beat::Nothing);
-        assert_eq!(heartbeat.next_deadline(), Some(at(400)));
-        heartbeat.resume(at(350));
+        heartbeat.suspend(at(250));
+        assert_eq!(heartbeat.next_deadline(), Some(at(350)));
+        assert_eq!(heartbeat.poll(at(349)), Beat::Nothing);
+        assert_eq!(heartbeat.poll(at(350)), Beat::SendPing { ttl_deciseconds: 0 });
+        assert_eq!(heartbeat.poll(at(350)), Beat::Nothing);
+        assert_eq!(heartbeat.next_deadline(), Some(at(450)));
+        heartbeat.resume(at(400));
         assert_eq!(heartbeat.next_deadline(), None);
     }
 
@@ -190,6 +209,7 @@ mod tests {
             interval: Some(Duration::from_millis(interval_ms)),
             timeout: Duration::from_millis(timeout_ms),
             ttl: Duration::from_millis(1_999),
+            shows_life: false,
         };
         let start = Instant::now();
         (Heartbeat::new(config, start), start)
@@ -258,7 +278,7 @@ mod tests {
     fn while_suspended_pings_go_on_and_silence_is_not_death() {
         let (mut beat, start) = heartbeat(100, 50);
         beat.ping_received(1, start);
-        beat.suspend();
+        beat.suspend(start);
         for at in [100, 200, 300] {
             assert_eq!(beat.next_deadline(), Some(start + ms(at)));
             assert_eq!(beat.poll(start + ms(at)), PING);
@@ -276,6 +296,7 @@ mod tests {
             interval: Some(Duration::MAX),
             timeout: Duration::MAX,
             ttl: Duration::MAX,
+            shows_life: false,
         };
         let mut beat = Heartbeat::new(config, start);
         assert_eq!(beat.ttl_deciseconds, u16::MAX);
@@ -322,7 +343,7 @@ mod tests {
                         beat.ping_received(ttl, now);
                         (heard, ttl_ms) = (now, u64::from(ttl) * 100);
                     }
-                    Step::Suspend => { beat.suspend(); suspended = true; }
+                    Step::Suspend => { beat.suspend(now); suspended = true; }
                     Step::Resume => { beat.resume(now); suspended = false; }
                     Step::Poll => {
                         let silence = now - heard;

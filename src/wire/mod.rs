@@ -33,4 +33,4 @@ pub(crate) use greeting::Version;
 pub(crate) use handshake::{Established, Handshake, HandshakeConfig, Progress, ReadyPeer};
 pub(crate) use heartbeat::{Beat, Heartbeat, HeartbeatConfig};
 pub(crate) use limits::WireLimits;
-pub(crate) use scan::{Allowance, Ended, Scanner};
+pub(crate) use scan::{Allowance, Ended, Scan, ScanFailure, Scanner};

@@ -59,6 +59,16 @@ pub(crate) enum Ended {
     Allowance,
 }
 
+/// What ended a connection's traffic, and the complete messages before it, which are still good.
+#[derive(Debug)]
+pub(crate) struct ScanFailure {
+    pub(crate) error: ProtocolError,
+    /// `input[..end]` holds `messages` complete messages.
+    pub(crate) end: usize,
+    /// See `end`.
+    pub(crate) messages: usize,
+}
+
 /// Finds runs in the bytes of one connection.
 #[derive(Debug)]
 pub(crate) struct Scanner {
@@ -109,21 +119,27 @@ impl Scanner {
     ///
     /// # Errors
     /// A malformed header, a claim beyond the limits (before the body arrives), or the error of
-    /// `on_command`. Nothing of this input is delivered then.
+    /// `on_command`, with the run that was complete before it.
     pub(crate) fn scan(
         &mut self,
         input: &[u8],
         allowance: Allowance,
         on_command: &mut dyn FnMut(&[u8]) -> Result<(), ProtocolError>,
-    ) -> Result<Scan, ProtocolError> {
+    ) -> Result<Scan, ScanFailure> {
         debug_assert!(self.partial.wire_bytes <= input.len());
         let mut run = Run { end: 0, messages: 0, left: allowance };
         loop {
             if self.partial.frames == 0 {
                 self.skip_small_messages(input, &mut run);
             }
-            if let Some(ended) = self.scan_frame(input, &mut run, on_command)? {
-                return Ok(Scan { end: run.end, messages: run.messages, ended });
+            match self.scan_frame(input, &mut run, on_command) {
+                Ok(None) => {}
+                Ok(Some(ended)) => {
+                    return Ok(Scan { end: run.end, messages: run.messages, ended });
+                }
+                Err(error) => {
+                    return Err(ScanFailure { error, end: run.end, messages: run.messages });
+                }
             }
         }
     }

@@ -2,10 +2,12 @@
 //! held and does no I/O.
 
 use std::collections::VecDeque;
+use std::io;
 use std::time::{Duration, Instant};
 
 use super::super::chunk::{Chunk, UNIT_BYTES};
 use super::{Content, Flight, Link, Manner, Next, Note, Step, Written};
+use crate::options::Marks;
 use crate::pipe::{Loss, Now};
 
 /// A message that comes sooner than this after the end of the last write belongs to a stream, and gathers.
@@ -178,6 +180,26 @@ impl State {
         }
         let flight = self.flight.take();
         flight.map_or(0, |flight| self.recover(flight))
+    }
+
+    /// `recover` for a flight that was out when its session ended, with what its last write did.
+    pub(super) fn recover_after(&mut self, mut flight: Flight, done: io::Result<Written>) -> u64 {
+        match (&mut flight, done) {
+            (Flight::Chunk { written, .. }, Ok(Written::Bytes(n))) => *written += n,
+            (_, Ok(Written::Moved { messages, wire_bytes })) if self.abandoned.is_none() => {
+                self.messages -= messages;
+                self.bytes -= wire_bytes;
+            }
+            _ => {}
+        }
+        self.recover(flight)
+    }
+
+    /// Whether a refused sender is to be told that there is room again (O4); at most once for each refusal.
+    pub(super) fn take_made_room(&mut self, marks: Marks) -> bool {
+        let made_room = self.refused && marks.drained(self.messages, self.bytes);
+        self.refused &= !made_room;
+        made_room
     }
 
     /// Puts a flight of an ended session back, without what the peer got and without the message that was cut in

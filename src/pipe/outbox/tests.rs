@@ -177,7 +177,7 @@ fn a_new_session_goes_on_behind_the_torn_message() {
     let whole = framed(&["first"]).len();
     write(&outbox, whole + 3).unwrap();
     write(&outbox, 0).unwrap();
-    assert_eq!(outbox.unlink(), 1, "the second message was cut in two");
+    assert_eq!(outbox.unlink().0, 1, "the second message was cut in two");
     assert_eq!(outbox.report().messages, 1);
     assert!(outbox.link(link(), &[]));
     assert_eq!(write(&outbox, 100).unwrap().0, framed(&["third"]));
@@ -186,17 +186,22 @@ fn a_new_session_goes_on_behind_the_torn_message() {
 #[test]
 fn a_writer_that_is_out_when_its_session_ends_recovers_its_flight_in_order() {
     let outbox = outbox(10, 1_000, false);
-    offer(&outbox, "first", PLAIN);
+    for text in ["first", "second", "third"] {
+        offer(&outbox, text, PLAIN);
+    }
     assert!(outbox.link(link(), &[]));
     let job = outbox.begin_write().unwrap();
-    assert_eq!(outbox.unlink(), 0);
+    assert_eq!(outbox.unlink().0, 0);
     assert!(!outbox.link(link(), b"hi"), "the former writer goes on");
-    offer(&outbox, "second", PLAIN);
-    let step = outbox.end_write(job, Ok(Written::Bytes(3)), false, crate::transport::now);
+    offer(&outbox, "last", PLAIN);
+    let written = framed(&["first"]).len() + 3;
+    let step = outbox.end_write(job, Ok(Written::Bytes(written)), false, crate::transport::now);
     assert!(step.more);
+    assert_eq!(step.torn, 1, "the second was cut in two, the first is the peer's");
     assert_eq!(write(&outbox, 100).unwrap().0, b"hi");
-    assert_eq!(write(&outbox, 100).unwrap().0, framed(&["first"]));
-    assert_eq!(write(&outbox, 100).unwrap().0, framed(&["second"]));
+    assert_eq!(write(&outbox, 100).unwrap().0, framed(&["third"]));
+    assert_eq!(write(&outbox, 100).unwrap().0, framed(&["last"]));
+    assert_eq!(outbox.report().messages, 0);
 }
 
 #[test]
@@ -250,11 +255,42 @@ fn a_write_error_ends_the_session_and_tells_the_reactor() {
     assert_eq!(outbox.report().messages, 1, "what was not written stays");
 }
 
+#[test]
+fn messages_moved_while_the_session_ended_are_off_the_books() {
+    let outbox = outbox(2, 1_000, false);
+    for text in ["a", "b"] {
+        offer(&outbox, text, PLAIN);
+    }
+    assert!(outbox.link(link(), &[]));
+    let mut job = outbox.begin_write().unwrap();
+    outbox.unlink();
+    let Flight::Chunk { chunk, .. } = job.flight_mut() else { panic!("a chunk is in flight") };
+    let moved = chunk.split_front(1, 1_000);
+    let written = Written::Moved { messages: 1, wire_bytes: moved.wire_bytes() };
+    let step = outbox.end_write(job, Ok(written), false, crate::transport::now);
+    assert_eq!(step.torn, 0);
+    assert_eq!(outbox.report().messages, 1);
+    assert!(offer(&outbox, "c", PLAIN).is_some(), "the mark counts what is there");
+}
+
+#[test]
+fn room_that_the_end_of_a_session_makes_is_told_too() {
+    let outbox = outbox(1, 1_000, false);
+    offer(&outbox, "only", PLAIN);
+    assert!(outbox.link(link(), &[]));
+    write(&outbox, 2).unwrap();
+    write(&outbox, 0).unwrap();
+    assert!(offer(&outbox, "refused", PLAIN).is_none());
+    assert_eq!(outbox.unlink(), (1, true));
+}
+
 #[derive(Debug, Clone)]
 enum Action {
     Offer(usize),
     Write(usize),
     Reconnect,
+    /// The session ends between a write and its account.
+    ReconnectAround(usize),
 }
 
 fn actions() -> impl Strategy<Value = Vec<Action>> {
@@ -262,6 +298,7 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
         4 => (0_usize..200).prop_map(Action::Offer),
         4 => (0_usize..300).prop_map(Action::Write),
         1 => Just(Action::Reconnect),
+        1 => (0_usize..300).prop_map(Action::ReconnectAround),
     ];
     proptest::collection::vec(action, 0..60)
 }
@@ -296,9 +333,26 @@ proptest! {
                     }
                 }
                 Action::Reconnect => {
-                    torn += outbox.unlink();
+                    torn += outbox.unlink().0;
                     sessions.push(Vec::new());
                     role |= outbox.link(link(), &[]);
+                }
+                Action::ReconnectAround(room) => {
+                    role |= outbox.claim_writable();
+                    let Some(job) = role.then(|| outbox.begin_write()).flatten() else {
+                        role = false;
+                        continue;
+                    };
+                    let bytes = flight_bytes(job.flight());
+                    let taken = room.min(bytes.len());
+                    sessions.last_mut().unwrap().extend(&bytes[..taken]);
+                    torn += outbox.unlink().0;
+                    sessions.push(Vec::new());
+                    outbox.link(link(), &[]);
+                    let written = Ok(Written::Bytes(taken));
+                    let step = outbox.end_write(job, written, false, crate::transport::now);
+                    torn += step.torn;
+                    role = step.more;
                 }
             }
         }

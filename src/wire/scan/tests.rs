@@ -30,10 +30,11 @@ fn scan(
     allowance: Allowance,
     commands: &mut Vec<Vec<u8>>,
 ) -> Result<Scan, ProtocolError> {
-    scanner.scan(input, allowance, &mut |body| {
+    let scan = scanner.scan(input, allowance, &mut |body| {
         commands.push(body.to_vec());
         Ok(())
-    })
+    });
+    scan.map_err(|failure| failure.error)
 }
 
 /// A scan by a fresh scanner, with the commands it met.
@@ -45,7 +46,7 @@ fn scan_once(input: &[u8], allowance: Allowance, limits: WireLimits) -> (Scan, V
 
 /// The error that a fresh scanner with these limits meets.
 fn refused(input: &[u8], limits: WireLimits) -> ProtocolError {
-    Scanner::new(limits).scan(input, PLENTY, &mut |_| Ok(())).unwrap_err()
+    Scanner::new(limits).scan(input, PLENTY, &mut |_| Ok(())).unwrap_err().error
 }
 
 /// `NeedMore` in short.
@@ -207,7 +208,17 @@ fn an_error_of_the_command_handler_ends_the_scan() {
     let error = ProtocolError::UnexpectedCommand { name: "READY".to_owned() };
     let result =
         Scanner::new(WireLimits::default()).scan(&input, PLENTY, &mut |_| Err(error.clone()));
-    assert_eq!(result, Err(error));
+    assert_eq!(result.unwrap_err().error, error);
+}
+
+#[test]
+fn complete_messages_before_an_error_are_still_found() {
+    let mut input = stream(&[(0, b"a"), (MORE, b"b"), (0, b"c")]);
+    input.extend([0x80, 1, b'd']);
+    let failure =
+        Scanner::new(WireLimits::default()).scan(&input, PLENTY, &mut |_| Ok(())).unwrap_err();
+    assert_eq!((failure.messages, failure.end), (2, 9));
+    assert_eq!(failure.error, ProtocolError::ReservedFlags(0x80));
 }
 
 /// Reads a run naively: its messages as lists of frames, commands skipped.
