@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use self::state::{Phase, STREAMING_GAP, State};
-use super::chunk::{Chunk, wire_length};
+use super::chunk::{Chunk, LargeBody, wire_length};
 use super::{Doorbell, Loss, Now};
 use crate::message::Message;
 use crate::options::Marks;
@@ -92,7 +92,8 @@ pub(super) enum Next {
 /// Answer to an offer: `None` when full.
 pub(super) struct Offered {
     pub(super) next: Option<Next>,
-    pub(super) conflated: u64,
+    /// What a newer message replaced; dropped by the sender, outside the lock.
+    pub(super) conflated: VecDeque<Chunk>,
 }
 
 /// A snapshot for statistics and for closing.
@@ -185,6 +186,8 @@ pub(super) struct Step {
     pub(super) torn: u64,
     pub(super) cause: Loss,
     pub(super) note: Option<(Link, Note)>,
+    /// Bodies that were written; dropped by the writer.
+    pub(super) spent: Vec<LargeBody>,
 }
 
 /// What the writer tells whoever serves the other end of the link.
@@ -225,14 +228,14 @@ impl Outbox {
         let wire_bytes = content.wire_bytes();
         let mut state = lock(&self.state);
         if state.abandoned.is_some() || state.closing {
-            return Offered { next: None, conflated: 0 };
+            return Offered { next: None, conflated: VecDeque::new() };
         }
-        let mut conflated = 0;
+        let mut conflated = VecDeque::new();
         if self.conflate {
-            conflated = state.drop_queue();
+            conflated = state.take_queue();
         } else if !self.marks.admit(state.messages, state.bytes, wire_bytes) {
             state.refused = true;
-            return Offered { next: None, conflated: 0 };
+            return Offered { next: None, conflated: VecDeque::new() };
         }
         state.append(content, wire_bytes);
         let at_mark = !self.conflate && !self.marks.admit(state.messages, state.bytes, 0);
@@ -279,10 +282,13 @@ impl Outbox {
     pub(super) fn abandon(&self, cause: Loss) -> u64 {
         let mut state = lock(&self.state);
         let torn = state.end_session();
+        let queue = state.take_queue();
         state.abandoned = Some(cause);
         state.messages = 0;
         state.bytes = 0;
-        torn + state.queue.drain(..).map(|chunk| chunk.messages() as u64).sum::<u64>()
+        // The chunks hold bodies of others, whose code must not run under the lock.
+        drop(state);
+        torn + queue.iter().map(|chunk| chunk.messages() as u64).sum::<u64>()
     }
 
     pub(super) fn begin_close(&self) {
@@ -349,8 +355,14 @@ impl Outbox {
     ) -> Step {
         let mut state = lock(&self.state);
         let Job { flight, link, session } = job;
-        let mut step =
-            Step { more: false, made_room: false, torn: 0, cause: Loss::Disconnect, note: None };
+        let mut step = Step {
+            more: false,
+            made_room: false,
+            torn: 0,
+            cause: Loss::Disconnect,
+            note: None,
+            spent: Vec::new(),
+        };
         let mut broken = false;
         if session != state.session {
             // The session ended meanwhile, but what this write did is done: it is not to be sent again.
@@ -358,12 +370,16 @@ impl Outbox {
             step.cause = state.abandoned.unwrap_or(Loss::Disconnect);
         } else {
             match written {
-                Ok(written) => state.advance(flight, written),
+                Ok(written) => step.spent = state.advance(flight, written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     state.flight = Some(flight);
                     step.more = state.kicked;
                     if !state.kicked {
                         state.phase = Phase::Blocked;
+                        // Nothing more will drain for a while: whoever was refused may fill what room there is.
+                        let room = self.marks.admit(state.messages, state.bytes, 0);
+                        step.made_room = state.refused && room;
+                        state.refused &= !step.made_room;
                     }
                     return step;
                 }

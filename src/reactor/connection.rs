@@ -356,7 +356,10 @@ impl Connection {
                 open.linger(Lingering::new(linger, progress, now, guard));
                 self.leave_if_drained(now)
             }
-            Phase::Leaving { .. } => Outcome::Wait,
+            Phase::Leaving { lingering, progress, .. } => {
+                *lingering = Lingering::new(linger, *progress, now, guard);
+                Outcome::Wait
+            }
         }
     }
 

@@ -200,7 +200,7 @@ impl<P: Pattern> Builder<P> {
         self.with(|options| options.heartbeat_ttl = ttl)
     }
 
-    /// Largest message accepted from a peer: the sum of its frames' bodies in bytes. Default 1 GiB. A peer that sends a
+    /// Largest message accepted from a peer over tcp or ipc: the sum of its frames' bodies in bytes. Default 1 GiB. A peer that sends a
     /// larger one is disconnected.
     pub fn max_message_bytes(self, bytes: usize) -> Self {
         self.with(|options| options.limits.message_bytes_max = bytes)

@@ -63,7 +63,8 @@ pub(super) struct State<P> {
     pub(super) closed: bool,
     /// Accepted peers that are gone and left unread messages; they count as peers until those are read.
     pub(super) orphans: Arc<AtomicUsize>,
-    closing: Option<Completion>,
+    /// The close under way, and its linger time.
+    closing: Option<(Completion, Duration)>,
     sent_messages: u64,
     sent_bytes: u64,
 }
@@ -332,10 +333,11 @@ impl<P: Behaviour> Core<P> {
         let (completion, guard) = completion();
         let mut state = lock(&self.state);
         state.closed = true;
-        if let Some(closing) = &state.closing {
-            return closing.clone();
+        match &state.closing {
+            // A shorter time than before takes its place.
+            Some((closing, before)) if linger >= *before => return closing.clone(),
+            _ => state.closing = Some((completion.clone(), linger)),
         }
-        state.closing = Some(completion.clone());
         // Under the lock, so that the end of the context waits for this close or comes before it.
         self.context.remember_close(completion.clone());
         let senders = state.senders.take_all();

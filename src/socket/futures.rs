@@ -174,6 +174,9 @@ impl<P: Pattern> RecvFuture<P> {
         } else if self.waiting.is_none() {
             self.waiting = Some(self.core.task_waits());
         }
+        if polled.is_pending() {
+            self.core.flush();
+        }
         polled
     }
 }

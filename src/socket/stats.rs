@@ -6,9 +6,8 @@ use crate::pipe::Loss;
 
 /// A snapshot of a socket's counters since it was made.
 ///
-/// `sent` counts accepted messages. For a socket that sends each message to one peer,
-/// `sent = written + queued + dropped_disconnect + dropped_linger + dropped_conflate`, where `written` is what the
-/// operating system took; a fan-out counts losses per subscriber.
+/// `sent` counts accepted messages. For a socket that sends each message to one peer, `sent` is what the operating system
+/// took, plus what is queued, plus all that was dropped; a fan-out counts losses per subscriber.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {

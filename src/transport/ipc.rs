@@ -4,12 +4,13 @@
 //! this module is about whose file it is: a listener never takes the file of a live one, and
 //! never removes a file that is not its own.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{self, Path, PathBuf};
+use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -18,6 +19,10 @@ use super::net::{self, Listener, Stream, TransportOptions};
 
 /// Fresh names tried for the directory of a wildcard before giving up.
 const FRESH_DIRECTORY_TRIES: usize = 8;
+
+/// How often, and with which pause, the lock on a directory is tried.
+const LOCK_TRIES: usize = 1_000;
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
 /// Removes the file of a listener when dropped, if it is still that listener's file.
 #[derive(Debug)]
@@ -101,19 +106,23 @@ fn bind_path(
     Ok(Listener::Ipc { _guard: guard, listener: UnixListener::from(socket) })
 }
 
-/// Takes the exclusive lock on the directory of `path`, held until the file is dropped.
-fn lock_parent(path: &Path) -> io::Result<File> {
+/// Takes the exclusive lock on the directory of `path`, held until the file is dropped. Binders hold it for a moment only; if
+/// it is not to be had for long, somebody else locks the directory for reasons of his own, and must not keep us from
+/// binding: then `None`.
+fn lock_parent(path: &Path) -> io::Result<Option<File>> {
     let parent = path.parent().ok_or_else(|| {
         io::Error::new(ErrorKind::InvalidInput, "the root directory is no socket")
     })?;
     let directory = File::open(parent)?;
-    loop {
-        match directory.lock() {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-            Ok(()) => return Ok(directory),
+    for _ in 0..LOCK_TRIES {
+        match directory.try_lock() {
+            Ok(()) => return Ok(Some(directory)),
+            Err(TryLockError::WouldBlock) => std::thread::park_timeout(LOCK_PAUSE),
+            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Interrupted => {}
+            Err(TryLockError::Error(error)) => return Err(error),
         }
     }
+    Ok(None)
 }
 
 /// Makes way for a bind: removes a socket file that nobody listens on and refuses anything else.

@@ -41,7 +41,7 @@ pub(crate) enum Beat {
 const SIGN_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 /// Time between two signs of life to a peer whose PINGs, if it sends any, have not been read yet.
-const SIGN_INTERVAL_GUESS: Duration = Duration::from_millis(500);
+const SIGN_INTERVAL_GUESS: Duration = Duration::from_millis(50);
 
 /// The heartbeat of one connection, from the end of its handshake.
 #[derive(Debug)]
@@ -119,10 +119,11 @@ impl Heartbeat {
         }
     }
 
-    /// The pace of the peer's PINGs; a guess as long as it is not known.
+    /// Several times as often as the peer's PINGs, for its timeout may be shorter than its interval; a guess as long as that
+    /// is not known.
     fn sign_interval(&self) -> Duration {
         let guess = self.peer_ttl.map_or(SIGN_INTERVAL_GUESS, |ttl| ttl / 2);
-        self.peer_interval.unwrap_or(guess).max(SIGN_INTERVAL_MIN)
+        self.peer_interval.map_or(guess, |interval| interval / 4).max(SIGN_INTERVAL_MIN)
     }
 
     /// We read the peer again: it gets its full time from now. Does nothing if not suspended.
@@ -194,12 +195,12 @@ mod tests {
         heartbeat.ping_received(0, at(100));
         heartbeat.ping_received(0, at(200));
         heartbeat.suspend(at(250));
-        assert_eq!(heartbeat.next_deadline(), Some(at(350)));
-        assert_eq!(heartbeat.poll(at(349)), Beat::Nothing);
-        assert_eq!(heartbeat.poll(at(350)), Beat::SendPing { ttl_deciseconds: 0 });
-        assert_eq!(heartbeat.poll(at(350)), Beat::Nothing);
-        assert_eq!(heartbeat.next_deadline(), Some(at(450)));
-        heartbeat.resume(at(400));
+        assert_eq!(heartbeat.next_deadline(), Some(at(275)));
+        assert_eq!(heartbeat.poll(at(274)), Beat::Nothing);
+        assert_eq!(heartbeat.poll(at(275)), Beat::SendPing { ttl_deciseconds: 0 });
+        assert_eq!(heartbeat.poll(at(275)), Beat::Nothing);
+        assert_eq!(heartbeat.next_deadline(), Some(at(300)));
+        heartbeat.resume(at(290));
         assert_eq!(heartbeat.next_deadline(), None);
     }
 

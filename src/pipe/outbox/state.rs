@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::super::chunk::{Chunk, UNIT_BYTES};
+use super::super::chunk::{Chunk, LargeBody, UNIT_BYTES};
 use super::{Content, Flight, Link, Manner, Next, Note, Step, Written};
 use crate::options::Marks;
 use crate::pipe::{Loss, Now};
@@ -126,7 +126,8 @@ impl State {
         self.queue.pop_front().map(|chunk| Flight::Chunk { chunk, written: 0 })
     }
 
-    pub(super) fn advance(&mut self, mut flight: Flight, done: Written) {
+    /// Returns the large bodies of a chunk that is done with: they belong to others, whose code must not run under the lock.
+    pub(super) fn advance(&mut self, mut flight: Flight, done: Written) -> Vec<LargeBody> {
         self.wrote_messages |= matches!(flight, Flight::Chunk { .. });
         match (&mut flight, done) {
             (
@@ -144,14 +145,14 @@ impl State {
         }
         if !flight.is_done() {
             self.flight = Some(flight);
-            return;
+            return Vec::new();
         }
-        if let Flight::Chunk { chunk, .. } = flight {
-            self.messages -= chunk.messages();
-            self.bytes -= chunk.wire_bytes();
-            self.spare =
-                Some(chunk.into_arena()).filter(|arena| arena.capacity() <= 2 * UNIT_BYTES);
-        }
+        let Flight::Chunk { chunk, .. } = flight else { return Vec::new() };
+        self.messages -= chunk.messages();
+        self.bytes -= chunk.wire_bytes();
+        let (arena, large) = chunk.into_parts();
+        self.spare = Some(arena).filter(|arena| arena.capacity() <= 2 * UNIT_BYTES);
+        large
     }
 
     pub(super) fn after_write(&mut self, step: &mut Step, last: bool, now: Now) -> Option<Note> {
@@ -219,14 +220,13 @@ impl State {
         torn
     }
 
-    /// Drops all chunks that are not in flight; returns how many messages that were (conflation).
-    pub(super) fn drop_queue(&mut self) -> u64 {
-        let mut dropped = 0;
-        for chunk in self.queue.drain(..) {
-            dropped += chunk.messages() as u64;
+    /// Takes out all chunks that are not in flight (conflation, or the end).
+    pub(super) fn take_queue(&mut self) -> VecDeque<Chunk> {
+        let queue = std::mem::take(&mut self.queue);
+        for chunk in &queue {
             self.messages -= chunk.messages();
             self.bytes -= chunk.wire_bytes();
         }
-        dropped
+        queue
     }
 }
