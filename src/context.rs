@@ -53,8 +53,8 @@ impl Context {
         Self::of_threads(1)
     }
 
-    /// A context with this many I/O threads. One serves about a million small messages a second over many connections;
-    /// more help when one core is not enough.
+    /// A context with this many I/O threads. More than one helps when a single core is not enough for all connections;
+    /// with one, a thread that waits turns it itself, which is the shortest way for a message.
     ///
     /// # Errors
     /// [`OptionError`] unless `count` is between 1 and 64.

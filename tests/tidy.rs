@@ -206,7 +206,7 @@ fn invariants_cited_in_the_sources_stand_in_the_design() {
             let letter = characters.next();
             let numbered = word.len() == 2 && characters.all(|c| c.is_ascii_digit());
             if numbered
-                && letter.is_some_and(|letter| "OIRJ".contains(letter))
+                && letter.is_some_and(|letter| "OIRJT".contains(letter))
                 && !design.contains(&format!("**{word}**"))
             {
                 broken.push(format!("{}: {word}", path.display()));
