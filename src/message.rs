@@ -54,6 +54,23 @@ impl Frame {
         Self(Body::Inline(Inline { bytes, len: body.len() as u8 }))
     }
 
+    /// The first `len` bytes of `block` as a frame. The whole block is copied, for a copy of fixed size needs no call; what
+    /// lies behind the body is never read.
+    #[inline]
+    pub(crate) fn from_block(block: &[u8; INLINE_BYTES_MAX], len: usize) -> Self {
+        debug_assert!(len <= INLINE_BYTES_MAX);
+        Self(Body::Inline(Inline { bytes: *block, len: len as u8 }))
+    }
+
+    /// A body that is stored inline, as the whole block and its length.
+    #[inline]
+    pub(crate) fn as_block(&self) -> Option<(&[u8; INLINE_BYTES_MAX], usize)> {
+        match &self.0 {
+            Body::Inline(inline) => Some((&inline.bytes, usize::from(inline.len))),
+            Body::Shared(_) => None,
+        }
+    }
+
     /// The body of this frame.
     #[inline]
     pub fn as_slice(&self) -> &[u8] {
@@ -262,8 +279,12 @@ impl Message {
     }
 
     /// Sum of the bodies' lengths, in bytes.
+    #[inline]
     pub fn body_bytes(&self) -> usize {
-        self.frames().iter().map(|frame| frame.len()).sum()
+        match &self.frames {
+            Frames::One(frame) => frame.len(),
+            Frames::Many(frames) => frames.iter().map(|frame| frame.len()).sum(),
+        }
     }
 
     /// The peer this message came from; `None` for one that was made here.

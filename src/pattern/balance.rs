@@ -64,7 +64,9 @@ impl<T> Balance<T> {
     pub(crate) fn pick<R>(&mut self, mut offer: impl FnMut(&T) -> Option<R>) -> Option<R> {
         while let Some((_, target)) = self.ready.front() {
             if let Some(accepted) = offer(target) {
-                self.ready.rotate_left(1);
+                if self.ready.len() > 1 {
+                    self.ready.rotate_left(1);
+                }
                 return Some(accepted);
             }
             if let Some((id, target)) = self.ready.pop_front() {

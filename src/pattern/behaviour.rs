@@ -163,8 +163,9 @@ impl Sending {
         if let Some(role) = self.first {
             role.run();
         }
-        for role in self.more {
-            role.run();
+        // Even an empty vector costs to be walked by value.
+        if !self.more.is_empty() {
+            self.more.into_iter().for_each(WriteRole::run);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::io::IoSlice;
 
 use bytes::Bytes;
 
-use crate::message::Message;
+use crate::message::{Frame, Message};
 use crate::wire::{self, MORE};
 
 /// Bytes of a chunk, and of one write. Loopback and real networks are fastest just below the kernel's 64 KiB
@@ -39,7 +39,10 @@ pub(crate) struct Chunk {
 /// Length of `message` on the wire, in bytes: bodies and frame headers.
 #[inline]
 pub(crate) fn wire_length(message: &Message) -> usize {
-    message.frames().iter().map(|frame| wire::header_len(frame.len()) + frame.len()).sum()
+    match message.frames() {
+        [only] => wire::header_len(only.len()) + only.len(),
+        frames => frames.iter().map(|frame| wire::header_len(frame.len()) + frame.len()).sum(),
+    }
 }
 
 impl Chunk {
@@ -70,21 +73,38 @@ impl Chunk {
     /// Frames `message` onto the end.
     #[inline]
     pub(crate) fn push(&mut self, message: &Message) {
-        let frames = message.frames();
-        let last = frames.len().saturating_sub(1);
-        for (index, frame) in frames.iter().enumerate() {
-            let flags = if index < last { MORE } else { 0 };
-            let len = frame.len();
-            wire::put_header(&mut self.arena, flags, len);
-            match frame.shared() {
-                Some(body) if len > COPY_BYTES_MAX => {
-                    self.large.push(LargeBody { at: self.arena.len(), body: body.clone() });
-                }
-                _ => self.arena.extend_from_slice(frame),
+        if let [only] = message.frames() {
+            self.push_frame(only, 0);
+        } else {
+            let frames = message.frames();
+            let last = frames.len().saturating_sub(1);
+            for (index, frame) in frames.iter().enumerate() {
+                self.push_frame(frame, if index < last { MORE } else { 0 });
             }
-            self.wire_bytes += wire::header_len(len) + len;
         }
         self.messages += 1;
+    }
+
+    #[inline]
+    fn push_frame(&mut self, frame: &Frame, flags: u8) {
+        if let Some((block, len)) = frame.as_block() {
+            wire::put_header(&mut self.arena, flags, len);
+            self.wire_bytes += wire::header_len(len) + len;
+            let end = self.arena.len() + len;
+            self.arena.extend_from_slice(block);
+            self.arena.truncate(end);
+            return;
+        }
+        let body = frame.as_slice();
+        wire::put_header(&mut self.arena, flags, body.len());
+        self.wire_bytes += wire::header_len(body.len()) + body.len();
+        if body.len() > COPY_BYTES_MAX
+            && let Some(shared) = frame.shared()
+        {
+            self.large.push(LargeBody { at: self.arena.len(), body: shared.clone() });
+        } else {
+            self.arena.extend_from_slice(body);
+        }
     }
 
     /// Appends messages that are framed already: how a fan-out frames once for many peers.
@@ -145,6 +165,9 @@ impl Chunk {
     /// Splits off and returns the first messages, at most `messages` of them and, beyond the first, at most
     /// `bytes` bytes. What stays behind is the rest.
     pub(crate) fn split_front(&mut self, messages: usize, bytes: usize) -> Self {
+        if self.messages <= messages && self.wire_bytes <= bytes {
+            return std::mem::take(self);
+        }
         let mut walk = Walk::new(self);
         let mut cut = Cut::default();
         while cut.messages < messages {

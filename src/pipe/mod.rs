@@ -141,8 +141,8 @@ impl Pipe {
     #[inline]
     pub(crate) fn offer(self: &Arc<Self>, content: Content<'_>, manner: Manner) -> Offer {
         let Offered { next, conflated } = self.outbox.offer(content, manner);
-        if !conflated.is_empty() {
-            let messages: usize = conflated.iter().map(Chunk::messages).sum();
+        if let Some(chunks) = conflated {
+            let messages: usize = chunks.iter().map(Chunk::messages).sum();
             self.count_loss(Loss::Conflate, messages as u64);
         }
         match next {

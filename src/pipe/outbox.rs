@@ -92,8 +92,8 @@ pub(super) enum Next {
 /// Answer to an offer: `None` when full.
 pub(super) struct Offered {
     pub(super) next: Option<Next>,
-    /// What a newer message replaced; dropped by the sender, outside the lock.
-    pub(super) conflated: VecDeque<Chunk>,
+    /// What a newer message replaced, if anything; dropped by the sender, outside the lock.
+    pub(super) conflated: Option<VecDeque<Chunk>>,
 }
 
 /// A snapshot for statistics and for closing.
@@ -228,14 +228,14 @@ impl Outbox {
         let wire_bytes = content.wire_bytes();
         let mut state = lock(&self.state);
         if state.abandoned.is_some() || state.closing {
-            return Offered { next: None, conflated: VecDeque::new() };
+            return Offered { next: None, conflated: None };
         }
-        let mut conflated = VecDeque::new();
+        let mut conflated = None;
         if self.conflate {
-            conflated = state.take_queue();
+            conflated = Some(state.take_queue());
         } else if !self.marks.admit(state.messages, state.bytes, wire_bytes) {
             state.refused = true;
-            return Offered { next: None, conflated: VecDeque::new() };
+            return Offered { next: None, conflated: None };
         }
         state.append(content, wire_bytes);
         let at_mark = !self.conflate && !self.marks.admit(state.messages, state.bytes, 0);

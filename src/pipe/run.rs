@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::chunk::{Chunk, LargeBody};
-use crate::message::{Frame, Message};
+use crate::message::{Frame, INLINE_BYTES_MAX, Message};
 use crate::peer::PeerInfo;
 use crate::wire;
 
@@ -105,9 +105,15 @@ impl Run {
         if place.large {
             return self.large.pop_front().map(|large| Frame::from(large.body));
         }
+        let len = place.end - place.start;
+        if len <= INLINE_BYTES_MAX
+            && let Some(block) = self.arena.get(place.start..).and_then(<[u8]>::first_chunk)
+        {
+            return Some(Frame::from_block(block, len));
+        }
         let body = self.arena.get(place.start..place.end)?;
         let pins_little = body.len().saturating_mul(PIN_FACTOR_MAX) >= self.arena.len();
-        if body.len() > crate::message::INLINE_BYTES_MAX && pins_little {
+        if len > INLINE_BYTES_MAX && pins_little {
             return Some(Frame::from(self.arena.slice(place.start..place.end)));
         }
         Some(Frame::copy_from(body))

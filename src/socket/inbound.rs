@@ -65,6 +65,8 @@ struct PeerLane {
     runs: VecDeque<Delivery>,
     /// Messages cut since credit was last returned to the inbox.
     taken: usize,
+    /// Credit is returned after so many, or at the end of a run.
+    taken_max: usize,
 }
 
 impl Lane for PeerLane {
@@ -98,7 +100,7 @@ impl PeerLane {
             self.taken += run.messages_left();
             self.runs.pop_front();
             resumes.push(self.pipe.inbox().released(std::mem::take(&mut self.taken), bytes));
-        } else if self.taken >= self.pipe.inbox().return_credit_after() {
+        } else if self.taken >= self.taken_max {
             resumes.push(self.pipe.inbox().released(std::mem::take(&mut self.taken), 0));
         }
         message
@@ -197,7 +199,8 @@ impl Inbound {
         self.arrived.store(false, Ordering::Relaxed);
         for (pipe, delivery) in arrivals.runs.drain(..) {
             let (id, newest) = (pipe.id(), pipe.inbox().conflates());
-            let make = || PeerLane { pipe, runs: VecDeque::new(), taken: 0 };
+            let taken_max = pipe.inbox().return_credit_after();
+            let make = || PeerLane { pipe, runs: VecDeque::new(), taken: 0, taken_max };
             if newest {
                 consumer.lanes.enter_newest(id, make, delivery);
             } else {
@@ -291,9 +294,7 @@ impl Resumes {
     fn run(self) {
         if let Some(resume) = self.first {
             resume.run();
-        }
-        for resume in self.more {
-            resume.run();
+            self.more.into_iter().for_each(Resume::run);
         }
     }
 }
