@@ -46,8 +46,9 @@
 //!    ([`Builder::send_hwm`], [`Builder::send_hwm_bytes`]) are checked here.
 //! 3. Whoever holds the writer role - mostly the sender itself - writes chunks of up to 48 KiB to the stream
 //!    (`src/transport/`).
-//! 4. At the other end a reactor (`src/reactor/`) reads, finds runs of complete messages (`src/wire/`) and hands each
-//!    run over as one piece ([`Builder::recv_hwm`]).
+//! 4. At the other end whoever turns the reactor (`src/reactor/`) - a thread that waits in `recv`, else the I/O
+//!    thread - reads, finds runs of complete messages (`src/wire/`) and hands each run over as one piece
+//!    ([`Builder::recv_hwm`]).
 //! 5. [`Socket::recv`] picks the peer whose turn it is and cuts the next message out of its run
 //!    (`src/pipe/run.rs`) on the caller's thread. The [`Message`] knows its [`peer`](Message::peer).
 //!
