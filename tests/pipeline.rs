@@ -7,7 +7,9 @@ mod harness;
 mod marks;
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use harness::raw::{self, MORE, Raw};
 use harness::{
@@ -292,6 +294,30 @@ fn what_a_peer_sent_before_it_went_is_still_delivered() {
         push.close(SOON).unwrap();
         wait_until("the peer is gone", || pull.stats().peers == 0);
         assert_eq!(numbers(&pull, 100), (0..100).collect::<Vec<_>>());
+    }
+}
+
+/// What the promise of a short way means: no thread but the sender's has to run before the message is on its way.
+#[test]
+fn a_message_sent_alone_on_an_idle_connection_is_on_the_wire_when_send_returns() {
+    let context = Context::new();
+    let push = context.push().bind("tcp://127.0.0.1:*").unwrap();
+    let address = endpoint(&push).to_string().replace("tcp://", "");
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(&raw::greeting(1)).unwrap();
+    stream.write_all(&raw::command("READY", &raw::property("Socket-Type", b"PULL"))).unwrap();
+    push.wait_for_peers(1, SOON).unwrap();
+    let ready = raw::command("READY", &raw::property("Socket-Type", b"PUSH"));
+    stream.read_exact(&mut vec![0; 64 + ready.len()]).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    for round in 0..100 {
+        // Idle: nothing was written for much longer than a streaming sender pauses.
+        let idle_since = Instant::now();
+        while idle_since.elapsed() < Duration::from_micros(500) {}
+        push.send("x").unwrap();
+        let mut received = [0; 8];
+        let count = stream.read(&mut received).unwrap_or_else(|e| panic!("round {round}: {e}"));
+        assert_eq!(&received[..count], [0, 1, b'x']);
     }
 }
 
