@@ -65,7 +65,9 @@ impl Pool {
             let (slot, failed) = (Arc::clone(slot), failed.clone());
             let keeper = move || {
                 let keeping = std::panic::AssertUnwindSafe(|| slot.keep());
-                if std::panic::catch_unwind(keeping).is_err() {
+                let ended_well = std::panic::catch_unwind(keeping).unwrap_or(false);
+                if !ended_well {
+                    slot.fail();
                     failed();
                 }
             };
@@ -118,21 +120,21 @@ impl Pool {
         self.tasks.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Whether the calling thread is one of this pool.
+    /// Whether the calling thread is one of this pool, or turns one of its reactors: then it must not wait for them.
     pub(crate) fn is_own_thread(&self) -> bool {
         let own = std::thread::current().id();
         lock(&self.threads).iter().any(|thread| thread.thread().id() == own)
+            || self.slots().iter().any(|slot| slot.is_turned_by_this_thread())
     }
 
-    /// Stops the threads and waits for them; one that calls this itself is not waited for.
+    /// Stops the threads and waits for them, unless this is called on one of them.
     pub(crate) fn stop(&self) {
+        let own = self.is_own_thread();
         self.slots().iter().for_each(|slot| slot.stop());
         let threads = std::mem::take(&mut *lock(&self.threads));
-        for thread in threads {
-            if thread.thread().id() != std::thread::current().id() {
-                // A panic was reported by `failed` already.
-                let _ = thread.join();
-            }
+        for thread in threads.into_iter().filter(|_| !own) {
+            // A panic was reported by `failed` already.
+            let _ = thread.join();
         }
     }
 }

@@ -4,10 +4,10 @@
 //! turning one is pulled out of its poll. The thread says that it is turning before it looks at the flag for the last
 //! time, so one of the two sees the other.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Wake, Waker};
+use std::task::Wake;
 use std::thread::Thread;
 use std::time::Instant;
 
@@ -32,6 +32,10 @@ impl Wake for Parker {
         if self.notified.swap(true, Ordering::AcqRel) {
             return;
         }
+        if std::thread::current().id() == self.thread.id() {
+            // This thread brings the news to itself, in its own turn, and looks at the flag after it.
+            return;
+        }
         match &*lock(&self.turning) {
             Some(mailbox) => mailbox.nudge(),
             None => self.thread.unpark(),
@@ -40,25 +44,45 @@ impl Wake for Parker {
 }
 
 thread_local! {
-    static PARKER: RefCell<Option<(Arc<Parker>, Waker)>> = const { RefCell::new(None) };
+    static PARKER: Cell<Option<Arc<Parker>>> = const { Cell::new(None) };
 }
 
-/// This thread's parker and the waker that notifies it.
-pub(crate) fn this_thread() -> (Arc<Parker>, Waker) {
-    let kept = PARKER.try_with(|kept| kept.borrow().clone()).ok().flatten();
-    kept.unwrap_or_else(|| {
-        let thread = std::thread::current();
-        let parker = Arc::new(Parker {
-            thread,
-            notified: AtomicBool::new(false),
-            turning: Mutex::new(None),
-        });
-        let waker = Waker::from(Arc::clone(&parker));
-        let made = (parker, waker);
-        // Fails while the thread ends; then there is nothing to keep it for.
-        let _ = PARKER.try_with(|kept| *kept.borrow_mut() = Some(made.clone()));
-        made
-    })
+/// This thread's parker, taken for one wait. A wait inside a wait (a waker that waits, against all advice) gets a parker of
+/// its own and cannot swallow the outer one's news.
+pub(crate) struct Lease(Arc<Parker>);
+
+impl Lease {
+    pub(crate) fn take() -> Self {
+        // Without the thread-local, at the end of a thread, each wait makes its own.
+        let kept = PARKER.try_with(Cell::take).ok().flatten();
+        Self(kept.unwrap_or_else(|| {
+            Arc::new(Parker {
+                thread: std::thread::current(),
+                notified: AtomicBool::new(false),
+                turning: Mutex::new(None),
+            })
+        }))
+    }
+
+    pub(crate) fn parker(&self) -> &Arc<Parker> {
+        &self.0
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.take_notification();
+        let _ = PARKER.try_with(|kept| kept.set(Some(Arc::clone(&self.0))));
+    }
+}
+
+/// Says that a thread turns a reactor, until dropped, also by a panic: from then on news reaches it by `unpark` again.
+pub(crate) struct Turning<'a>(&'a Parker);
+
+impl Drop for Turning<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.turning) = None;
+    }
 }
 
 impl Parker {
@@ -72,12 +96,9 @@ impl Parker {
     }
 
     /// From now on news reaches this thread through the reactor that it turns.
-    pub(crate) fn begin_turning(&self, mailbox: &Arc<Mailbox>) {
+    pub(crate) fn turning(&self, mailbox: &Arc<Mailbox>) -> Turning<'_> {
         *lock(&self.turning) = Some(Arc::clone(mailbox));
-    }
-
-    pub(crate) fn end_turning(&self) {
-        *lock(&self.turning) = None;
+        Turning(self)
     }
 
     /// Parks until notified. False when `deadline` came first.

@@ -12,6 +12,7 @@
 //!   a wake-up a message.
 //! - T4: streaming senders' outboxes are ticked over by the keeper, with or without the turn.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,6 +30,9 @@ const STAND_BY: Duration = Duration::from_millis(1);
 
 /// How long after several threads waited at once the keeper still keeps the turn to itself.
 const CROWD: Duration = Duration::from_millis(2);
+
+/// With less time than this left a caller does not turn: the poller counts in milliseconds.
+const TURN_MIN: Duration = Duration::from_millis(1);
 
 /// Pause between two ticks over the outboxes of streaming senders.
 const TICK: Duration = Duration::from_micros(50);
@@ -59,6 +63,8 @@ struct State {
     stopping: bool,
     /// The turn is gone.
     over: bool,
+    /// It was lost to a panic.
+    failed: bool,
 }
 
 impl fmt::Debug for Slot {
@@ -94,6 +100,7 @@ impl Slot {
             moves: 0,
             stopping: false,
             over: false,
+            failed: false,
         };
         Self {
             state: Mutex::new(state),
@@ -130,6 +137,12 @@ impl Slot {
         }
     }
 
+    /// Whether the calling thread is in a turn of this slot.
+    pub(crate) fn is_turned_by_this_thread(&self) -> bool {
+        let address = std::ptr::from_ref(self).addr();
+        IN_TURN.try_with(|slots| slots.borrow().contains(&address)).unwrap_or(false)
+    }
+
     /// Makes the keeper look at the gathering outboxes.
     fn alert_keeper(&self) {
         let state = lock(&self.state);
@@ -150,7 +163,7 @@ impl Slot {
     /// The turn, if this waiting thread may have it; asks for it if the keeper has it.
     fn take(&self, parker: &Arc<Parker>) -> Option<Box<Turn>> {
         let mut state = lock(&self.state);
-        if state.stopping {
+        if state.stopping || state.over {
             return None;
         }
         if state.waiting > 1 {
@@ -180,17 +193,14 @@ impl Slot {
     fn put_back(&self, turn: Box<Turn>, leaving: bool) {
         let mut state = lock(&self.state);
         state.waiting -= usize::from(leaving);
-        let cannot_stand_by = state.waiting > 0
-            || state.stopping
-            || self.tasks.load(Ordering::SeqCst) > 0
-            || turn.has_work_within(STAND_BY);
+        if state.over {
+            drop(state);
+            drop(turn);
+            return;
+        }
         state.turn = Some(turn);
         state.moves += 1;
-        if cannot_stand_by {
-            self.call_keeper(&mut state);
-        } else if state.deep {
-            self.keeper.notify_one();
-        }
+        self.decide(&mut state);
     }
 
     /// A parked thread waits no more.
@@ -198,6 +208,35 @@ impl Slot {
         let mut state = lock(&self.state);
         state.waiting -= 1;
         state.wanted = None;
+        // The turn may have been handed to this thread just when it was notified.
+        self.decide(&mut state);
+    }
+
+    /// Calls the keeper if the turn lies in the slot and cannot stand by (T2).
+    fn decide(&self, state: &mut State) {
+        let Some(turn) = &state.turn else { return };
+        let cannot_stand_by = state.waiting > 0
+            || state.stopping
+            || self.tasks.load(Ordering::SeqCst) > 0
+            || turn.has_work_within(STAND_BY);
+        if cannot_stand_by {
+            self.call_keeper(state);
+        } else if state.deep {
+            self.keeper.notify_one();
+        }
+    }
+
+    /// A thread panicked in its turn: the reactor is lost. The keeper ends, and its context closes all sockets.
+    pub(super) fn fail(&self) {
+        let mut state = lock(&self.state);
+        state.over = true;
+        state.failed = true;
+        state.keeper_turns = false;
+        let turn = state.turn.take();
+        drop(state);
+        self.keeper.notify_one();
+        drop(turn);
+        self.mailbox.close();
     }
 
     /// Whether further threads wait on this reactor.
@@ -215,23 +254,25 @@ impl Slot {
         self.mailbox.nudge();
     }
 
-    /// The I/O thread's life.
-    pub(crate) fn keep(&self) {
+    /// The I/O thread's life. False when the reactor was lost to a panic.
+    pub(crate) fn keep(&self) -> bool {
         let mut held = None;
+        let mut watch = Watch { moves: 0, since: now() };
         while !lock(&self.state).over {
             let ticking = self.tick();
             held = match held {
                 Some(turn) => self.keeper_turn(turn, ticking),
-                None => self.keeper_wait(ticking),
+                None => self.keeper_wait(ticking, &mut watch),
             };
         }
-        // Jobs hold sockets, which hold the mailbox: what came too late must not keep that circle alive.
-        self.mailbox.take(&mut Vec::new());
+        !lock(&self.state).failed
     }
 
     /// One turn of the keeper, then the turn goes to the caller that asked for it, if it is the only one waiting.
     fn keeper_turn(&self, mut turn: Box<Turn>, ticking: bool) -> Option<Box<Turn>> {
-        turn.turn(ticking.then(now));
+        let in_turn = InTurn::of(self);
+        turn.turn(ticking.then(now), &|| false);
+        drop(in_turn);
         let mut state = lock(&self.state);
         if state.stopping {
             state.keeper_turns = false;
@@ -256,29 +297,30 @@ impl Slot {
         Some(turn)
     }
 
-    /// Stands by: takes the turn when it is called, or when the turn lay unused for a whole `STAND_BY`.
-    fn keeper_wait(&self, ticking: bool) -> Option<Box<Turn>> {
-        let state = lock(&self.state);
-        if state.called && state.turn.is_some() {
+    /// Stands by: takes the turn when it is called, or when the turn lay unused for `STAND_BY`. That is measured by the
+    /// clock, whatever wakes the keeper meanwhile.
+    fn keeper_wait(&self, ticking: bool, watch: &mut Watch) -> Option<Box<Turn>> {
+        let mut state = lock(&self.state);
+        if watch.moves != state.moves {
+            *watch = Watch { moves: state.moves, since: now() };
+        }
+        let unused = now().saturating_duration_since(watch.since);
+        if state.turn.is_some() && (state.called || unused >= STAND_BY) {
             return self.keeper_take(state);
+        }
+        if state.over {
+            return None;
         }
         if ticking {
             drop(self.rest(state, TICK));
-            return None;
-        }
-        if !lock(&self.gathering).is_empty() {
-            return None;
-        }
-        let seen = state.moves;
-        let (mut state, timed_out) = self.rest(state, STAND_BY);
-        let unused = timed_out && state.moves == seen;
-        if (state.called || unused) && state.turn.is_some() {
-            return self.keeper_take(state);
-        }
-        if unused && !state.called && lock(&self.gathering).is_empty() {
-            state.deep = true;
-            state = self.keeper.wait(state).unwrap_or_else(PoisonError::into_inner);
-            state.deep = false;
+        } else if lock(&self.gathering).is_empty() {
+            if state.turn.is_none() && unused >= STAND_BY {
+                state.deep = true;
+                state = self.keeper.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.deep = false;
+            } else {
+                drop(self.rest(state, STAND_BY.saturating_sub(unused).max(TICK)));
+            }
         }
         None
     }
@@ -298,14 +340,8 @@ impl Slot {
         turn
     }
 
-    fn rest<'a>(
-        &self,
-        state: MutexGuard<'a, State>,
-        time: Duration,
-    ) -> (MutexGuard<'a, State>, bool) {
-        let (state, result) =
-            self.keeper.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner);
-        (state, result.timed_out())
+    fn rest<'a>(&self, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
+        self.keeper.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Writes what streaming senders left behind. True while there are some.
@@ -331,25 +367,39 @@ impl Seat<'_> {
             if parker.take_notification() {
                 return true;
             }
-            if deadline.is_some_and(|deadline| deadline <= now()) {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(now()));
+            if left == Some(Duration::ZERO) {
                 return false;
             }
-            if self.turn.is_none() {
+            if left.is_some_and(|left| left < TURN_MIN) {
+                // The poller cannot wait for less than a millisecond: the keeper turns for the rest.
+                self.put_back(false);
+                self.slot.ensure_turning();
+            } else if self.turn.is_none() {
                 self.turn = self.slot.take(parker);
             }
-            match &mut self.turn {
-                Some(turn) => {
-                    parker.begin_turning(&self.slot.mailbox);
-                    if !parker.is_notified() {
-                        turn.turn(deadline);
-                    }
-                    parker.end_turning();
-                    if !parker.is_notified() && self.slot.is_crowded() {
-                        self.put_back(false);
-                    }
-                }
+            match self.turn.take() {
+                Some(turn) => self.turn_once(turn, parker, deadline),
                 None => parker.park(deadline),
             }
+        }
+    }
+
+    /// One turn on this thread. If it panics (in a foreign waker, say), the turn is dropped and the reactor given up.
+    fn turn_once(&mut self, turn: Box<Turn>, parker: &Arc<Parker>, deadline: Option<Instant>) {
+        let mut held = Held { slot: self.slot, turn: Some(turn) };
+        let turning = parker.turning(&self.slot.mailbox);
+        let in_turn = InTurn::of(self.slot);
+        if let Some(turn) = &mut held.turn
+            && !parker.is_notified()
+        {
+            let over = || deadline.is_some_and(|deadline| deadline <= now());
+            turn.turn(deadline, &|| parker.is_notified() || over());
+        }
+        drop((in_turn, turning));
+        self.turn = held.turn.take();
+        if !parker.is_notified() && self.slot.is_crowded() {
+            self.put_back(false);
         }
     }
 
@@ -360,6 +410,48 @@ impl Seat<'_> {
             self.slot.leave();
         }
     }
+}
+
+/// The turn in use by a caller; lost if the use ends in a panic.
+struct Held<'a> {
+    slot: &'a Slot,
+    turn: Option<Box<Turn>>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if self.turn.take().is_some() {
+            self.slot.fail();
+        }
+    }
+}
+
+thread_local! {
+    /// Addresses of the slots whose turn this thread is in.
+    static IN_TURN: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Notes that this thread is in a turn, until dropped: it must not wait for what only the turn can bring.
+struct InTurn;
+
+impl InTurn {
+    fn of(slot: &Slot) -> Self {
+        let address = std::ptr::from_ref(slot).addr();
+        let _ = IN_TURN.try_with(|slots| slots.borrow_mut().push(address));
+        Self
+    }
+}
+
+impl Drop for InTurn {
+    fn drop(&mut self) {
+        let _ = IN_TURN.try_with(|slots| slots.borrow_mut().pop());
+    }
+}
+
+/// What the keeper saw of the turn, and when.
+struct Watch {
+    moves: u64,
+    since: Instant,
 }
 
 impl Drop for Seat<'_> {

@@ -24,7 +24,7 @@ use super::timers::Timers;
 use crate::completion::Guard;
 use crate::monitor::{DisconnectReason, Event, Failure};
 use crate::pipe::{Pipe, Ring};
-use crate::transport::readiness::{self, Events, Interest, Poll, Token, Waker};
+use crate::transport::readiness::{Events, Interest, Poll, Token, Waker};
 use crate::transport::{self, Listener, Stream};
 
 /// One read at most; loopback hands over no more than this at once.
@@ -59,12 +59,22 @@ impl Source {
     }
 }
 
+/// One event of the poller.
+struct Readiness {
+    token: usize,
+    readable: bool,
+    writable: bool,
+    closed: bool,
+}
+
 pub(crate) struct Turn {
     poll: Poll,
     events: Events,
     scratch: Vec<u8>,
     sources: Slab<Source>,
     timers: Timers,
+    /// Events that were polled and not served yet.
+    ready: VecDeque<Readiness>,
     /// Sources that have more to do than one turn allowed.
     run_list: VecDeque<usize>,
     /// Sources whose deadline has come.
@@ -102,6 +112,7 @@ impl Turn {
             scratch: vec![0; SCRATCH_BYTES],
             sources: Slab::new(),
             timers: Timers::default(),
+            ready: VecDeque::new(),
             run_list: VecDeque::new(),
             due: Vec::new(),
             jobs: Vec::new(),
@@ -119,12 +130,14 @@ impl Turn {
     /// Whether there is something to do at once or within `time`.
     pub(crate) fn has_work_within(&self, time: Duration) -> bool {
         !self.run_list.is_empty()
+            || !self.ready.is_empty()
             || self.mailbox.has_jobs()
             || self.timers.next_in(transport::now()).is_some_and(|left| left <= time)
     }
 
-    /// One turn. Blocks only when there is nothing to do, and not beyond `limit`.
-    pub(crate) fn turn(&mut self, limit: Option<Instant>) {
+    /// One turn. Blocks only when there is nothing to do, and not beyond `limit` (of which only whole milliseconds count).
+    /// Ends early, between two events, when `stop` says so.
+    pub(crate) fn turn(&mut self, limit: Option<Instant>, stop: &dyn Fn() -> bool) {
         self.take_jobs();
         let mut timeout = self.poll_timeout(limit);
         if timeout != Some(Duration::ZERO) && !self.mailbox.may_sleep() {
@@ -136,12 +149,19 @@ impl Turn {
             debug_assert!(error.kind() == std::io::ErrorKind::Interrupted, "poll: {error}");
             return;
         }
-        let now = transport::now();
-        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
-        for event in &events {
-            self.on_event(event, now);
+        for event in &self.events {
+            let closed = event.is_read_closed() || event.is_error();
+            let (readable, writable) = (event.is_readable(), event.is_writable());
+            self.ready.push_back(Readiness { token: event.token().0, readable, writable, closed });
         }
-        self.events = events;
+        let now = transport::now();
+        while let Some(readiness) = self.ready.pop_front() {
+            self.on_event(&readiness, now);
+            if stop() {
+                // Whoever waits here has what it waited for; the rest is the next turn's, and it does not block.
+                return;
+            }
+        }
         for _ in 0..self.run_list.len() {
             if let Some(token) = self.run_list.pop_front() {
                 self.run_again(token, now);
@@ -157,11 +177,15 @@ impl Turn {
     }
 
     fn poll_timeout(&self, limit: Option<Instant>) -> Option<Duration> {
-        if !self.run_list.is_empty() {
+        if !self.run_list.is_empty() || !self.ready.is_empty() {
             return Some(Duration::ZERO);
         }
         let now = transport::now();
-        let limit = limit.map(|limit| limit.saturating_duration_since(now));
+        // The poller rounds up, and a deadline is not to be overrun by a millisecond.
+        let whole = |left: Duration| {
+            Duration::from_secs(left.as_secs()) + Duration::from_millis(left.subsec_millis().into())
+        };
+        let limit = limit.map(|limit| whole(limit.saturating_duration_since(now)));
         [limit, self.timers.next_in(now)].into_iter().flatten().min()
     }
 
@@ -229,12 +253,11 @@ impl Turn {
         }
     }
 
-    fn on_event(&mut self, event: &readiness::Event, now: Instant) {
-        let token = event.token().0;
-        let closed = event.is_read_closed() || event.is_error();
+    fn on_event(&mut self, event: &Readiness, now: Instant) {
+        let Readiness { token, readable, writable, closed } = *event;
         match self.sources.get(token) {
             Some(Source::Connection(_)) => self.with_connection(token, now, |connection, io| {
-                connection.ready(event.is_readable(), event.is_writable(), closed, io)
+                connection.ready(readable, writable, closed, io)
             }),
             Some(Source::Listener(_)) => self.accept(token, now),
             _ => {}

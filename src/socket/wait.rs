@@ -7,10 +7,12 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use crate::reactor::{Slot, parker};
+use crate::reactor::Slot;
+use crate::reactor::parker::Lease;
 
 /// A waiter's place in a list; `None` while it has none.
 pub(crate) type Key = Option<u64>;
@@ -78,7 +80,9 @@ pub(crate) fn block_on<F: Future>(
     deadline: Option<Instant>,
 ) -> Option<F::Output> {
     let mut future = pin!(future);
-    let (parker, waker) = parker::this_thread();
+    let lease = Lease::take();
+    let parker = lease.parker();
+    let waker = Waker::from(Arc::clone(parker));
     let mut context = Context::from_waker(&waker);
     let mut seat = None;
     loop {
@@ -86,7 +90,7 @@ pub(crate) fn block_on<F: Future>(
             return Some(output);
         }
         let notified = match slot {
-            Some(slot) => seat.get_or_insert_with(|| slot.sit()).wait(&parker, deadline),
+            Some(slot) => seat.get_or_insert_with(|| slot.sit()).wait(parker, deadline),
             None => parker.wait(deadline),
         };
         if !notified {
@@ -97,7 +101,6 @@ pub(crate) fn block_on<F: Future>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 

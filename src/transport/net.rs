@@ -20,7 +20,6 @@ use super::{sys, tcp};
 /// Readiness, as the reactor sees it. Named here and nowhere above, so that these types can be exchanged together with
 /// the streams and the clock.
 pub(crate) mod readiness {
-    pub(crate) use mio::event::Event;
     pub(crate) use mio::{Events, Interest, Poll, Registry, Token, Waker};
 }
 use readiness::{Interest, Registry, Token};
