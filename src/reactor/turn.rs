@@ -139,6 +139,10 @@ impl Turn {
     /// Ends early, between two events, when `stop` says so.
     pub(crate) fn turn(&mut self, limit: Option<Instant>, stop: &dyn Fn() -> bool) {
         self.take_jobs();
+        if stop() {
+            // A job brought the news already; nothing would pull this thread out of a poll.
+            return;
+        }
         let mut timeout = self.poll_timeout(limit);
         if timeout != Some(Duration::ZERO) && !self.mailbox.may_sleep() {
             timeout = Some(Duration::ZERO);
