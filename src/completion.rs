@@ -3,8 +3,9 @@
 //! Every source that still has something to finish holds a clone of the guard; when the last clone goes, the
 //! completion is done. Nobody has to count, and a source that is dropped on any path counts as finished.
 
-use crate::sync::lock;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
+
+use crate::sync::{Condvar, Mutex, lock};
 
 /// Held by whoever still works on it.
 #[derive(Clone, Debug)]

@@ -64,6 +64,8 @@
 mod completion;
 mod context;
 mod error;
+#[cfg(all(test, loom))]
+mod loom_models;
 mod message;
 mod monitor;
 mod options;

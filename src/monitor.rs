@@ -2,12 +2,12 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::time::Duration;
 
 use crate::error::RecvError;
 use crate::peer::{PeerInfo, Refusal};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::transport::Endpoint;
 use crate::wire::ProtocolError;
 

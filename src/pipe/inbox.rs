@@ -4,12 +4,12 @@
 //! reader was refused (`stalled`), the release that drains the inbox to half resumes it, exactly once; both
 //! happen under one lock, so neither can miss the other.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::{Doorbell, Pipe, Ring};
 use crate::options::Marks;
-use crate::sync::lock;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Mutex, lock};
 use crate::wire::Allowance;
 
 /// Where an inbox's messages come from, and so who is resumed.

@@ -3,10 +3,10 @@
 //! J1: a session in process ends exactly once, for both ends, by whoever asks first; not before both ends are attached. Only
 //! then can an end be joined anew, so nobody ends a session that it does not mean.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use super::Pipe;
-use crate::sync::lock;
+use crate::sync::{Fault, Mutex, lock, planted};
 
 pub(crate) struct Joint {
     ends: [Weak<Pipe>; 2],
@@ -62,9 +62,9 @@ impl Joint {
         {
             let mut state = lock(&self.state);
             match *state {
-                State::Joining => *state = State::EndAsked,
-                State::Joined => *state = State::Ended,
-                State::EndAsked | State::Ended => return,
+                State::EndAsked | State::Ended if !planted(Fault::EndedTwice) => return,
+                State::Joining if !planted(Fault::EndedWhileJoining) => *state = State::EndAsked,
+                _ => *state = State::Ended,
             }
             if *state != State::Ended {
                 return;

@@ -13,7 +13,7 @@ mod owner;
 mod run;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 pub(crate) use candidate::{Candidate, Place};
@@ -28,7 +28,7 @@ use crate::completion::Guard;
 use crate::monitor::{DisconnectReason, Event};
 use crate::options::Options;
 use crate::peer::{PeerId, PeerInfo};
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 use crate::transport::{self, Endpoint};
 use crate::wire::{
     Allowance, Command, Established, ProtocolError, Scanner, Subscription, Version, WireLimits,
@@ -243,6 +243,8 @@ impl Pipe {
             let written = match job.link().clone() {
                 Link::Wire { stream, .. } => job.flight().write_to(&stream),
                 Link::Inproc { .. } => self.hand_over(job.flight_mut()),
+                #[cfg(loom)]
+                Link::Modelled { kernel, .. } => job.flight().write_with(|s| kernel.write(s)),
             };
             let last = turn >= outbox::WRITES_PER_ROLE_MAX;
             let step = self.outbox.end_write(job, written, last, transport::now);
@@ -267,6 +269,8 @@ impl Pipe {
             (Link::Wire { connection, .. }, Note::Drained) => Ring::Drained(*connection),
             (Link::Wire { connection, .. }, Note::Broken) => Ring::Broken(*connection),
             (Link::Inproc { .. }, _) => return self.part(DisconnectReason::Closed),
+            #[cfg(loom)]
+            (Link::Modelled { .. }, _) => return,
         };
         link.doorbell().ring(ring);
     }

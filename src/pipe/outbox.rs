@@ -16,8 +16,8 @@
 mod state;
 
 use std::collections::VecDeque;
-use std::io;
-use std::sync::{Arc, Mutex};
+use std::io::{self, IoSlice};
+use std::sync::Arc;
 use std::time::Instant;
 
 use self::state::{Phase, STREAMING_GAP, State};
@@ -25,7 +25,7 @@ use super::chunk::{Chunk, LargeBody, wire_length};
 use super::{Doorbell, Loss, Now};
 use crate::message::Message;
 use crate::options::Marks;
-use crate::sync::lock;
+use crate::sync::{Fault, Mutex, lock, planted};
 use crate::transport::Stream;
 
 /// Writes one thread does in one role before it leaves the rest to the reactor.
@@ -34,14 +34,28 @@ pub(super) const WRITES_PER_ROLE_MAX: usize = 16;
 /// The session that an outbox is joined to.
 #[derive(Clone)]
 pub(crate) enum Link {
-    Wire { stream: Arc<Stream>, doorbell: Arc<dyn Doorbell>, connection: usize },
-    Inproc { doorbell: Arc<dyn Doorbell> },
+    Wire {
+        stream: Arc<Stream>,
+        doorbell: Arc<dyn Doorbell>,
+        connection: usize,
+    },
+    Inproc {
+        doorbell: Arc<dyn Doorbell>,
+    },
+    /// Models only: a kernel that takes as much as the model says.
+    #[cfg(loom)]
+    Modelled {
+        kernel: Arc<crate::transport::model::Kernel>,
+        doorbell: Arc<dyn Doorbell>,
+    },
 }
 
 impl Link {
     pub(super) fn doorbell(&self) -> &Arc<dyn Doorbell> {
         match self {
             Self::Wire { doorbell, .. } | Self::Inproc { doorbell } => doorbell,
+            #[cfg(loom)]
+            Self::Modelled { doorbell, .. } => doorbell,
         }
     }
 }
@@ -124,14 +138,22 @@ pub(super) enum Flight {
 impl Flight {
     /// One write, of at most a unit.
     pub(super) fn write_to(&self, stream: &Stream) -> io::Result<Written> {
+        self.write_with(|slices| match slices {
+            [only] => stream.write(only),
+            several => stream.write_vectored(several),
+        })
+    }
+
+    /// `write_to` for anything that takes slices.
+    pub(super) fn write_with(
+        &self,
+        write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
+    ) -> io::Result<Written> {
         let count = match self {
             Self::Control { bytes, written } => {
-                stream.write(bytes.get(*written..).unwrap_or_default())
+                write(&[IoSlice::new(bytes.get(*written..).unwrap_or_default())])
             }
-            Self::Chunk { chunk, written } => chunk.with_slices(*written, |slices| match slices {
-                [only] => stream.write(only),
-                several => stream.write_vectored(several),
-            }),
+            Self::Chunk { chunk, written } => chunk.with_slices(*written, write),
         }?;
         if count == 0 {
             return Err(io::ErrorKind::WriteZero.into());
@@ -313,7 +335,7 @@ impl Outbox {
 
     pub(super) fn claim_writable(&self) -> bool {
         let mut state = lock(&self.state);
-        state.kicked |= state.phase == Phase::Writing;
+        state.kicked |= state.phase == Phase::Writing && !planted(Fault::KickForgotten);
         state.claim_if(|phase| phase == Phase::Blocked)
     }
 
@@ -364,7 +386,7 @@ impl Outbox {
             spent: Vec::new(),
         };
         let mut broken = false;
-        if session != state.session {
+        if session != state.session && !planted(Fault::SessionMistaken) {
             // The session ended meanwhile, but what this write did is done: it is not to be sent again.
             step.torn = state.recover_after(flight, written);
             step.cause = state.abandoned.unwrap_or(Loss::Disconnect);

@@ -15,6 +15,7 @@ use super::slot::Slot;
 use crate::completion::Guard;
 use crate::monitor::{DisconnectReason, Event, Failure, HandshakeFailure};
 use crate::pipe::{Candidate, Link, Loss, Pipe, Place, Source};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::transport::Stream;
 use crate::transport::readiness::Registry;
 use crate::wire::{self, Handshake, Progress};
@@ -38,11 +39,11 @@ pub(crate) enum Origin {
 }
 
 /// One of a listener's places for connections in their handshake, given back on drop.
-pub(crate) struct HalfOpen(pub(crate) Arc<std::sync::atomic::AtomicUsize>);
+pub(crate) struct HalfOpen(pub(crate) Arc<AtomicUsize>);
 
 impl Drop for HalfOpen {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, std::sync::atomic::Ordering::AcqRel);
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

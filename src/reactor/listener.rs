@@ -2,12 +2,12 @@
 //! have not finished their handshake.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::connection::HalfOpen;
 use super::mailbox::Belongs;
 use crate::monitor::{Event, Failure};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::transport::readiness::{Registry, Token};
 use crate::transport::{AcceptFailure, Listener, Stream};
 

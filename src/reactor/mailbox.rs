@@ -4,8 +4,7 @@
 //! asleep. A full fence on both sides makes one of the two see the other: either the poster sees `asleep` and
 //! wakes, or the turner sees the job before it blocks.
 
-use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -14,7 +13,8 @@ use super::errand::Errand;
 use super::listener::Accepted;
 use crate::completion::Guard;
 use crate::pipe::{Owner, Pipe, Ring};
-use crate::sync::lock;
+use crate::sync::atomic::{AtomicBool, Ordering, fence};
+use crate::sync::{Fault, Mutex, lock, planted};
 use crate::transport::readiness::Waker;
 use crate::transport::{Endpoint, Listener};
 
@@ -155,7 +155,8 @@ impl Mailbox {
     pub(crate) fn may_sleep(&self) -> bool {
         self.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        let may = !self.nudged.swap(false, Ordering::Relaxed) && !self.has_jobs();
+        let looked = planted(Fault::SleptWithoutLook);
+        let may = looked || (!self.nudged.swap(false, Ordering::Relaxed) && !self.has_jobs());
         if !may {
             self.awake();
         }

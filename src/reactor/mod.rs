@@ -20,17 +20,21 @@ mod turn;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 pub(crate) use errand::Errand;
+#[cfg(loom)]
+pub(crate) use mailbox::Mailbox;
 pub(crate) use mailbox::{Belongs, EndpointId, Job, Scope, SocketId};
 use resolver::Resolver;
 pub(crate) use slot::Slot;
+#[cfg(loom)]
+pub(crate) use slot::Turning;
 use turn::Turn;
 
-use crate::sync::lock;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Mutex, lock};
 
 /// The reactors of one context.
 #[derive(Debug, Default)]

@@ -5,14 +5,14 @@
 //! time, so one of the two sees the other.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::Wake;
-use std::thread::Thread;
 use std::time::Instant;
 
 use super::mailbox::Mailbox;
-use crate::sync::lock;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Mutex, lock, model_failed, thread_local};
 use crate::transport::now;
 
 /// The waiting side of one thread.
@@ -32,7 +32,7 @@ impl Wake for Parker {
         if self.notified.swap(true, Ordering::AcqRel) {
             return;
         }
-        if std::thread::current().id() == self.thread.id() {
+        if thread::current().id() == self.thread.id() {
             // This thread brings the news to itself, in its own turn, and looks at the flag after it.
             return;
         }
@@ -57,7 +57,7 @@ impl Lease {
         let kept = PARKER.try_with(Cell::take).ok().flatten();
         Self(kept.unwrap_or_else(|| {
             Arc::new(Parker {
-                thread: std::thread::current(),
+                thread: thread::current(),
                 notified: AtomicBool::new(false),
                 turning: Mutex::new(None),
             })
@@ -71,6 +71,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if model_failed() {
+            return;
+        }
         self.0.take_notification();
         let _ = PARKER.try_with(|kept| kept.set(Some(Arc::clone(&self.0))));
     }
@@ -81,6 +84,9 @@ pub(crate) struct Turning<'a>(&'a Parker);
 
 impl Drop for Turning<'_> {
     fn drop(&mut self) {
+        if model_failed() {
+            return;
+        }
         *lock(&self.0.turning) = None;
     }
 }
@@ -122,9 +128,9 @@ impl Parker {
     /// Parks until something unparks this thread, for whatever reason, or `deadline` has come.
     pub(crate) fn park(&self, deadline: Option<Instant>) {
         match deadline {
-            None => std::thread::park(),
+            None => thread::park(),
             Some(deadline) => {
-                std::thread::park_timeout(deadline.saturating_duration_since(now()));
+                thread::park_timeout(deadline.saturating_duration_since(now()));
             }
         }
     }

@@ -13,8 +13,7 @@
 //! - T4: streaming senders' outboxes are ticked over by the keeper, with or without the turn.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fmt, mem};
 
@@ -22,7 +21,10 @@ use super::mailbox::{Job, Mailbox};
 use super::parker::Parker;
 use super::turn::Turn;
 use crate::pipe::{Doorbell, Pipe, Ring};
-use crate::sync::lock;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{
+    Condvar, Fault, Mutex, MutexGuard, lock, model_failed, planted, thread, thread_local,
+};
 use crate::transport::now;
 
 /// How long the turn may lie in the slot before the keeper takes it: longer than a request-reply loop is away from it.
@@ -37,8 +39,17 @@ const TURN_MIN: Duration = Duration::from_millis(1);
 /// Pause between two ticks over the outboxes of streaming senders.
 const TICK: Duration = Duration::from_micros(50);
 
-pub(crate) struct Slot {
-    state: Mutex<State>,
+/// What turns a reactor: `Turn`, or what stands for it in a model of the token.
+pub(crate) trait Turning: Send {
+    /// One turn. Blocks only when there is nothing to do, and not beyond `limit` (of which only whole milliseconds count).
+    /// Ends early, between two events, when `stop` says so.
+    fn turn(&mut self, limit: Option<Instant>, stop: &dyn Fn() -> bool);
+    /// Whether there is something to do at once or within `time`.
+    fn has_work_within(&self, time: Duration) -> bool;
+}
+
+pub(crate) struct Slot<T = Turn> {
+    state: Mutex<State<T>>,
     keeper: Condvar,
     mailbox: Arc<Mailbox>,
     /// Outboxes of streaming senders.
@@ -47,8 +58,8 @@ pub(crate) struct Slot {
     tasks: Arc<AtomicUsize>,
 }
 
-struct State {
-    turn: Option<Box<Turn>>,
+struct State<T> {
+    turn: Option<Box<T>>,
     keeper_turns: bool,
     /// The keeper shall take the turn at once.
     called: bool,
@@ -67,13 +78,13 @@ struct State {
     failed: bool,
 }
 
-impl fmt::Debug for Slot {
+impl<T> fmt::Debug for Slot<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Slot")
     }
 }
 
-impl Doorbell for Slot {
+impl<T: Turning> Doorbell for Slot<T> {
     fn ring(&self, ring: Ring) {
         match ring {
             Ring::Flush(pipe) => {
@@ -87,7 +98,7 @@ impl Doorbell for Slot {
     }
 }
 
-impl Slot {
+impl<T: Turning> Slot<T> {
     pub(crate) fn new(mailbox: Arc<Mailbox>, tasks: Arc<AtomicUsize>) -> Self {
         let state = State {
             turn: None,
@@ -112,7 +123,7 @@ impl Slot {
     }
 
     /// Puts the turn in for the first time.
-    pub(crate) fn install(&self, turn: Turn) {
+    pub(crate) fn install(&self, turn: T) {
         lock(&self.state).turn = Some(Box::new(turn));
     }
 
@@ -130,7 +141,7 @@ impl Slot {
         }
     }
 
-    fn call_keeper(&self, state: &mut State) {
+    fn call_keeper(&self, state: &mut State<T>) {
         if !state.called {
             state.called = true;
             self.keeper.notify_one();
@@ -155,13 +166,13 @@ impl Slot {
     }
 
     /// A thread begins to wait.
-    pub(crate) fn sit(&self) -> Seat<'_> {
+    pub(crate) fn sit(&self) -> Seat<'_, T> {
         lock(&self.state).waiting += 1;
         Seat { slot: self, turn: None }
     }
 
     /// The turn, if this waiting thread may have it; asks for it if the keeper has it.
-    fn take(&self, parker: &Arc<Parker>) -> Option<Box<Turn>> {
+    fn take(&self, parker: &Arc<Parker>) -> Option<Box<T>> {
         let mut state = lock(&self.state);
         if state.stopping || state.over {
             return None;
@@ -190,7 +201,7 @@ impl Slot {
     }
 
     /// Puts the turn back and decides who turns next (T2).
-    fn put_back(&self, turn: Box<Turn>, leaving: bool) {
+    fn put_back(&self, turn: Box<T>, leaving: bool) {
         let mut state = lock(&self.state);
         state.waiting -= usize::from(leaving);
         if state.over {
@@ -213,13 +224,13 @@ impl Slot {
     }
 
     /// Calls the keeper if the turn lies in the slot and cannot stand by (T2).
-    fn decide(&self, state: &mut State) {
+    fn decide(&self, state: &mut State<T>) {
         let Some(turn) = &state.turn else { return };
         let cannot_stand_by = state.waiting > 0
             || state.stopping
             || self.tasks.load(Ordering::SeqCst) > 0
             || turn.has_work_within(STAND_BY);
-        if cannot_stand_by {
+        if cannot_stand_by && !planted(Fault::KeeperNotCalled) {
             self.call_keeper(state);
         } else if state.deep {
             self.keeper.notify_one();
@@ -254,6 +265,12 @@ impl Slot {
         self.mailbox.nudge();
     }
 
+    /// Models only: a timed wait of the keeper comes to its end.
+    #[cfg(loom)]
+    pub(crate) fn time_out(&self) {
+        self.keeper.time_out(CROWD);
+    }
+
     /// The I/O thread's life. False when the reactor was lost to a panic.
     pub(crate) fn keep(&self) -> bool {
         let mut held = None;
@@ -269,7 +286,7 @@ impl Slot {
     }
 
     /// One turn of the keeper, then the turn goes to the caller that asked for it, if it is the only one waiting.
-    fn keeper_turn(&self, mut turn: Box<Turn>, ticking: bool) -> Option<Box<Turn>> {
+    fn keeper_turn(&self, mut turn: Box<T>, ticking: bool) -> Option<Box<T>> {
         let in_turn = InTurn::of(self);
         turn.turn(ticking.then(now), &|| false);
         drop(in_turn);
@@ -292,14 +309,14 @@ impl Slot {
         }
         drop(state);
         if ticking {
-            std::thread::park_timeout(TICK);
+            thread::park_timeout(TICK);
         }
         Some(turn)
     }
 
     /// Stands by: takes the turn when it is called, or when the turn lay unused for `STAND_BY`. That is measured by the
     /// clock, whatever wakes the keeper meanwhile.
-    fn keeper_wait(&self, ticking: bool, watch: &mut Watch) -> Option<Box<Turn>> {
+    fn keeper_wait(&self, ticking: bool, watch: &mut Watch) -> Option<Box<T>> {
         let mut state = lock(&self.state);
         if watch.moves != state.moves {
             *watch = Watch { moves: state.moves, since: now() };
@@ -325,7 +342,7 @@ impl Slot {
         None
     }
 
-    fn keeper_take(&self, mut state: MutexGuard<'_, State>) -> Option<Box<Turn>> {
+    fn keeper_take(&self, mut state: MutexGuard<'_, State<T>>) -> Option<Box<T>> {
         state.called = false;
         state.moves += 1;
         let turn = state.turn.take();
@@ -340,7 +357,11 @@ impl Slot {
         turn
     }
 
-    fn rest<'a>(&self, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
+    fn rest<'a>(
+        &self,
+        state: MutexGuard<'a, State<T>>,
+        time: Duration,
+    ) -> MutexGuard<'a, State<T>> {
         self.keeper.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
     }
 
@@ -355,12 +376,12 @@ impl Slot {
 }
 
 /// A thread's wait on a reactor.
-pub(crate) struct Seat<'a> {
-    slot: &'a Slot,
-    turn: Option<Box<Turn>>,
+pub(crate) struct Seat<'a, T: Turning = Turn> {
+    slot: &'a Slot<T>,
+    turn: Option<Box<T>>,
 }
 
-impl Seat<'_> {
+impl<T: Turning> Seat<'_, T> {
     /// Waits for the parker's notification, turning the reactor if this thread may. False when `deadline` came first.
     pub(crate) fn wait(&mut self, parker: &Arc<Parker>, deadline: Option<Instant>) -> bool {
         loop {
@@ -386,15 +407,16 @@ impl Seat<'_> {
     }
 
     /// One turn on this thread. If it panics (in a foreign waker, say), the turn is dropped and the reactor given up.
-    fn turn_once(&mut self, turn: Box<Turn>, parker: &Arc<Parker>, deadline: Option<Instant>) {
+    fn turn_once(&mut self, turn: Box<T>, parker: &Arc<Parker>, deadline: Option<Instant>) {
         let mut held = Held { slot: self.slot, turn: Some(turn) };
         let turning = parker.turning(&self.slot.mailbox);
         let in_turn = InTurn::of(self.slot);
+        let notified = || parker.is_notified() && !planted(Fault::TurnedWithoutLook);
         if let Some(turn) = &mut held.turn
-            && !parker.is_notified()
+            && !notified()
         {
             let over = || deadline.is_some_and(|deadline| deadline <= now());
-            turn.turn(deadline, &|| parker.is_notified() || over());
+            turn.turn(deadline, &|| notified() || over());
         }
         drop((in_turn, turning));
         self.turn = held.turn.take();
@@ -413,14 +435,14 @@ impl Seat<'_> {
 }
 
 /// The turn in use by a caller; lost if the use ends in a panic.
-struct Held<'a> {
-    slot: &'a Slot,
-    turn: Option<Box<Turn>>,
+struct Held<'a, T: Turning> {
+    slot: &'a Slot<T>,
+    turn: Option<Box<T>>,
 }
 
-impl Drop for Held<'_> {
+impl<T: Turning> Drop for Held<'_, T> {
     fn drop(&mut self) {
-        if self.turn.take().is_some() {
+        if self.turn.take().is_some() && !model_failed() {
             self.slot.fail();
         }
     }
@@ -435,7 +457,7 @@ thread_local! {
 struct InTurn;
 
 impl InTurn {
-    fn of(slot: &Slot) -> Self {
+    fn of<T>(slot: &Slot<T>) -> Self {
         let address = std::ptr::from_ref(slot).addr();
         let _ = IN_TURN.try_with(|slots| slots.borrow_mut().push(address));
         Self
@@ -444,6 +466,9 @@ impl InTurn {
 
 impl Drop for InTurn {
     fn drop(&mut self) {
+        if model_failed() {
+            return;
+        }
         let _ = IN_TURN.try_with(|slots| slots.borrow_mut().pop());
     }
 }
@@ -454,8 +479,11 @@ struct Watch {
     since: Instant,
 }
 
-impl Drop for Seat<'_> {
+impl<T: Turning> Drop for Seat<'_, T> {
     fn drop(&mut self) {
+        if model_failed() {
+            return;
+        }
         self.put_back(true);
     }
 }

@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use super::Pool;
@@ -19,11 +18,12 @@ use super::listener::{Accepted, ListenerSource};
 use super::mailbox::{Belongs, Job, Mailbox};
 use super::resolver::Resolver;
 use super::slab::{Slab, WAKER_TOKEN};
-use super::slot::Slot;
+use super::slot::{Slot, Turning};
 use super::timers::Timers;
 use crate::completion::Guard;
 use crate::monitor::{DisconnectReason, Event, Failure};
 use crate::pipe::{Pipe, Ring};
+use crate::sync::atomic::AtomicUsize;
 use crate::transport::readiness::{Events, Interest, Poll, Token, Waker};
 use crate::transport::{self, Listener, Stream};
 
@@ -126,18 +126,17 @@ impl Turn {
     pub(crate) fn slot(&self) -> &Arc<Slot> {
         &self.slot
     }
+}
 
-    /// Whether there is something to do at once or within `time`.
-    pub(crate) fn has_work_within(&self, time: Duration) -> bool {
+impl Turning for Turn {
+    fn has_work_within(&self, time: Duration) -> bool {
         !self.run_list.is_empty()
             || !self.ready.is_empty()
             || self.mailbox.has_jobs()
             || self.timers.next_in(transport::now()).is_some_and(|left| left <= time)
     }
 
-    /// One turn. Blocks only when there is nothing to do, and not beyond `limit` (of which only whole milliseconds count).
-    /// Ends early, between two events, when `stop` says so.
-    pub(crate) fn turn(&mut self, limit: Option<Instant>, stop: &dyn Fn() -> bool) {
+    fn turn(&mut self, limit: Option<Instant>, stop: &dyn Fn() -> bool) {
         self.take_jobs();
         if stop() {
             // A job brought the news already; nothing would pull this thread out of a poll.
@@ -179,7 +178,9 @@ impl Turn {
             self.on_timer(token, now);
         }
     }
+}
 
+impl Turn {
     fn poll_timeout(&self, limit: Option<Instant>) -> Option<Duration> {
         if !self.run_list.is_empty() || !self.ready.is_empty() {
             return Some(Duration::ZERO);

@@ -4,8 +4,7 @@
 //! calls alike; only what happens without room or message differs. `peers.rs` is the side that reactors see.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -22,7 +21,8 @@ use crate::pattern::{Behaviour, Sending, Unsent};
 use crate::peer::PeerId;
 use crate::pipe::{Loss, Pipe};
 use crate::reactor::{EndpointId, Job, Scope, Slot, SocketId, random_seed};
-use crate::sync::lock;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 use crate::transport::{self, Endpoint};
 use crate::wire::HandshakeConfig;
 

@@ -5,8 +5,7 @@
 //! consumer comes first when both are held.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::Waker;
 
 use super::wait::{Key, WaitList};
@@ -15,7 +14,8 @@ use crate::message::Message;
 use crate::pattern::{FairQueue, Lane};
 use crate::peer::PeerInfo;
 use crate::pipe::{Loss, Pipe, Resume, Run};
-use crate::sync::lock;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::{Fault, Mutex, lock, planted};
 
 /// Messages and bytes received, and messages that a filter refused.
 #[derive(Clone, Copy, Default, Debug)]
@@ -163,7 +163,7 @@ impl Inbound {
                 let baton = !consumer.lanes.is_empty() && self.waiting.load(Ordering::Relaxed) > 0;
                 drop(consumer);
                 resumes.run();
-                if baton {
+                if baton && !planted(Fault::BatonKept) {
                     self.pass_on();
                 }
                 return Ok(message);
@@ -185,6 +185,10 @@ impl Inbound {
                 std::mem::take(&mut resumes).run();
                 consumer = lock(&self.consumer);
                 continue;
+            }
+            if planted(Fault::RegisteredLate) {
+                drop(arrivals);
+                arrivals = lock(&self.arrivals);
             }
             if let Some((key, waker)) = &mut waiting {
                 arrivals.waiters.register(key, waker);
@@ -231,7 +235,7 @@ impl Inbound {
         let notified = arrivals.waiters.leave(key);
         self.waiting.store(arrivals.waiters.len(), Ordering::Relaxed);
         drop(arrivals);
-        if notified && !satisfied {
+        if notified && !satisfied && !planted(Fault::NotificationKept) {
             self.pass_on();
         }
     }

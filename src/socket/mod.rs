@@ -5,11 +5,17 @@ mod builder;
 mod core;
 mod endpoints;
 mod futures;
+#[cfg(not(loom))]
 mod inbound;
+#[cfg(loom)]
+pub(crate) mod inbound;
 mod peers;
 mod shared;
 mod stats;
+#[cfg(not(loom))]
 mod wait;
+#[cfg(loom)]
+pub(crate) mod wait;
 
 use std::fmt;
 use std::sync::Arc;

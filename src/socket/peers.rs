@@ -1,7 +1,6 @@
 //! The side of a socket that reactors and other sockets see: peers come and go, runs arrive, outboxes drain.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use super::core::{Core, Peer};
@@ -12,6 +11,7 @@ use crate::pattern::Behaviour;
 use crate::peer::{PeerId, PeerInfo, Refusal};
 use crate::pipe::{Candidate, Loss, Owner, Pipe, Place, Resume, Run};
 use crate::reactor::Job;
+use crate::sync::atomic::Ordering;
 use crate::sync::lock;
 use crate::transport::Endpoint;
 use crate::wire::{HandshakeConfig, ProtocolError, Subscription};

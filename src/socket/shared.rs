@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use crate::completion::Completion;
 use crate::error::SetupError;
 use crate::pipe::{Owner, Pipe};
 use crate::reactor::{EndpointId, Job, Pool, Slot, SocketId};
-use crate::sync::lock;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, lock};
 use crate::transport::Endpoint;
 use crate::transport::inproc::Rendezvous;
 

@@ -1,8 +1,7 @@
 //! Statistics: what was sent and received, and every loss by its cause.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use crate::pipe::Loss;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// A snapshot of a socket's counters since it was made.
 ///

@@ -7,6 +7,8 @@
 pub(crate) mod endpoint;
 pub(crate) mod inproc;
 pub(crate) mod ipc;
+#[cfg(loom)]
+pub(crate) mod model;
 pub(crate) mod net;
 mod sys;
 pub(crate) mod tcp;

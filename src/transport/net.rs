@@ -20,13 +20,26 @@ use super::{sys, tcp};
 /// Readiness, as the reactor sees it. Named here and nowhere above, so that these types can be exchanged together with
 /// the streams and the clock.
 pub(crate) mod readiness {
-    pub(crate) use mio::{Events, Interest, Poll, Registry, Token, Waker};
+    #[cfg(not(loom))]
+    pub(crate) use mio::Waker;
+    pub(crate) use mio::{Events, Interest, Poll, Registry, Token};
+
+    #[cfg(loom)]
+    pub(crate) use super::super::model::Waker;
 }
 use readiness::{Interest, Registry, Token};
 
 /// The time, from the one clock that everything above uses.
+#[cfg(not(loom))]
 pub(crate) fn now() -> Instant {
     Instant::now()
+}
+
+/// The time of a model, which stands still until a timed wait ends: each run of a model must see the same times.
+#[cfg(loom)]
+pub(crate) fn now() -> Instant {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    *START.get_or_init(Instant::now) + crate::sync::time_passed()
 }
 
 /// TCP keepalive as probed by the kernel; what is `None` keeps the default of the system.
