@@ -131,7 +131,7 @@ impl Slot {
     }
 
     fn call_keeper(&self, state: &mut State) {
-        if !state.called {
+        if !state.called || state.deep {
             state.called = true;
             self.keeper.notify_one();
         }
@@ -157,7 +157,7 @@ impl Slot {
     /// A thread begins to wait.
     pub(crate) fn sit(&self) -> Seat<'_> {
         lock(&self.state).waiting += 1;
-        Seat { slot: self, turn: None }
+        Seat { slot: self, turn: None, in_turn: None }
     }
 
     /// The turn, if this waiting thread may have it; asks for it if the keeper has it.
@@ -314,7 +314,7 @@ impl Slot {
         if ticking {
             drop(self.rest(state, TICK));
         } else if lock(&self.gathering).is_empty() {
-            if state.turn.is_none() && unused >= STAND_BY {
+            if state.turn.is_none() && !state.called && unused >= STAND_BY {
                 state.deep = true;
                 state = self.keeper.wait(state).unwrap_or_else(PoisonError::into_inner);
                 state.deep = false;
@@ -358,6 +358,8 @@ impl Slot {
 pub(crate) struct Seat<'a> {
     slot: &'a Slot,
     turn: Option<Box<Turn>>,
+    /// While the turn is this thread's, in use or not.
+    in_turn: Option<InTurn>,
 }
 
 impl Seat<'_> {
@@ -377,6 +379,7 @@ impl Seat<'_> {
                 self.slot.ensure_turning();
             } else if self.turn.is_none() {
                 self.turn = self.slot.take(parker);
+                self.in_turn = self.turn.as_ref().map(|_| InTurn::of(self.slot));
             }
             match self.turn.take() {
                 Some(turn) => self.turn_once(turn, parker, deadline),
@@ -389,14 +392,13 @@ impl Seat<'_> {
     fn turn_once(&mut self, turn: Box<Turn>, parker: &Arc<Parker>, deadline: Option<Instant>) {
         let mut held = Held { slot: self.slot, turn: Some(turn) };
         let turning = parker.turning(&self.slot.mailbox);
-        let in_turn = InTurn::of(self.slot);
         if let Some(turn) = &mut held.turn
             && !parker.is_notified()
         {
             let over = || deadline.is_some_and(|deadline| deadline <= now());
             turn.turn(deadline, &|| parker.is_notified() || over());
         }
-        drop((in_turn, turning));
+        drop(turning);
         self.turn = held.turn.take();
         if !parker.is_notified() && self.slot.is_crowded() {
             self.put_back(false);
@@ -406,6 +408,7 @@ impl Seat<'_> {
     fn put_back(&mut self, leaving: bool) {
         if let Some(turn) = self.turn.take() {
             self.slot.put_back(turn, leaving);
+            self.in_turn = None;
         } else if leaving {
             self.slot.leave();
         }
@@ -431,20 +434,24 @@ thread_local! {
     static IN_TURN: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Notes that this thread is in a turn, until dropped: it must not wait for what only the turn can bring.
-struct InTurn;
+/// Notes that this thread has the turn of a slot, until dropped: it must not wait for what only the turn can bring.
+struct InTurn(usize);
 
 impl InTurn {
     fn of(slot: &Slot) -> Self {
         let address = std::ptr::from_ref(slot).addr();
         let _ = IN_TURN.try_with(|slots| slots.borrow_mut().push(address));
-        Self
+        Self(address)
     }
 }
 
 impl Drop for InTurn {
     fn drop(&mut self) {
-        let _ = IN_TURN.try_with(|slots| slots.borrow_mut().pop());
+        let _ = IN_TURN.try_with(|slots| {
+            let mut slots = slots.borrow_mut();
+            let place = slots.iter().rposition(|address| *address == self.0);
+            place.map(|place| slots.swap_remove(place))
+        });
     }
 }
 
