@@ -4,6 +4,11 @@
 
 mod harness;
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Wake, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::futures::Task;
@@ -407,4 +412,30 @@ fn a_hundred_contexts_leave_no_thread_and_no_file_behind() {
     (0..100).for_each(|_| live());
     // A thread that ended may still be listed for a moment.
     wait_until("all are gone", || count() == before);
+}
+
+/// Drops what it owns when woken: a task whose executor is gone does that.
+struct LastHandle(Mutex<Option<Context>>);
+
+impl Wake for LastHandle {
+    fn wake(self: Arc<Self>) {
+        drop(self.0.lock().unwrap().take());
+    }
+}
+
+#[test]
+fn a_waker_may_drop_the_last_handle_on_a_thread_that_waits() {
+    let other = Context::new();
+    let push = other.push().bind("tcp://127.0.0.1:*").unwrap();
+    let context = Context::new();
+    let quiet = context.pull().bind("tcp://127.0.0.1:*").unwrap();
+    let task = context.pull().connect(endpoint(&push)).unwrap();
+    push.wait_for_peers(1, SOON).unwrap();
+    let mut receive = task.recv_async();
+    let waker = Waker::from(Arc::new(LastHandle(Mutex::new(Some(context)))));
+    let mut polling = std::task::Context::from_waker(&waker);
+    assert!(Pin::new(&mut receive).poll(&mut polling).is_pending());
+    let waiting = thread::spawn(move || quiet.recv_timeout(SOON));
+    push.send("wakes the task, which drops the last handle").unwrap();
+    assert_eq!(waiting.join().unwrap().unwrap_err(), RecvError::Closed);
 }
