@@ -4,13 +4,19 @@
 
 mod harness;
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Wake, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::futures::Task;
 use harness::raw::Raw;
 use harness::{
-    MOMENT, SOON, TRANSPORTS, Transport, WIRES, alone, count_entries, disconnection, endpoint,
-    texts, unique, wait_event, wait_until,
+    MOMENT, SOON, TRANSPORTS, Transport, WIRES, alone, assert_silent, count_entries, disconnection,
+    endpoint, texts, unique, wait_event, wait_until,
 };
 use peermq::{
     CloseError, Context, DisconnectReason, Event, Pull, RecvError, SendError, SetupError, Socket,
@@ -407,4 +413,83 @@ fn a_hundred_contexts_leave_no_thread_and_no_file_behind() {
     (0..100).for_each(|_| live());
     // A thread that ended may still be listed for a moment.
     wait_until("all are gone", || count() == before);
+}
+
+/// Drops what it owns when woken: a task whose executor is gone does that.
+struct LastHandle(Mutex<Option<Context>>);
+
+impl Wake for LastHandle {
+    fn wake(self: Arc<Self>) {
+        drop(self.0.lock().unwrap().take());
+    }
+}
+
+#[test]
+fn a_waker_may_drop_the_last_handle_on_a_thread_that_waits() {
+    let other = Context::new();
+    let push = other.push().bind("tcp://127.0.0.1:*").unwrap();
+    let context = Context::new();
+    let quiet = context.pull().bind("tcp://127.0.0.1:*").unwrap();
+    let task = context.pull().connect(endpoint(&push)).unwrap();
+    push.wait_for_peers(1, SOON).unwrap();
+    let mut receive = task.recv_async();
+    let waker = Waker::from(Arc::new(LastHandle(Mutex::new(Some(context)))));
+    let mut polling = std::task::Context::from_waker(&waker);
+    assert!(Pin::new(&mut receive).poll(&mut polling).is_pending());
+    let waiting = thread::spawn(move || quiet.recv_timeout(SOON));
+    push.send("wakes the task, which drops the last handle").unwrap();
+    assert_eq!(waiting.join().unwrap().unwrap_err(), RecvError::Closed);
+}
+
+/// A task whose executor panics when it is woken.
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("planted: this waker panics");
+    }
+}
+
+#[test]
+fn a_waker_that_panics_closes_the_sockets_of_its_context_and_hangs_nobody() {
+    let other = Context::new();
+    let push = other.push().bind("tcp://127.0.0.1:*").unwrap();
+    let context = Context::new();
+    let quiet = context.pull().bind("tcp://127.0.0.1:*").unwrap();
+    let task = context.pull().connect(endpoint(&push)).unwrap();
+    push.wait_for_peers(1, SOON).unwrap();
+    let mut receive = task.recv_async();
+    let waker = Waker::from(Arc::new(Panics));
+    let mut polling = std::task::Context::from_waker(&waker);
+    assert!(Pin::new(&mut receive).poll(&mut polling).is_pending());
+    let waiting = thread::spawn(move || quiet.recv_timeout(SOON));
+    push.send("wakes the task").unwrap();
+    // The waiting thread turned, and panicked itself; or the I/O thread did, and it found its socket closed.
+    let _ = waiting.join();
+    wait_until("the context's sockets are closed", || task.try_recv() == Err(RecvError::Closed));
+    at_once(move || drop((receive, task, context)));
+}
+
+#[test]
+fn a_streaming_sender_keeps_no_socket_of_its_context_from_being_served() {
+    let context = Context::new();
+    let publisher = context.publish().bind("tcp://127.0.0.1:*").unwrap();
+    let _subscriber = context.subscribe().topic("").connect(endpoint(&publisher)).unwrap();
+    publisher.wait_for_subscribers(1, SOON).unwrap();
+    let quiet = context.pull().bind("tcp://127.0.0.1:*").unwrap();
+    // A wait takes the turn and puts it back, just before the stream begins.
+    assert_silent(quiet.recv_timeout(MOMENT));
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                publisher.send("tick").unwrap();
+            }
+        });
+        let other = Context::new();
+        let push = other.push().connect(endpoint(&quiet)).unwrap();
+        let joined = push.wait_for_peers(1, SOON);
+        over.store(true, Ordering::Relaxed);
+        joined.unwrap();
+    });
 }

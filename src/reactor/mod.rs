@@ -79,7 +79,7 @@ impl Pool {
             match std::thread::Builder::new().name(name).spawn(keeper) {
                 Ok(thread) => lock(&pool.threads).push(thread),
                 Err(error) => {
-                    slots.iter().for_each(|slot| slot.stop());
+                    slots.iter().for_each(|slot| slot.fail());
                     return Err(error);
                 }
             }

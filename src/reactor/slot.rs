@@ -142,7 +142,7 @@ impl<T: Turning> Slot<T> {
     }
 
     fn call_keeper(&self, state: &mut State<T>) {
-        if !state.called {
+        if !state.called || state.deep {
             state.called = true;
             self.keeper.notify_one();
         }
@@ -168,7 +168,7 @@ impl<T: Turning> Slot<T> {
     /// A thread begins to wait.
     pub(crate) fn sit(&self) -> Seat<'_, T> {
         lock(&self.state).waiting += 1;
-        Seat { slot: self, turn: None }
+        Seat { slot: self, turn: None, in_turn: None }
     }
 
     /// The turn, if this waiting thread may have it; asks for it if the keeper has it.
@@ -331,7 +331,7 @@ impl<T: Turning> Slot<T> {
         if ticking {
             drop(self.rest(state, TICK));
         } else if lock(&self.gathering).is_empty() {
-            if state.turn.is_none() && unused >= STAND_BY {
+            if state.turn.is_none() && !state.called && unused >= STAND_BY {
                 state.deep = true;
                 state = self.keeper.wait(state).unwrap_or_else(PoisonError::into_inner);
                 state.deep = false;
@@ -379,6 +379,8 @@ impl<T: Turning> Slot<T> {
 pub(crate) struct Seat<'a, T: Turning = Turn> {
     slot: &'a Slot<T>,
     turn: Option<Box<T>>,
+    /// While the turn is this thread's, in use or not.
+    in_turn: Option<InTurn>,
 }
 
 impl<T: Turning> Seat<'_, T> {
@@ -398,6 +400,7 @@ impl<T: Turning> Seat<'_, T> {
                 self.slot.ensure_turning();
             } else if self.turn.is_none() {
                 self.turn = self.slot.take(parker);
+                self.in_turn = self.turn.as_ref().map(|_| InTurn::of(self.slot));
             }
             match self.turn.take() {
                 Some(turn) => self.turn_once(turn, parker, deadline),
@@ -410,7 +413,6 @@ impl<T: Turning> Seat<'_, T> {
     fn turn_once(&mut self, turn: Box<T>, parker: &Arc<Parker>, deadline: Option<Instant>) {
         let mut held = Held { slot: self.slot, turn: Some(turn) };
         let turning = parker.turning(&self.slot.mailbox);
-        let in_turn = InTurn::of(self.slot);
         let notified = || parker.is_notified() && !planted(Fault::TurnedWithoutLook);
         if let Some(turn) = &mut held.turn
             && !notified()
@@ -418,7 +420,7 @@ impl<T: Turning> Seat<'_, T> {
             let over = || deadline.is_some_and(|deadline| deadline <= now());
             turn.turn(deadline, &|| notified() || over());
         }
-        drop((in_turn, turning));
+        drop(turning);
         self.turn = held.turn.take();
         if !parker.is_notified() && self.slot.is_crowded() {
             self.put_back(false);
@@ -428,6 +430,7 @@ impl<T: Turning> Seat<'_, T> {
     fn put_back(&mut self, leaving: bool) {
         if let Some(turn) = self.turn.take() {
             self.slot.put_back(turn, leaving);
+            self.in_turn = None;
         } else if leaving {
             self.slot.leave();
         }
@@ -453,14 +456,14 @@ thread_local! {
     static IN_TURN: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Notes that this thread is in a turn, until dropped: it must not wait for what only the turn can bring.
-struct InTurn;
+/// Notes that this thread has the turn of a slot, until dropped: it must not wait for what only the turn can bring.
+struct InTurn(usize);
 
 impl InTurn {
     fn of<T>(slot: &Slot<T>) -> Self {
         let address = std::ptr::from_ref(slot).addr();
         let _ = IN_TURN.try_with(|slots| slots.borrow_mut().push(address));
-        Self
+        Self(address)
     }
 }
 
@@ -469,7 +472,11 @@ impl Drop for InTurn {
         if model_failed() {
             return;
         }
-        let _ = IN_TURN.try_with(|slots| slots.borrow_mut().pop());
+        let _ = IN_TURN.try_with(|slots| {
+            let mut slots = slots.borrow_mut();
+            let place = slots.iter().rposition(|address| *address == self.0);
+            place.map(|place| slots.swap_remove(place))
+        });
     }
 }
 

@@ -142,26 +142,14 @@ impl Turning for Turn {
             // A job brought the news already; nothing would pull this thread out of a poll.
             return;
         }
-        let mut timeout = self.poll_timeout(limit);
-        if timeout != Some(Duration::ZERO) && !self.mailbox.may_sleep() {
-            timeout = Some(Duration::ZERO);
-        }
-        let polled = self.poll.poll(&mut self.events, timeout);
-        self.mailbox.awake();
-        if let Err(error) = polled {
-            debug_assert!(error.kind() == std::io::ErrorKind::Interrupted, "poll: {error}");
-            return;
-        }
-        for event in &self.events {
-            let closed = event.is_read_closed() || event.is_error();
-            let (readable, writable) = (event.is_readable(), event.is_writable());
-            self.ready.push_back(Readiness { token: event.token().0, readable, writable, closed });
+        if self.ready.is_empty() {
+            self.poll_events(limit);
         }
         let now = transport::now();
         while let Some(readiness) = self.ready.pop_front() {
             self.on_event(&readiness, now);
-            if stop() {
-                // Whoever waits here has what it waited for; the rest is the next turn's, and it does not block.
+            if stop() && !self.ready.is_empty() {
+                // Whoever waits here has what it waited for; the next turn begins with the rest.
                 return;
             }
         }
@@ -181,8 +169,27 @@ impl Turning for Turn {
 }
 
 impl Turn {
+    /// Polls, and blocks only when there is nothing to do.
+    fn poll_events(&mut self, limit: Option<Instant>) {
+        let mut timeout = self.poll_timeout(limit);
+        if timeout != Some(Duration::ZERO) && !self.mailbox.may_sleep() {
+            timeout = Some(Duration::ZERO);
+        }
+        let polled = self.poll.poll(&mut self.events, timeout);
+        self.mailbox.awake();
+        if let Err(error) = polled {
+            debug_assert!(error.kind() == std::io::ErrorKind::Interrupted, "poll: {error}");
+            return;
+        }
+        for event in &self.events {
+            let closed = event.is_read_closed() || event.is_error();
+            let (readable, writable) = (event.is_readable(), event.is_writable());
+            self.ready.push_back(Readiness { token: event.token().0, readable, writable, closed });
+        }
+    }
+
     fn poll_timeout(&self, limit: Option<Instant>) -> Option<Duration> {
-        if !self.run_list.is_empty() || !self.ready.is_empty() {
+        if !self.run_list.is_empty() {
             return Some(Duration::ZERO);
         }
         let now = transport::now();

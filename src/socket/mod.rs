@@ -255,6 +255,9 @@ impl<P: CanReceive> Socket<P> {
 
     /// Receives the next message as a future that any executor can run.
     ///
+    /// Its waker is called on whatever thread brings the message, which may be inside another thread's `recv` or `send`: it must
+    /// not block.
+    ///
     /// Cancel-safe: a dropped future has taken no message.
     pub fn recv_async(&self) -> RecvFuture<P> {
         RecvFuture::new(Arc::clone(self.core()))

@@ -1,0 +1,231 @@
+//! What is measured: groups of cases, each with its transport, size, roles and placement.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::outcome::Outcome;
+use crate::peer::Role;
+use crate::system;
+
+/// Groups in the order in which they are measured.
+pub(crate) const GROUPS: [&str; 8] =
+    ["throughput", "roundtrip", "ipc", "inproc", "fanout", "router", "memory", "openloop"];
+
+/// Connections of the memory measurement.
+const IDLE_CONNECTIONS: usize = 10_000;
+/// Files that a process needs beside its connections.
+const SPARE_FILES: u64 = 200;
+/// Parts of libzmq's peak at which the open loop runs, in percent.
+const LOADS_PERCENT: [u32; 3] = [10, 50, 80];
+
+/// Where the two sides run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Placement {
+    /// Both on the first core.
+    SameCore,
+    /// The listener on the first half of the cores, the other on the second.
+    Halves,
+    /// One process on all cores, its two application threads on a half each.
+    Whole,
+}
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SameCore => "both on one core",
+            Self::Halves => "half of the cores each",
+            Self::Whole => "one process, half of the cores per side",
+        })
+    }
+}
+
+impl Placement {
+    /// Cores of the listener and of the connecting side.
+    pub(crate) fn cores(self) -> Outcome<(Vec<usize>, Vec<usize>)> {
+        let all = system::cores()?;
+        let (first, second) = all.split_at(all.len().div_ceil(2));
+        let core = all.first().copied().ok_or("no core")?;
+        Ok(match self {
+            Self::SameCore => (vec![core], vec![core]),
+            Self::Halves if second.is_empty() => (first.to_vec(), first.to_vec()),
+            Self::Halves => (first.to_vec(), second.to_vec()),
+            Self::Whole => (all.clone(), all),
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Tcp,
+    Ipc,
+    Inproc,
+}
+
+/// The figure that a case is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Measure {
+    /// Messages per second; more is better.
+    Rate,
+    /// Time in microseconds; less is better.
+    Time,
+    /// Bytes of memory per connection; less is better.
+    Memory,
+}
+
+impl Measure {
+    /// The name of the figure in a result.
+    pub(crate) fn figure(self) -> &'static str {
+        match self {
+            Self::Rate => "messages_per_s",
+            Self::Time => "p50_us",
+            Self::Memory => "bytes_per_connection",
+        }
+    }
+}
+
+/// One measurement, the same for each library.
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    pub(crate) group: &'static str,
+    pub(crate) name: String,
+    pub(crate) transport: Transport,
+    /// Bytes of one message.
+    pub(crate) size: usize,
+    /// Connections.
+    pub(crate) peers: usize,
+    /// Messages per second of a schedule.
+    pub(crate) rate: f64,
+    pub(crate) listener: Role,
+    /// `None` when both sides are in the listener's process.
+    pub(crate) connector: Option<Role>,
+    pub(crate) placement: Placement,
+    pub(crate) measure: Measure,
+    pub(crate) rounds_max: usize,
+}
+
+impl Case {
+    fn new(group: &'static str, name: String, listener: Role, connector: Option<Role>) -> Self {
+        Self {
+            group,
+            name,
+            transport: Transport::Tcp,
+            size: 64,
+            peers: 1,
+            rate: 0.0,
+            listener,
+            connector,
+            placement: Placement::Halves,
+            measure: Measure::Rate,
+            rounds_max: usize::MAX,
+        }
+    }
+
+    /// Whether the side that connects counts; otherwise the listener does.
+    pub(crate) fn connector_counts(&self) -> bool {
+        !matches!(self.connector, None | Some(Role::Push | Role::PacedPush | Role::Pub))
+    }
+
+    /// Whether the case makes sense for a library.
+    pub(crate) fn suits(&self, library: &str) -> bool {
+        match self.group {
+            // No library of one connection per socket, and no raw stream, has these.
+            "fanout" => library != "floor" && library != "monocoque-coalesced",
+            "memory" | "router" => {
+                !["floor", "nng"].contains(&library) && !library.starts_with("monocoque")
+            }
+            "inproc" => {
+                !["floor", "zeromq"].contains(&library) && !library.starts_with("monocoque")
+            }
+            _ => true,
+        }
+    }
+
+    /// Longest time that the case may take beyond its window.
+    pub(crate) fn patience(&self) -> Duration {
+        Duration::from_secs(if self.group == "memory" { 60 } else { 15 })
+    }
+}
+
+/// The cases of a group. `peak` is libzmq's throughput with 64 B over tcp in this run.
+pub(crate) fn plan(group: &str, peak: Option<f64>) -> Outcome<Vec<Case>> {
+    Ok(match group {
+        "throughput" => [16, 64, 256, 1024, 4096, 16 * 1024, 128 * 1024].map(throughput).into(),
+        "roundtrip" => [Placement::SameCore, Placement::Halves].map(round_trip).into(),
+        "ipc" => on_transport("ipc", Transport::Ipc),
+        "inproc" => on_transport("inproc", Transport::Inproc),
+        "fanout" => {
+            let sizes = [64, 1024].into_iter();
+            sizes.flat_map(|size| [1, 8, 32].map(|peers| fan_out(size, peers))).collect()
+        }
+        "router" => vec![router()],
+        "memory" => vec![memory()?],
+        "openloop" => {
+            let peak =
+                peak.ok_or("openloop needs libzmq's figure of 64 B: measure throughput, too")?;
+            LOADS_PERCENT.map(|percent| open_loop(percent, peak)).into()
+        }
+        _ => Vec::new(),
+    })
+}
+
+/// A size as the report writes it.
+pub(crate) fn size_name(bytes: usize) -> String {
+    if bytes >= 1024 { format!("{} KiB", bytes / 1024) } else { format!("{bytes} B") }
+}
+
+fn throughput(size: usize) -> Case {
+    let name = format!("tcp {}", size_name(size));
+    Case { size, ..Case::new("throughput", name, Role::Pull, Some(Role::Push)) }
+}
+
+fn round_trip(placement: Placement) -> Case {
+    let name =
+        if placement == Placement::SameCore { "tcp, one core" } else { "tcp, one core each" };
+    let (listener, connector) = (Role::Router, Some(Role::Dealer));
+    let case = Case::new("roundtrip", name.to_owned(), listener, connector);
+    Case { placement, measure: Measure::Time, ..case }
+}
+
+fn on_transport(group: &'static str, transport: Transport) -> Vec<Case> {
+    let inside = transport == Transport::Inproc;
+    let (placement, measure) =
+        (if inside { Placement::Whole } else { Placement::Halves }, Measure::Time);
+    let case = |what: &str, listener, connector| Case {
+        transport,
+        placement,
+        ..Case::new(group, format!("{group} {what}"), listener, connector)
+    };
+    let [stream, trip] = if inside {
+        [case("64 B", Role::PushPull, None), case("round trip", Role::DealerRouter, None)]
+    } else {
+        [
+            case("64 B", Role::Pull, Some(Role::Push)),
+            case("round trip", Role::Router, Some(Role::Dealer)),
+        ]
+    };
+    vec![stream, Case { measure, ..trip }]
+}
+
+fn fan_out(size: usize, peers: usize) -> Case {
+    let name = format!("{peers} x {}", size_name(size));
+    Case { size, peers, ..Case::new("fanout", name, Role::Pub, Some(Role::Sub)) }
+}
+
+fn router() -> Case {
+    let name = "1,000 DEALERs".to_owned();
+    Case { peers: 1000, ..Case::new("router", name, Role::Router, Some(Role::EchoClients)) }
+}
+
+fn memory() -> Outcome<Case> {
+    let files = system::files_max()?.saturating_sub(SPARE_FILES);
+    let peers = usize::try_from(files)?.min(IDLE_CONNECTIONS);
+    let name = format!("{peers} idle connections");
+    let case = Case::new("memory", name, Role::Router, Some(Role::IdleClients));
+    Ok(Case { peers, measure: Measure::Memory, rounds_max: 3, ..case })
+}
+
+fn open_loop(percent: u32, peak: f64) -> Case {
+    let name = format!("{percent} % of libzmq's peak");
+    let case = Case::new("openloop", name, Role::TimedPull, Some(Role::PacedPush));
+    Case { rate: peak * f64::from(percent) / 100.0, measure: Measure::Time, ..case }
+}

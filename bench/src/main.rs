@@ -1,0 +1,52 @@
+//! Compares peermq with other messaging libraries: two processes per measurement, the same work for each library.
+//!
+//! ```sh
+//! cargo run --release --manifest-path bench/Cargo.toml -- compare [--quick] [--only GROUP..] [--libraries NAME..]
+//! cargo run --release --manifest-path bench/Cargo.toml -- report      # writes the page again from the last run
+//! ```
+//!
+//! `compare` starts this same binary as `peer ..` for each side of a measurement (`src/peer/`), which drives one
+//! library through the small interface of `src/library/`. `src/compare/` plans, runs and records; `src/report/` writes
+//! tables, bounds and charts.
+
+mod compare;
+mod library;
+mod outcome;
+mod peer;
+mod report;
+mod system;
+
+use std::process::ExitCode;
+
+use crate::outcome::Outcome;
+
+const USAGE: &str = "usage: peermq-bench compare [--quick] [--only GROUP..] [--libraries NAME..]
+       peermq-bench report
+
+compare      measures and writes docs/bench/; raw results are appended to bench/results/raw.jsonl
+  --quick      short windows and few rounds: shows that everything runs, not how fast
+  --only       some groups: throughput roundtrip ipc inproc fanout router memory openloop
+  --libraries  some libraries: peermq libzmq omq rzmq rzmq-uring zeromq monocoque monocoque-coalesced nng floor
+  --rounds N   measurements of each figure
+  --out DIR    where the page and the charts go (docs/bench)
+report       writes the page again from the last run in raw.jsonl";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("peermq-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Outcome {
+    match arguments.split_first() {
+        Some((command, rest)) if command == "compare" => compare::compare(rest),
+        Some((command, [])) if command == "report" => compare::report_again(),
+        Some((command, [job])) if command == "peer" => peer::run(job),
+        _ => Err(USAGE.into()),
+    }
+}
