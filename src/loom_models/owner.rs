@@ -10,7 +10,7 @@ use crate::pipe::{Candidate, Doorbell, Loss, Offer, Owner, Pipe, Ring, Run};
 use crate::pipe::{Content, Manner};
 use crate::sync::{Condvar, Mutex, lock};
 use crate::transport::Endpoint;
-use crate::wire::{HandshakeConfig, Metadata, ProtocolError, Subscription};
+use crate::wire::{HandshakeConfig, Metadata, ProtocolError, SubscriptionChange};
 
 /// Owns one pipe.
 #[derive(Default)]
@@ -63,7 +63,7 @@ impl Owner for ModelOwner {
         self.changed.notify_all();
         Ok(())
     }
-    fn subscription(&self, _: &Arc<Pipe>, _: Subscription<'_>) -> Result<(), ProtocolError> {
+    fn subscriptions(&self, _: &Arc<Pipe>, _: &[SubscriptionChange]) -> Result<(), ProtocolError> {
         Ok(())
     }
     fn writable(&self, _: PeerId) {

@@ -348,17 +348,18 @@ impl Pipe {
     fn take_commands(self: &Arc<Self>, bytes: &[u8]) {
         let Some(owner) = self.owner() else { return };
         let everything = Allowance { messages: usize::MAX, bytes: usize::MAX };
+        let mut changes = Vec::new();
         let taken = Scanner::new(WireLimits::default()).scan(bytes, everything, &mut |body| {
             match Command::parse(body)? {
-                Command::Subscribe(topic) => {
-                    owner.subscription(self, Subscription::Subscribe(topic))
-                }
-                Command::Cancel(topic) => owner.subscription(self, Subscription::Cancel(topic)),
-                _ => Ok(()),
+                Command::Subscribe(topic) => changes.push(Subscription::Subscribe(topic).into()),
+                Command::Cancel(topic) => changes.push(Subscription::Cancel(topic).into()),
+                _ => {}
             }
+            Ok(())
         });
-        if let Err(failure) = taken {
-            self.report_misbehaviour(failure.error);
+        let taken = taken.map_err(|failure| failure.error);
+        if let Err(error) = taken.and_then(|_| owner.subscriptions(self, &changes)) {
+            self.report_misbehaviour(error);
         }
     }
 

@@ -7,7 +7,7 @@ use crate::monitor::Event;
 use crate::options::Options;
 use crate::peer::{PeerId, PeerInfo, Refusal};
 use crate::transport::Endpoint;
-use crate::wire::{HandshakeConfig, ProtocolError, Subscription};
+use crate::wire::{HandshakeConfig, ProtocolError, SubscriptionChange};
 
 /// Why accepted or matching messages did not reach a peer. Each has its counter in the statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +44,13 @@ pub(crate) trait Owner: Send + Sync {
         info: &Arc<PeerInfo>,
         run: Run,
     ) -> Result<(), ProtocolError>;
-    /// The peer subscribed or cancelled.
-    fn subscription(&self, pipe: &Arc<Pipe>, change: Subscription<'_>)
-    -> Result<(), ProtocolError>;
+    /// The peer subscribed or cancelled. What came together takes effect at once, so that whoever waits for a subscriber does
+    /// not find it with half of its topics.
+    fn subscriptions(
+        &self,
+        pipe: &Arc<Pipe>,
+        changes: &[SubscriptionChange],
+    ) -> Result<(), ProtocolError>;
     /// The pipe's outbox had refused a message and has room again.
     fn writable(&self, id: PeerId);
     /// Messages were lost after having been accepted.

@@ -9,11 +9,11 @@ use super::linger::Lingering;
 use crate::monitor::{DisconnectReason, Failure};
 use crate::options::Options;
 use crate::peer::PeerInfo;
-use crate::pipe::{Loss, Owner, Pipe, Run};
+use crate::pipe::{Loss, Pipe, Run};
 use crate::transport::Stream;
 use crate::wire::{
     self, Beat, Command, Ended, Heartbeat, HeartbeatConfig, ProtocolError, Scan, ScanFailure,
-    Scanner, Subscription, Version,
+    Scanner, Subscription, SubscriptionChange, Version,
 };
 
 /// PONGs and the like that may wait for a peer that does not read, in bytes. A peer that floods us with PINGs
@@ -146,10 +146,10 @@ impl Open {
     ) -> Result<(), DisconnectReason> {
         let Self { pipe, scanner, heartbeat, .. } = self;
         let Some(owner) = pipe.owner() else { return Err(DisconnectReason::Closed) };
-        let mut answers = Vec::new();
+        let (mut answers, mut changes) = (Vec::new(), Vec::new());
         let input = self.received.get(self.start..).unwrap_or_default();
         let scan = scanner.scan(input, allowance, &mut |body| {
-            on_command(body, owner.as_ref(), pipe, heartbeat, &mut answers, now)
+            on_command(body, pipe, heartbeat, &mut answers, &mut changes, now)
         });
         // What was complete before an error is delivered, wherever the segments of the stream were cut.
         let (scan, error) = match scan {
@@ -158,6 +158,9 @@ impl Open {
                 (Scan { end, messages, ended: Ended::NeedMore { bytes: 1 } }, Some(error))
             }
         };
+        if !changes.is_empty() {
+            owner.subscriptions(pipe, &changes)?;
+        }
         self.unscanned = scan.ended == Ended::Allowance;
         self.missing = match scan.ended {
             Ended::NeedMore { bytes } => bytes,
@@ -222,10 +225,10 @@ fn take_run(received: &mut Vec<u8>, start: &mut usize, end: usize, more: bool) -
 
 fn on_command(
     body: &[u8],
-    owner: &dyn Owner,
-    pipe: &Arc<Pipe>,
+    pipe: &Pipe,
     heartbeat: &mut Heartbeat,
     answers: &mut Vec<u8>,
+    changes: &mut Vec<SubscriptionChange>,
     now: Instant,
 ) -> Result<(), ProtocolError> {
     match Command::parse(body)? {
@@ -236,8 +239,14 @@ fn on_command(
             }
             Ok(())
         }
-        Command::Subscribe(topic) => owner.subscription(pipe, Subscription::Subscribe(topic)),
-        Command::Cancel(topic) => owner.subscription(pipe, Subscription::Cancel(topic)),
+        Command::Subscribe(topic) => {
+            changes.push(Subscription::Subscribe(topic).into());
+            Ok(())
+        }
+        Command::Cancel(topic) => {
+            changes.push(Subscription::Cancel(topic).into());
+            Ok(())
+        }
         Command::Error(reason) => {
             Err(ProtocolError::PeerError { reason: reason.escape_ascii().to_string() })
         }

@@ -14,7 +14,7 @@ use crate::reactor::Job;
 use crate::sync::atomic::Ordering;
 use crate::sync::lock;
 use crate::transport::Endpoint;
-use crate::wire::{HandshakeConfig, ProtocolError, Subscription};
+use crate::wire::{HandshakeConfig, ProtocolError, Subscription, SubscriptionChange};
 
 impl<P: Behaviour> Core<P> {
     /// A pipe of this socket that is not attached yet.
@@ -35,21 +35,21 @@ impl<P: Behaviour> Core<P> {
     /// A peer whose type only receives sent something: an old-style subscription (RFC 23), or nonsense.
     fn deliver_to_sender(&self, pipe: &Arc<Pipe>, mut run: Run) -> Result<(), ProtocolError> {
         let resume = release(pipe, &run);
-        let mut result = Ok(());
+        let mut changes = Vec::new();
         while let Some(message) = run.cut(None) {
             let change = match message.frames() {
                 [only] => Subscription::from_message(only),
                 _ => None,
             };
             match change {
-                Some(change) if result.is_ok() => result = self.subscription(pipe, change),
-                _ => drop(self.losses.discarded.fetch_add(1, Ordering::Relaxed)),
+                Some(change) => changes.push(change.into()),
+                None => drop(self.losses.discarded.fetch_add(1, Ordering::Relaxed)),
             }
         }
         if let Some(resume) = resume {
             resume.run();
         }
-        result
+        if changes.is_empty() { Ok(()) } else { self.subscriptions(pipe, &changes) }
     }
 
     fn evict(&self, replaced: Option<Arc<Pipe>>) {
@@ -198,12 +198,17 @@ impl<P: Behaviour> Owner for Core<P> {
         Ok(())
     }
 
-    fn subscription(
+    fn subscriptions(
         &self,
         pipe: &Arc<Pipe>,
-        change: Subscription<'_>,
+        changes: &[SubscriptionChange],
     ) -> Result<(), ProtocolError> {
-        let result = lock(&self.state).pattern.subscription(pipe, change);
+        let mut state = lock(&self.state);
+        let apply = |change: &SubscriptionChange| {
+            state.pattern.subscription(pipe, change.as_subscription())
+        };
+        let result = changes.iter().try_for_each(apply);
+        drop(state);
         self.changed.notify_all();
         result
     }

@@ -94,6 +94,34 @@ pub(crate) enum Subscription<'a> {
     Cancel(&'a [u8]),
 }
 
+/// A subscription or cancellation on its own, for a batch that outlives the bytes it came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SubscriptionChange {
+    /// Whether it subscribes, or else cancels.
+    subscribe: bool,
+    /// The topic prefix.
+    topic: Vec<u8>,
+}
+
+impl From<Subscription<'_>> for SubscriptionChange {
+    fn from(change: Subscription<'_>) -> Self {
+        match change {
+            Subscription::Subscribe(topic) => Self { subscribe: true, topic: topic.to_vec() },
+            Subscription::Cancel(topic) => Self { subscribe: false, topic: topic.to_vec() },
+        }
+    }
+}
+
+impl SubscriptionChange {
+    /// The change as it came.
+    pub(crate) fn as_subscription(&self) -> Subscription<'_> {
+        match self.subscribe {
+            true => Subscription::Subscribe(&self.topic),
+            false => Subscription::Cancel(&self.topic),
+        }
+    }
+}
+
 impl<'a> Subscription<'a> {
     /// Reads a single-frame message: byte 1 or 0, then the topic; `None` for anything else.
     pub(crate) fn from_message(body: &'a [u8]) -> Option<Self> {

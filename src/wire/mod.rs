@@ -27,7 +27,9 @@ pub use error::ProtocolError;
 pub use kind::SocketKind;
 pub use metadata::Metadata;
 
-pub(crate) use command::{Command, Subscription, put_error, put_ping, put_pong, put_subscription};
+pub(crate) use command::{
+    Command, Subscription, SubscriptionChange, put_error, put_ping, put_pong, put_subscription,
+};
 pub(crate) use frame::{MORE, header_len, parse_header, put_header};
 pub(crate) use greeting::Version;
 pub(crate) use handshake::{Established, Handshake, HandshakeConfig, Progress, ReadyPeer};
