@@ -19,7 +19,8 @@ use harness::{
     endpoint, texts, unique, wait_event, wait_until,
 };
 use peermq::{
-    CloseError, Context, DisconnectReason, Event, Pull, RecvError, SendError, SetupError, Socket,
+    CloseError, Context, DisconnectReason, Event, Pull, Push, RecvError, SendError, SetupError,
+    Socket,
 };
 
 /// The call returns without waiting for anything.
@@ -424,14 +425,28 @@ impl Wake for LastHandle {
     }
 }
 
-#[test]
-fn a_waker_may_drop_the_last_handle_on_a_thread_that_waits() {
+/// A task and a thread that wait on one context, and the peer from elsewhere that can wake the task.
+struct Waiters {
+    context: Context,
+    quiet: Socket<Pull>,
+    task: Socket<Pull>,
+    push: Socket<Push>,
+    _other: Context,
+}
+
+fn waiters() -> Waiters {
     let other = Context::new();
     let push = other.push().bind("tcp://127.0.0.1:*").unwrap();
     let context = Context::new();
     let quiet = context.pull().bind("tcp://127.0.0.1:*").unwrap();
     let task = context.pull().connect(endpoint(&push)).unwrap();
     push.wait_for_peers(1, SOON).unwrap();
+    Waiters { context, quiet, task, push, _other: other }
+}
+
+#[test]
+fn a_waker_may_drop_the_last_handle_on_a_thread_that_waits() {
+    let Waiters { _other, context, quiet, task, push } = waiters();
     let mut receive = task.recv_async();
     let waker = Waker::from(Arc::new(LastHandle(Mutex::new(Some(context)))));
     let mut polling = std::task::Context::from_waker(&waker);
@@ -452,12 +467,7 @@ impl Wake for Panics {
 
 #[test]
 fn a_waker_that_panics_closes_the_sockets_of_its_context_and_hangs_nobody() {
-    let other = Context::new();
-    let push = other.push().bind("tcp://127.0.0.1:*").unwrap();
-    let context = Context::new();
-    let quiet = context.pull().bind("tcp://127.0.0.1:*").unwrap();
-    let task = context.pull().connect(endpoint(&push)).unwrap();
-    push.wait_for_peers(1, SOON).unwrap();
+    let Waiters { _other, context, quiet, task, push } = waiters();
     let mut receive = task.recv_async();
     let waker = Waker::from(Arc::new(Panics));
     let mut polling = std::task::Context::from_waker(&waker);

@@ -343,3 +343,21 @@ fn a_conflating_subscriber_keeps_the_newest_message_whole() {
     assert_eq!(texts(&subscriber.recv_timeout(SOON).unwrap()), ["a", "99"]);
     assert_silent(subscriber.recv_timeout(Duration::ZERO));
 }
+
+#[test]
+fn a_subscriber_that_is_waited_for_has_all_the_topics_it_came_with() {
+    for transport in TRANSPORTS {
+        let context = Context::new();
+        let publisher = context.publish().bind(transport.fresh()).unwrap();
+        for round in 0..50 {
+            let builder = context.subscribe().topic("first").topic("second");
+            let subscriber = builder.connect(endpoint(&publisher)).unwrap();
+            publisher.wait_for_subscribers(1, SOON).unwrap();
+            publisher.send("second").unwrap();
+            let got = subscriber.recv_timeout(SOON);
+            assert!(got.is_ok_and(|got| got.body() == b"second"), "{transport:?}, round {round}");
+            drop(subscriber);
+            wait_until("the subscriber is forgotten", || publisher.subscribers() == 0);
+        }
+    }
+}

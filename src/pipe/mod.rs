@@ -219,7 +219,7 @@ impl Pipe {
         }
     }
 
-    /// The reactor's tick over a scheduled outbox. False when nothing happened since the last tick and the outbox
+    /// The keeper's tick over a scheduled outbox. False when nothing happened since the last tick and the outbox
     /// has left the reactor's list.
     pub(crate) fn tick(self: &Arc<Self>) -> bool {
         let (write, stay) = self.outbox.claim_tick();

@@ -1,4 +1,4 @@
-//! One turn of a reactor: take the jobs, poll, read and write, fire timers, tick over streaming outboxes.
+//! One turn of a reactor: take the jobs, poll, read and write, fire timers.
 //!
 //! `Turn` is all the state of a turning reactor, held by value by whoever turns it; it needs no lock. Readiness
 //! is edge-triggered: a connection that stops before `WouldBlock` is remembered in the run list, and with a
