@@ -29,6 +29,10 @@ fn full_pair(
     let id = RoutingId::from("d");
     for number in 0..4 {
         router.try_send_to(&id, number.to_string()).unwrap();
+        // Until the dealer has them, messages on their way count against the router's mark.
+        if number < 2 {
+            wait_until("the dealer has it", || router.stats().queued_messages == 0);
+        }
     }
     (router, dealer, id)
 }
