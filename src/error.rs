@@ -127,6 +127,7 @@ impl std::fmt::Debug for SendError {
 /// Why there is no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+#[repr(u64)]
 pub enum RecvError {
     /// Nothing has arrived, and the call was not allowed to wait.
     #[error("no message has arrived yet")]

@@ -4,37 +4,43 @@
 //! receiving a small message neither allocates nor touches a reference count, and never pins the buffer
 //! it arrived in. Longer bodies are shared [`Bytes`].
 
+mod sender;
+
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::sender::Sender;
 use crate::peer::PeerInfo;
 
 /// Longest body that a frame stores inline, in bytes.
-pub(crate) const INLINE_BYTES_MAX: usize = 71;
+pub(crate) const INLINE_BYTES_MAX: usize = 64;
 
 /// One frame of a message: an immutable sequence of bytes.
 ///
-/// Bodies of up to 71 bytes live inside the value; longer ones are a reference-counted [`Bytes`], so cloning
+/// Bodies of up to 64 bytes live inside the value; longer ones are a reference-counted [`Bytes`], so cloning
 /// a frame never copies a large body.
 #[derive(Clone)]
 pub struct Frame(Body);
 
+/// The tag is a whole word for the same reason as the fields of [`Inline`]: the copy of what follows a tag of one byte begins at
+/// an odd address.
 #[derive(Clone)]
+#[repr(u64)]
 enum Body {
     Inline(Inline),
     Shared(Bytes),
 }
 
-/// A body stored in place. Aligned to words, so that moving a frame moves words: a move in odd pieces stalls on the
-/// stores before it and costs more than the copy itself.
+/// A body stored in place. Both fields are whole words and nothing is stored across their border, so that a move reads just
+/// what was written: a load that spans two younger stores stalls, and costs more than the copy itself.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Inline {
     bytes: [u8; INLINE_BYTES_MAX],
-    len: u8,
+    len: usize,
 }
 
 impl Frame {
@@ -51,7 +57,7 @@ impl Frame {
         }
         let mut bytes = [0; INLINE_BYTES_MAX];
         bytes[..body.len()].copy_from_slice(body);
-        Self(Body::Inline(Inline { bytes, len: body.len() as u8 }))
+        Self(Body::Inline(Inline { bytes, len: body.len() }))
     }
 
     /// The first `len` bytes of `block` as a frame. The whole block is copied, for a copy of fixed size needs no call; what
@@ -59,14 +65,14 @@ impl Frame {
     #[inline]
     pub(crate) fn from_block(block: &[u8; INLINE_BYTES_MAX], len: usize) -> Self {
         debug_assert!(len <= INLINE_BYTES_MAX);
-        Self(Body::Inline(Inline { bytes: *block, len: len as u8 }))
+        Self(Body::Inline(Inline { bytes: *block, len }))
     }
 
     /// A body that is stored inline, as the whole block and its length.
     #[inline]
     pub(crate) fn as_block(&self) -> Option<(&[u8; INLINE_BYTES_MAX], usize)> {
         match &self.0 {
-            Body::Inline(inline) => Some((&inline.bytes, usize::from(inline.len))),
+            Body::Inline(inline) => Some((&inline.bytes, inline.len)),
             Body::Shared(_) => None,
         }
     }
@@ -75,7 +81,7 @@ impl Frame {
     #[inline]
     pub fn as_slice(&self) -> &[u8] {
         match &self.0 {
-            Body::Inline(inline) => inline.bytes.get(..usize::from(inline.len)).unwrap_or_default(),
+            Body::Inline(inline) => inline.bytes.get(..inline.len).unwrap_or_default(),
             Body::Shared(bytes) => bytes,
         }
     }
@@ -221,7 +227,7 @@ impl From<&Frame> for Frame {
 #[derive(Clone)]
 pub struct Message {
     frames: Frames,
-    peer: Option<Arc<PeerInfo>>,
+    sender: Sender,
 }
 
 /// Invariant: `Many` is used for any number of frames but one.
@@ -238,6 +244,15 @@ impl Message {
         match &self.frames {
             Frames::One(frame) => std::slice::from_ref(frame),
             Frames::Many(frames) => frames,
+        }
+    }
+
+    /// The only frame, if it is stored inline, as the whole block and its length.
+    #[inline]
+    pub(crate) fn as_short(&self) -> Option<(&[u8; INLINE_BYTES_MAX], usize)> {
+        match &self.frames {
+            Frames::One(frame) => frame.as_block(),
+            Frames::Many(_) => None,
         }
     }
 
@@ -289,7 +304,7 @@ impl Message {
 
     /// The peer this message came from; `None` for one that was made here.
     pub fn peer(&self) -> Option<&PeerInfo> {
-        self.peer.as_deref()
+        self.sender.peer()
     }
 
     /// Puts `frame` before the others: how an envelope is added.
@@ -319,12 +334,14 @@ impl Message {
     }
 
     #[inline]
-    pub(crate) fn received(frame: Frame, peer: Option<Arc<PeerInfo>>) -> Self {
-        Self { frames: Frames::One(frame), peer }
+    pub(crate) fn received(frame: Frame, peer: Option<&Arc<PeerInfo>>) -> Self {
+        let sender = peer.map(Sender::new).unwrap_or_default();
+        Self { frames: Frames::One(frame), sender }
     }
 
-    pub(crate) fn received_parts(frames: Vec<Frame>, peer: Option<Arc<PeerInfo>>) -> Self {
-        Self { frames: Frames::from(frames), peer }
+    pub(crate) fn received_parts(frames: Vec<Frame>, peer: Option<&Arc<PeerInfo>>) -> Self {
+        let sender = peer.map(Sender::new).unwrap_or_default();
+        Self { frames: Frames::from(frames), sender }
     }
 }
 
@@ -359,7 +376,7 @@ impl Eq for Message {}
 impl From<Frame> for Message {
     #[inline]
     fn from(frame: Frame) -> Self {
-        Self { frames: Frames::One(frame), peer: None }
+        Self { frames: Frames::One(frame), sender: Sender::default() }
     }
 }
 
@@ -389,7 +406,7 @@ impl<T: Into<Frame>, const N: usize> From<[T; N]> for Message {
 
 impl From<Vec<Frame>> for Message {
     fn from(frames: Vec<Frame>) -> Self {
-        Self { frames: Frames::from(frames), peer: None }
+        Self { frames: Frames::from(frames), sender: Sender::default() }
     }
 }
 

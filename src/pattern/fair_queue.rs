@@ -92,10 +92,26 @@ impl<L: Lane> FairQueue<L> {
                 slot.listed_free = true;
                 self.free.push(number);
             }
-        } else if self.turn.len() > 1 {
-            self.turn.rotate_left(1);
+        } else {
+            self.pass_turn();
         }
         taken
+    }
+
+    /// The lane whose turn it is, for a short way of [`next`](Self::next): what is taken must leave something in the lane, and
+    /// [`pass_turn`](Self::pass_turn) follows.
+    #[inline]
+    pub(crate) fn front(&mut self) -> Option<&mut L> {
+        let number = *self.turn.front()?;
+        self.slots.get_mut(number)?.lane.as_mut()
+    }
+
+    /// The lane whose turn it was goes last.
+    #[inline]
+    pub(crate) fn pass_turn(&mut self) {
+        if self.turn.len() > 1 {
+            self.turn.rotate_left(1);
+        }
     }
 
     /// Whether there is nothing to read.

@@ -9,6 +9,7 @@ mod futures;
 mod inbound;
 #[cfg(loom)]
 pub(crate) mod inbound;
+mod only_peer;
 mod peers;
 mod shared;
 mod stats;
@@ -172,7 +173,11 @@ impl<P: CanSend> Socket<P> {
     #[allow(clippy::result_large_err)]
     #[inline]
     pub fn send(&self, message: impl Into<Message>) -> Result<(), SendError> {
-        self.send_within(message.into(), None, self.core().options().send_timeout)
+        let message = message.into();
+        if self.core().send_short(&message) {
+            return Ok(());
+        }
+        self.send_within(message, None, self.core().options().send_timeout)
     }
 
     /// Sends a message if that needs no waiting.
@@ -180,8 +185,13 @@ impl<P: CanSend> Socket<P> {
     /// # Errors
     /// [`SendError::Full`] instead of waiting; otherwise as [`send`](Self::send).
     #[allow(clippy::result_large_err)]
+    #[inline]
     pub fn try_send(&self, message: impl Into<Message>) -> Result<(), SendError> {
-        futures::try_send(self.core(), message.into(), None)
+        let message = message.into();
+        if self.core().send_short(&message) {
+            return Ok(());
+        }
+        futures::try_send(self.core(), message, None)
     }
 
     /// Sends a message, waiting at most for `timeout`.
@@ -205,7 +215,6 @@ impl<P: CanSend> Socket<P> {
     }
 
     #[allow(clippy::result_large_err)]
-    #[inline]
     fn send_within(
         &self,
         message: Message,
@@ -232,8 +241,11 @@ impl<P: CanReceive> Socket<P> {
     ///
     /// # Errors
     /// [`RecvError::Timeout`], [`RecvError::Closed`].
-    #[inline]
+    #[inline(always)]
     pub fn recv(&self) -> Result<Message, RecvError> {
+        if let Some(message) = futures::take_short(self.core()) {
+            return Ok(message);
+        }
         futures::presented::<P>(self.recv_within(self.core().options().recv_timeout))
     }
 
@@ -241,7 +253,11 @@ impl<P: CanReceive> Socket<P> {
     ///
     /// # Errors
     /// [`RecvError::Empty`], [`RecvError::Closed`].
+    #[inline]
     pub fn try_recv(&self) -> Result<Message, RecvError> {
+        if let Some(message) = futures::take_short(self.core()) {
+            return Ok(message);
+        }
         futures::presented::<P>(futures::try_recv(self.core()))
     }
 
@@ -285,7 +301,7 @@ impl<P: CanReceive> Socket<P> {
         std::iter::from_fn(|| futures::presented::<P>(self.recv_within(None)).ok())
     }
 
-    #[inline]
+    #[cold]
     fn recv_within(&self, timeout: Option<Duration>) -> Result<Message, RecvError> {
         match futures::try_recv(self.core()) {
             Err(RecvError::Empty) => {
