@@ -78,6 +78,37 @@ fn a_push_takes_part_in_the_turns_as_peers_come_and_go() {
 }
 
 #[test]
+fn what_was_sent_is_counted_while_the_only_peer_comes_gets_company_and_goes() {
+    for transport in TRANSPORTS {
+        let context = Context::new();
+        let push = context.push().bind(transport.fresh()).unwrap();
+        let first = context.pull().connect(endpoint(&push)).unwrap();
+        push.wait_for_peers(1, SOON).unwrap();
+        for number in 0..10 {
+            push.send(number.to_string()).unwrap();
+        }
+        assert_eq!(numbers(&first, 10), (0..10).collect::<Vec<_>>(), "{transport:?}");
+        let second = context.pull().connect(endpoint(&push)).unwrap();
+        push.wait_for_peers(2, SOON).unwrap();
+        for number in 0..10 {
+            push.send(number.to_string()).unwrap();
+        }
+        assert_eq!((numbers(&first, 5).len(), numbers(&second, 5).len()), (5, 5));
+        first.close(SOON).unwrap();
+        wait_until("the first is gone", || push.stats().peers == 1);
+        push.send("10").unwrap();
+        assert_eq!(numbers(&second, 1), [10]);
+        second.close(SOON).unwrap();
+        wait_until("the second is gone", || push.stats().peers == 0);
+        assert_eq!(push.try_send("x"), Err(SendError::Full("x".into())), "{transport:?}");
+        let stats = push.stats();
+        assert_eq!((stats.sent_messages, stats.sent_bytes), (21, 22), "{transport:?}");
+        push.clone().close(SOON).unwrap();
+        assert_eq!(push.try_send("x"), Err(SendError::Closed("x".into())), "{transport:?}");
+    }
+}
+
+#[test]
 fn a_pull_takes_one_message_of_each_peer_in_turn() {
     for transport in TRANSPORTS {
         let context = Context::new();

@@ -112,7 +112,7 @@ pub(super) fn info(pipe: &Pipe) -> Arc<PeerInfo> {
 
 /// Sends as a socket does that answers: the sender writes.
 pub(super) fn send(pipe: &Arc<Pipe>, text: &str) {
-    let manner = Manner { answering: true, inline: true };
+    let manner = Manner { answering: true, inline: true, sole: false };
     match pipe.offer(Content::Message(&Message::from(text)), manner) {
         Offer::AcceptedToWrite(role) => role.run(),
         Offer::Accepted => {}

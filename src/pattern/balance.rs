@@ -76,6 +76,12 @@ impl<T> Balance<T> {
         None
     }
 
+    /// The target of the only attached peer, if it is ready: whom every pick takes.
+    pub(crate) fn only(&self) -> Option<&T> {
+        let alone = self.ready.len() == 1 && self.parked.is_empty();
+        self.ready.front().filter(|_| alone).map(|(_, target)| target)
+    }
+
     /// Whether no peer is attached, full or not.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {

@@ -77,6 +77,11 @@ pub(crate) trait Behaviour: Sized + Send + 'static {
         true
     }
 
+    /// The pipe that takes every message as long as it has room, if there is one.
+    fn only_peer(&self) -> Option<&Arc<Pipe>> {
+        None
+    }
+
     /// Puts a received message's envelope on (`ENVELOPES`).
     fn present(_message: &mut Message) {}
 
@@ -138,7 +143,8 @@ impl Sending {
     /// Offers to one pipe; false when it is full. A writer role that comes of it is kept for `run`.
     #[inline]
     pub(crate) fn offer(&mut self, pipe: &Arc<Pipe>, content: Content<'_>) -> bool {
-        let manner = Manner { answering: self.answering, inline: self.inline_left > 0 };
+        let inline = self.inline_left > 0;
+        let manner = Manner { answering: self.answering, inline, sole: false };
         match pipe.offer(content, manner) {
             Offer::Full => false,
             Offer::Accepted => true,

@@ -51,6 +51,10 @@ impl Behaviour for Dealer {
         self.peers.writable(id);
     }
 
+    fn only_peer(&self) -> Option<&Arc<Pipe>> {
+        self.peers.only()
+    }
+
     #[inline]
     fn route(
         &mut self,

@@ -50,6 +50,10 @@ impl Behaviour for Push {
         self.peers.writable(id);
     }
 
+    fn only_peer(&self) -> Option<&Arc<Pipe>> {
+        self.peers.only()
+    }
+
     #[inline]
     fn route(
         &mut self,

@@ -7,12 +7,16 @@ use std::io::IoSlice;
 
 use bytes::Bytes;
 
-use crate::message::{Frame, Message};
+use crate::message::{Frame, INLINE_BYTES_MAX, Message};
 use crate::wire::{self, MORE};
 
 /// Bytes of a chunk, and of one write. Loopback and real networks are fastest just below the kernel's 64 KiB
 /// segmentation limit; a write above it leaves a tiny trailing segment and costs half of the bandwidth.
 pub(crate) const UNIT_BYTES: usize = 48 * 1024;
+
+/// Longest message of one frame that is stored inline, on the wire.
+pub(crate) const SHORT_WIRE_BYTES_MAX: usize =
+    wire::header_len(INLINE_BYTES_MAX) + INLINE_BYTES_MAX;
 
 /// Bodies longer than this are referenced instead of copied.
 const COPY_BYTES_MAX: usize = 4 * 1024;
@@ -83,6 +87,20 @@ impl Chunk {
             }
         }
         self.messages += 1;
+    }
+
+    /// `push` for a message of one frame that is stored as a block. Returns its length on the wire.
+    #[inline]
+    pub(crate) fn push_short(&mut self, block: &[u8; INLINE_BYTES_MAX], len: usize) -> usize {
+        let before = self.arena.len();
+        self.arena.reserve(SHORT_WIRE_BYTES_MAX);
+        wire::put_header(&mut self.arena, 0, len);
+        let end = self.arena.len() + len;
+        self.arena.extend_from_slice(block);
+        self.arena.truncate(end);
+        self.messages += 1;
+        self.wire_bytes += end - before;
+        end - before
     }
 
     #[inline]

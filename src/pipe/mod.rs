@@ -221,8 +221,8 @@ impl Pipe {
 
     /// The keeper's tick over a scheduled outbox. False when nothing happened since the last tick and the outbox
     /// has left the reactor's list.
-    pub(crate) fn tick(self: &Arc<Self>) -> bool {
-        let (write, stay) = self.outbox.claim_tick();
+    pub(crate) fn tick(self: &Arc<Self>, now: Instant) -> bool {
+        let (write, stay) = self.outbox.claim_tick(now);
         if write {
             self.write();
         }

@@ -25,7 +25,7 @@ use super::chunk::{Chunk, LargeBody, wire_length};
 use super::{Doorbell, Loss, Now};
 use crate::message::Message;
 use crate::options::Marks;
-use crate::sync::{Fault, Mutex, lock, planted};
+use crate::sync::{Fault, Mutex, MutexGuard, lock, planted};
 use crate::transport::Stream;
 
 /// Writes one thread does in one role before it leaves the rest to the reactor.
@@ -68,6 +68,7 @@ pub(crate) enum Content<'a> {
 }
 
 impl Content<'_> {
+    #[inline]
     fn wire_bytes(self) -> usize {
         match self {
             Self::Message(message) => wire_length(message),
@@ -75,6 +76,15 @@ impl Content<'_> {
         }
     }
 
+    #[inline]
+    fn body_bytes(self) -> usize {
+        match self {
+            Self::Message(message) => message.body_bytes(),
+            Self::Framed(_) => 0,
+        }
+    }
+
+    #[inline]
     fn push_onto(self, chunk: &mut Chunk) {
         match self {
             Self::Message(message) => chunk.push(message),
@@ -90,6 +100,8 @@ pub(crate) struct Manner {
     pub(crate) answering: bool,
     /// The sender may write on its own thread.
     pub(crate) inline: bool,
+    /// The socket has no other peer and leaves it to the outbox to count what it sent.
+    pub(crate) sole: bool,
 }
 
 /// What follows from a state change; done by the caller with the lock released.
@@ -121,6 +133,9 @@ pub(crate) struct OutboxReport {
     pub(crate) drained: bool,
     /// Messages were written in the current session.
     pub(crate) wrote_messages: bool,
+    /// Accepted as from the only peer (`Manner::sole`), and the bytes of their bodies.
+    pub(crate) sole_messages: u64,
+    pub(crate) sole_bytes: u64,
 }
 
 pub(crate) struct Outbox {
@@ -238,7 +253,12 @@ impl Outbox {
             wrote_messages: false,
             abandoned: None,
             last_write: now.checked_sub(STREAMING_GAP).unwrap_or(now),
+            unlooked: 0,
+            quick: 0,
+            active: false,
             progress: 0,
+            sole_messages: 0,
+            sole_bytes: 0,
             spare: None,
         };
         Self { marks, conflate, state: Mutex::new(state) }
@@ -247,8 +267,23 @@ impl Outbox {
     /// Takes the message if the marks allow it and decides who writes it.
     #[inline]
     pub(super) fn offer(&self, content: Content<'_>, manner: Manner) -> Offered {
-        let wire_bytes = content.wire_bytes();
         let mut state = lock(&self.state);
+        if let Content::Message(message) = content
+            && state.append_quickly(message)
+        {
+            state.count_sole(content, manner);
+            return Offered { next: Some(Next::Nothing), conflated: None };
+        }
+        self.offer_slowly(state, content, manner)
+    }
+
+    fn offer_slowly(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        content: Content<'_>,
+        manner: Manner,
+    ) -> Offered {
+        let wire_bytes = content.wire_bytes();
         if state.abandoned.is_some() || state.closing {
             return Offered { next: None, conflated: None };
         }
@@ -260,8 +295,14 @@ impl Outbox {
             return Offered { next: None, conflated: None };
         }
         state.append(content, wire_bytes);
+        state.count_sole(content, manner);
         let at_mark = !self.conflate && !self.marks.admit(state.messages, state.bytes, 0);
-        Offered { next: Some(state.after_append(manner, at_mark)), conflated }
+        let next = state.after_append(manner, wire_bytes, at_mark);
+        state.quick = 0;
+        if state.phase == Phase::Scheduled && !self.conflate {
+            state.grant_quick(self.marks);
+        }
+        Offered { next: Some(next), conflated }
     }
 
     pub(super) fn has_room(&self, wire_bytes: usize) -> bool {
@@ -306,6 +347,7 @@ impl Outbox {
         let torn = state.end_session();
         let queue = state.take_queue();
         state.abandoned = Some(cause);
+        state.quick = 0;
         state.messages = 0;
         state.bytes = 0;
         // The chunks hold bodies of others, whose code must not run under the lock.
@@ -314,7 +356,9 @@ impl Outbox {
     }
 
     pub(super) fn begin_close(&self) {
-        lock(&self.state).closing = true;
+        let mut state = lock(&self.state);
+        state.closing = true;
+        state.quick = 0;
     }
 
     pub(super) fn report(&self) -> OutboxReport {
@@ -325,6 +369,8 @@ impl Outbox {
             progress: state.progress,
             drained: state.phase != Phase::Writing && !state.has_work(),
             wrote_messages: state.wrote_messages,
+            sole_messages: state.sole_messages,
+            sole_bytes: state.sole_bytes,
         }
     }
 
@@ -343,12 +389,17 @@ impl Outbox {
         lock(&self.state).claim_if(|phase| phase == Phase::Scheduled)
     }
 
-    /// Whether to write now, and whether to stay on the reactor's list.
-    pub(super) fn claim_tick(&self) -> (bool, bool) {
+    /// Whether to write now, and whether to stay on the reactor's list. A sender that writes its units itself is left alone; the
+    /// outbox stays listed until a whole tick brought nothing, so that such a sender does not ring at every unit.
+    pub(super) fn claim_tick(&self, now: Instant) -> (bool, bool) {
         let mut state = lock(&self.state);
-        let claimed = state.claim_if(|phase| phase == Phase::Scheduled);
-        state.listed = claimed;
-        (claimed, claimed)
+        let gathers = state.phase == Phase::Scheduled;
+        let claimed = gathers && state.gathers_long(now);
+        if claimed {
+            state.phase = Phase::Writing;
+        }
+        state.listed = gathers || std::mem::take(&mut state.active);
+        (claimed, state.listed)
     }
 
     /// The next flight of the writer; `None` ends the role.

@@ -37,7 +37,7 @@ const CROWD: Duration = Duration::from_millis(2);
 const TURN_MIN: Duration = Duration::from_millis(1);
 
 /// Pause between two ticks over the outboxes of streaming senders.
-const TICK: Duration = Duration::from_micros(50);
+const TICK: Duration = Duration::from_micros(100);
 
 /// What turns a reactor: `Turn`, or what stands for it in a model of the token.
 pub(crate) trait Turning: Send {
@@ -368,7 +368,10 @@ impl<T: Turning> Slot<T> {
     /// Writes what streaming senders left behind. True while there are some.
     fn tick(&self) -> bool {
         let mut pipes = mem::take(&mut *lock(&self.gathering));
-        pipes.retain(Pipe::tick);
+        if !pipes.is_empty() {
+            let now = now();
+            pipes.retain(|pipe| pipe.tick(now));
+        }
         let mut gathering = lock(&self.gathering);
         gathering.append(&mut pipes);
         !gathering.is_empty()

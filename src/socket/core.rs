@@ -4,11 +4,13 @@
 //! calls alike; only what happens without room or message differs. `peers.rs` is the side that reactors see.
 
 use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, PoisonError, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::inbound::Inbound;
+use super::only_peer::OnlyPeer;
 use super::shared::{Shared, SocketControl, WaitingTask};
 use super::stats::{LossCounters, Stats};
 use super::wait::{Key, WaitList};
@@ -19,7 +21,7 @@ use crate::monitor::{DisconnectReason, Event, Reporter};
 use crate::options::Options;
 use crate::pattern::{Behaviour, Sending, Unsent};
 use crate::peer::PeerId;
-use crate::pipe::{Loss, Pipe};
+use crate::pipe::{Content, Loss, Manner, Offer, Pipe};
 use crate::reactor::{EndpointId, Job, Scope, Slot, SocketId, random_seed};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard, lock};
@@ -41,7 +43,9 @@ pub(crate) struct Core<P: Behaviour> {
     pub(super) context: Arc<Shared>,
     pub(super) options: Arc<Options>,
     pub(super) handshake: Arc<HandshakeConfig>,
-    pub(super) state: Mutex<State<P>>,
+    /// Locked by `locked` where anything changes that a sender's choice depends on.
+    state: Mutex<State<P>>,
+    only: OnlyPeer,
     /// Something about the peers changed; goes with `state`.
     pub(super) changed: Condvar,
     pub(super) inbound: Inbound,
@@ -112,6 +116,7 @@ impl<P: Behaviour> Core<P> {
             options: Arc::new(options),
             handshake: Arc::new(handshake),
             state: Mutex::new(state),
+            only: OnlyPeer::default(),
             changed: Condvar::new(),
             inbound: Inbound::default(),
             losses: LossCounters::default(),
@@ -144,6 +149,39 @@ impl<P: Behaviour> Core<P> {
         PeerId(self.next_peer.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// The socket's lock.
+    pub(super) fn locked(&self) -> Locked<'_, P> {
+        Locked { state: lock(&self.state), only: &self.only }
+    }
+
+    /// Hands a message to the only peer, if there is just one and it has room. False says nothing but that `send_attempt` must be
+    /// asked.
+    #[inline]
+    pub(crate) fn send_short(&self, message: &Message) -> bool {
+        let Some(pipe) = self.only.get() else { return false };
+        let answering = P::RECEIVES && self.heard.load(Ordering::Relaxed);
+        let manner = Manner { answering, inline: true, sole: true };
+        let offer = if message.frames().is_empty() {
+            Offer::Full
+        } else {
+            pipe.offer(Content::Message(message), manner)
+        };
+        if matches!(offer, Offer::Full) {
+            return false;
+        }
+        if answering {
+            self.heard.store(false, Ordering::Relaxed);
+        }
+        match offer {
+            Offer::AcceptedToWrite(role) => role.run(),
+            Offer::AcceptedToGather if P::RECEIVES => {
+                self.note_gathering(std::slice::from_ref(pipe));
+            }
+            _ => {}
+        }
+        true
+    }
+
     /// Routes a message, or registers `waiting` under the same lock that found no room. A message that is not accepted
     /// stays as it was.
     #[inline]
@@ -156,7 +194,8 @@ impl<P: Behaviour> Core<P> {
         let answering = self.heard.load(Ordering::Relaxed);
         let bytes = message.body_bytes() as u64;
         let mut sending = Sending::new(answering);
-        let mut state = lock(&self.state);
+        let mut locked = self.locked();
+        let state = &mut *locked;
         if state.closed {
             return Err(NotSent::Closed);
         }
@@ -180,7 +219,7 @@ impl<P: Behaviour> Core<P> {
             }
             Err(_) => {}
         }
-        drop(state);
+        drop(locked);
         if answering {
             self.heard.store(false, Ordering::Relaxed);
         }
@@ -210,7 +249,7 @@ impl<P: Behaviour> Core<P> {
         if key.is_none() {
             return;
         }
-        let mut state = lock(&self.state);
+        let mut state = self.locked();
         let notified = state.senders.leave(key);
         let next = if notified && !satisfied { state.senders.take_one() } else { None };
         drop(state);
@@ -254,7 +293,7 @@ impl<P: Behaviour> Core<P> {
         &self,
         change: impl FnOnce(&mut P) -> R,
     ) -> Result<R, SetupError> {
-        let mut state = lock(&self.state);
+        let mut state = self.locked();
         if state.closed { Err(SetupError::Closed) } else { Ok(change(&mut state.pattern)) }
     }
 
@@ -305,6 +344,11 @@ impl<P: Behaviour> Core<P> {
             stats.sent_messages = state.sent_messages;
             stats.sent_bytes = state.sent_bytes;
             stats.peers = state.ready_peers();
+            if let Some(only) = self.only.first() {
+                let report = only.outbox_report();
+                stats.sent_messages += report.sole_messages;
+                stats.sent_bytes += report.sole_bytes;
+            }
             for peer in state.peers.values() {
                 let report = peer.pipe.outbox_report();
                 stats.queued_messages += report.messages as u64;
@@ -331,7 +375,7 @@ impl<P: Behaviour> Core<P> {
     /// Returns at once; the completion tells when everything has ended.
     pub(crate) fn begin_close(&self, linger: Duration) -> Completion {
         let (completion, guard) = completion();
-        let mut state = lock(&self.state);
+        let mut state = self.locked();
         state.closed = true;
         match &state.closing {
             // A shorter time than before takes its place.
@@ -378,6 +422,33 @@ impl<P: Behaviour> Core<P> {
         for pipe in self.inproc_pipes() {
             self.close_inproc_pipe(&pipe, linger, guard.clone());
         }
+    }
+}
+
+/// The socket's lock, held. Given back, it says whether there is a short way (R5).
+pub(super) struct Locked<'a, P: Behaviour> {
+    state: MutexGuard<'a, State<P>>,
+    only: &'a OnlyPeer,
+}
+
+impl<P: Behaviour> Deref for Locked<'_, P> {
+    type Target = State<P>;
+
+    fn deref(&self) -> &State<P> {
+        &self.state
+    }
+}
+
+impl<P: Behaviour> DerefMut for Locked<'_, P> {
+    fn deref_mut(&mut self) -> &mut State<P> {
+        &mut self.state
+    }
+}
+
+impl<P: Behaviour> Drop for Locked<'_, P> {
+    fn drop(&mut self) {
+        let chooses = !self.state.closed && self.state.senders.is_empty();
+        self.only.set(self.state.pattern.only_peer().filter(|_| chooses));
     }
 }
 

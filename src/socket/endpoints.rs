@@ -42,7 +42,7 @@ impl<P: Behaviour> Core<P> {
         let id = self.context.next_endpoint_id();
         let belongs = self.belongs(id, real.clone()).ok_or(SetupError::Closed)?;
         let slot = self.context.pool()?.next().ok_or(SetupError::Closed)?;
-        let mut state = lock(&self.state);
+        let mut state = self.locked();
         if state.closed {
             return Err(SetupError::Closed);
         }
@@ -58,7 +58,7 @@ impl<P: Behaviour> Core<P> {
         let id = self.context.next_endpoint_id();
         let pipe = (!self.options.immediate).then(|| self.new_pipe(endpoint.clone()));
         {
-            let mut state = lock(&self.state);
+            let mut state = self.locked();
             if state.closed {
                 return Err(SetupError::Closed);
             }
@@ -91,7 +91,7 @@ impl<P: Behaviour> Core<P> {
             self.meet_now(name, endpoint, pipe);
         }
         // A sender that waits for any peer at all may go on.
-        let wakers = lock(&self.state).senders.take_all();
+        let wakers = self.locked().senders.take_all();
         wakers.into_iter().for_each(std::task::Waker::wake);
         Ok(())
     }
@@ -120,7 +120,7 @@ impl<P: Behaviour> Core<P> {
     pub(crate) fn disconnect(&self, endpoint: &Endpoint) -> Result<(), SetupError> {
         let attachment = self.take_attachment(endpoint, false)?;
         if let Some(pipe) = &attachment.pipe {
-            let mut state = lock(&self.state);
+            let mut state = self.locked();
             state.peers.remove(&pipe.id());
             state.pattern.gone(pipe.id());
         }
@@ -143,7 +143,7 @@ impl<P: Behaviour> Core<P> {
 
     /// Peers that came to the endpoint get what is queued for them, and nothing more.
     fn stop_routing_to_accepted(&self, endpoint: &Endpoint) {
-        let mut state = lock(&self.state);
+        let mut state = self.locked();
         let state = &mut *state;
         for peer in state.peers.values().filter(|peer| !peer.kept) {
             if peer.pipe.endpoint() == endpoint {
@@ -154,7 +154,7 @@ impl<P: Behaviour> Core<P> {
     }
 
     fn take_attachment(&self, endpoint: &Endpoint, bound: bool) -> Result<Attachment, SetupError> {
-        let mut state = lock(&self.state);
+        let mut state = self.locked();
         if state.closed {
             return Err(SetupError::Closed);
         }
@@ -174,7 +174,7 @@ impl<P: Behaviour> Core<P> {
 
     /// The endpoint of the last bind or connect.
     pub(crate) fn last_endpoint(&self) -> Option<Endpoint> {
-        lock(&self.state).endpoints.last().map(|attachment| attachment.endpoint.clone())
+        self.locked().endpoints.last().map(|attachment| attachment.endpoint.clone())
     }
 
     fn bind_inproc(&self, endpoint: &Endpoint, name: &str) -> Result<(), SetupError> {
@@ -183,7 +183,7 @@ impl<P: Behaviour> Core<P> {
         let id = self.context.next_endpoint_id();
         let owner: std::sync::Weak<dyn Owner> = self.this.clone();
         let waiting = {
-            let mut state = lock(&self.state);
+            let mut state = self.locked();
             if state.closed {
                 return Err(SetupError::Closed);
             }
@@ -265,7 +265,7 @@ impl<P: Behaviour> Core<P> {
         endpoint: &Endpoint,
         pipe: Option<&Arc<Pipe>>,
     ) -> Option<EndpointId> {
-        let state = lock(&self.state);
+        let state = self.locked();
         let same_pipe = |other: &Option<Arc<Pipe>>| match (pipe, other) {
             (Some(pipe), Some(other)) => Arc::ptr_eq(pipe, other),
             (None, None) => true,
@@ -365,7 +365,7 @@ impl<P: Behaviour> Core<P> {
 
     fn close_inproc_pipes(&self, which: impl Fn(&Pipe, bool) -> bool) {
         let pipes: Vec<Arc<Pipe>> = {
-            let state = lock(&self.state);
+            let state = self.locked();
             let chosen = state.peers.values().filter(|peer| which(&peer.pipe, peer.kept));
             chosen.map(|peer| Arc::clone(&peer.pipe)).collect()
         };

@@ -12,7 +12,6 @@ use crate::peer::{PeerId, PeerInfo, Refusal};
 use crate::pipe::{Candidate, Loss, Owner, Pipe, Place, Resume, Run};
 use crate::reactor::Job;
 use crate::sync::atomic::Ordering;
-use crate::sync::lock;
 use crate::transport::Endpoint;
 use crate::wire::{HandshakeConfig, ProtocolError, Subscription, SubscriptionChange};
 
@@ -68,7 +67,7 @@ impl<P: Behaviour> Owner for Core<P> {
     fn attach(&self, candidate: Candidate) -> Result<Arc<Pipe>, Refusal> {
         let Candidate { place, endpoint, address, peer, established, link, source, unsent } =
             candidate;
-        let mut state = lock(&self.state);
+        let mut state = self.locked();
         let (pipe, kept) = match place {
             Place::Kept(pipe) => (pipe, true),
             Place::Made(pipe) => (pipe, false),
@@ -122,7 +121,7 @@ impl<P: Behaviour> Owner for Core<P> {
     }
 
     fn session_lost(&self, pipe: &Arc<Pipe>) {
-        let mut state = lock(&self.state);
+        let mut state = self.locked();
         let kept = match state.peers.get_mut(&pipe.id()) {
             Some(peer) => {
                 peer.ready = false;
@@ -172,7 +171,7 @@ impl<P: Behaviour> Owner for Core<P> {
     }
 
     fn gone(&self, pipe: &Arc<Pipe>) {
-        let mut state = lock(&self.state);
+        let mut state = self.locked();
         if state.peers.remove(&pipe.id()).is_none() {
             return;
         }
@@ -203,7 +202,7 @@ impl<P: Behaviour> Owner for Core<P> {
         pipe: &Arc<Pipe>,
         changes: &[SubscriptionChange],
     ) -> Result<(), ProtocolError> {
-        let mut state = lock(&self.state);
+        let mut state = self.locked();
         let apply = |change: &SubscriptionChange| {
             state.pattern.subscription(pipe, change.as_subscription())
         };
@@ -214,7 +213,7 @@ impl<P: Behaviour> Owner for Core<P> {
     }
 
     fn writable(&self, id: PeerId) {
-        let mut state = lock(&self.state);
+        let mut state = self.locked();
         state.pattern.writable(id);
         let wakers = self.wake_senders(&mut state, false);
         drop(state);

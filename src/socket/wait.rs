@@ -62,7 +62,6 @@ impl WaitList {
         self.waiters.drain(..).map(|(_, waker)| waker).collect()
     }
 
-    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.waiters.is_empty()
     }

@@ -5,13 +5,20 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::super::chunk::{Chunk, LargeBody, UNIT_BYTES};
+use super::super::chunk::{Chunk, LargeBody, SHORT_WIRE_BYTES_MAX, UNIT_BYTES};
 use super::{Content, Flight, Link, Manner, Next, Note, Step, Written};
+use crate::message::Message;
 use crate::options::Marks;
 use crate::pipe::{Loss, Now};
 
 /// A message that comes sooner than this after the end of the last write belongs to a stream, and gathers.
 pub(super) const STREAMING_GAP: Duration = Duration::from_micros(20);
+
+/// A streaming sender writes what it gathered once the last write is this long ago, though the unit is not full.
+pub(super) const GATHER_MAX: Duration = Duration::from_micros(50);
+
+/// Messages from one look at the clock to the next while gathering: a look costs a third of a message.
+const LOOK_AFTER: u8 = 16;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Phase {
@@ -43,7 +50,16 @@ pub(super) struct State {
     pub(super) wrote_messages: bool,
     pub(super) abandoned: Option<Loss>,
     pub(super) last_write: Instant,
+    /// Messages gathered since the sender last looked at the clock.
+    pub(super) unlooked: u8,
+    /// Short messages that may be appended to the last chunk while gathering, with no question asked: neither mark nor unit is
+    /// reached by them, and no look at the clock is due.
+    pub(super) quick: u8,
+    /// Something was written since the last tick.
+    pub(super) active: bool,
     pub(super) progress: u64,
+    pub(super) sole_messages: u64,
+    pub(super) sole_bytes: u64,
     pub(super) spare: Option<Vec<u8>>,
 }
 
@@ -65,7 +81,13 @@ impl State {
         self.bytes += wire_bytes;
     }
 
-    pub(super) fn after_append(&mut self, manner: Manner, at_mark: bool) -> Next {
+    pub(super) fn after_append(
+        &mut self,
+        manner: Manner,
+        wire_bytes: usize,
+        at_mark: bool,
+    ) -> Next {
+        let stale = self.phase == Phase::Scheduled && self.is_stale();
         match self.phase {
             Phase::Idle if self.link.is_none() => Next::Nothing,
             Phase::Idle if manner.inline && (manner.answering || self.is_lonely()) => {
@@ -76,7 +98,7 @@ impl State {
                 self.phase = Phase::Scheduled;
                 self.schedule()
             }
-            Phase::Scheduled if at_mark || self.has_full_unit() => {
+            Phase::Scheduled if at_mark || self.has_full_unit(wire_bytes) || stale => {
                 self.phase = Phase::Writing;
                 Next::Write
             }
@@ -88,9 +110,55 @@ impl State {
         crate::transport::now().saturating_duration_since(self.last_write) >= STREAMING_GAP
     }
 
-    /// The first chunk is closed, or as good as full.
-    pub(super) fn has_full_unit(&self) -> bool {
-        self.queue.len() > 1 || self.bytes >= UNIT_BYTES
+    /// The short way of `append` and `after_append` for what streams consist of.
+    #[inline]
+    pub(super) fn append_quickly(&mut self, message: &Message) -> bool {
+        if self.quick == 0 || self.phase != Phase::Scheduled {
+            return false;
+        }
+        let Some((block, len)) = message.as_short() else { return false };
+        let Some(chunk) = self.queue.back_mut() else { return false };
+        self.quick -= 1;
+        self.bytes += chunk.push_short(block, len);
+        self.messages += 1;
+        true
+    }
+
+    /// Counts what a socket without other peers sent.
+    #[inline]
+    pub(super) fn count_sole(&mut self, content: Content<'_>, manner: Manner) {
+        if manner.sole {
+            self.sole_messages += 1;
+            self.sole_bytes += content.body_bytes() as u64;
+        }
+    }
+
+    /// Grants quick appends up to the next look at the clock.
+    pub(super) fn grant_quick(&mut self, marks: Marks) {
+        let messages = marks.messages.saturating_sub(self.messages + 1);
+        let bytes = marks.bytes.min(UNIT_BYTES).saturating_sub(self.bytes) / SHORT_WIRE_BYTES_MAX;
+        let looks = usize::from(LOOK_AFTER.saturating_sub(self.unlooked + 1));
+        self.quick = messages.min(bytes.saturating_sub(1)).min(looks) as u8;
+        self.unlooked += self.quick;
+    }
+
+    /// Whether the gathering takes too long, by the sender's occasional look at the clock.
+    fn is_stale(&mut self) -> bool {
+        self.unlooked += 1;
+        if self.unlooked < LOOK_AFTER {
+            return false;
+        }
+        self.unlooked = 0;
+        self.gathers_long(crate::transport::now())
+    }
+
+    pub(super) fn gathers_long(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last_write) >= GATHER_MAX
+    }
+
+    /// The first chunk is closed, or has no room for another message like the last: it goes out without a tail of its own.
+    pub(super) fn has_full_unit(&self, last_wire_bytes: usize) -> bool {
+        self.queue.len() > 1 || self.bytes + last_wire_bytes > UNIT_BYTES
     }
 
     pub(super) fn schedule(&mut self) -> Next {
@@ -159,6 +227,7 @@ impl State {
         if self.link.is_none() || !self.has_work() {
             self.phase = Phase::Idle;
             self.last_write = now();
+            self.active = true;
             return (self.closing && !self.has_work()).then_some(Note::Drained);
         }
         if last {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::state::GATHER_MAX;
 use super::*;
 use crate::pipe::chunk::UNIT_BYTES;
 
@@ -18,8 +19,8 @@ fn link() -> Link {
     Link::Inproc { doorbell: Arc::new(NoBell) }
 }
 
-const PLAIN: Manner = Manner { answering: false, inline: true };
-const ANSWER: Manner = Manner { answering: true, inline: true };
+const PLAIN: Manner = Manner { answering: false, inline: true, sole: false };
+const ANSWER: Manner = Manner { answering: true, inline: true, sole: false };
 
 fn outbox(messages: usize, bytes: usize, conflate: bool) -> Outbox {
     Outbox::new(Marks { messages, bytes }, conflate, crate::transport::now())
@@ -101,19 +102,83 @@ fn a_gathering_sender_writes_itself_when_a_unit_or_the_mark_is_reached() {
 fn an_outbox_on_the_reactors_list_is_not_listed_twice() {
     let outbox = outbox(10, 1_000, false);
     outbox.link(link(), &[]);
-    let busy =
-        || lock(&outbox.state).last_write = crate::transport::now() + Duration::from_secs(60);
-    busy();
+    let moment = busy(&outbox);
     assert!(matches!(offer(&outbox, "a", PLAIN), Some(Next::Schedule(_))));
-    assert_eq!(outbox.claim_tick(), (true, true));
+    assert_eq!(outbox.claim_tick(moment + GATHER_MAX), (true, true));
     write(&outbox, 100).unwrap();
-    busy();
+    busy(&outbox);
     assert!(matches!(offer(&outbox, "b", PLAIN), Some(Next::Gather)), "still listed");
-    assert_eq!(outbox.claim_tick(), (true, true));
+    assert_eq!(outbox.claim_tick(busy(&outbox) + GATHER_MAX), (true, true));
     write(&outbox, 100).unwrap();
-    assert_eq!(outbox.claim_tick(), (false, false), "nothing came since");
-    busy();
+    assert_eq!(outbox.claim_tick(moment), (false, true), "something was written since");
+    assert_eq!(outbox.claim_tick(moment), (false, false), "nothing came since");
+    busy(&outbox);
     assert!(matches!(offer(&outbox, "c", PLAIN), Some(Next::Schedule(_))));
+}
+
+/// Says that the last write has not ended yet: what comes now belongs to a stream. Returns that moment.
+fn busy(outbox: &Outbox) -> Instant {
+    let moment = crate::transport::now() + Duration::from_secs(60);
+    lock(&outbox.state).last_write = moment;
+    moment
+}
+
+#[test]
+fn a_tick_leaves_a_sender_alone_that_writes_its_units_itself() {
+    let outbox = outbox(10, 1_000, false);
+    outbox.link(link(), &[]);
+    let written = busy(&outbox);
+    offer(&outbox, "a", PLAIN);
+    assert_eq!(outbox.claim_tick(written + GATHER_MAX - Duration::from_nanos(1)), (false, true));
+    assert_eq!(outbox.claim_tick(written + GATHER_MAX), (true, true));
+}
+
+#[test]
+fn a_sender_that_looks_at_the_clock_writes_what_gathers_for_too_long() {
+    let outbox = outbox(1_000, 1_000_000, false);
+    outbox.link(link(), &[]);
+    busy(&outbox);
+    assert!(matches!(offer(&outbox, "a", PLAIN), Some(Next::Schedule(_))));
+    for _ in 0..200 {
+        assert!(matches!(offer(&outbox, "b", PLAIN), Some(Next::Nothing)));
+    }
+    lock(&outbox.state).last_write = crate::transport::now() - GATHER_MAX;
+    let written = (0..100).position(|_| matches!(offer(&outbox, "c", PLAIN), Some(Next::Write)));
+    assert!(written.is_some_and(|after| after <= 16), "{written:?}");
+}
+
+proptest! {
+    /// What the short way appends is counted, bounded and written as what the long way appends.
+    #[test]
+    fn a_stream_fills_the_outbox_to_its_marks_and_no_further(
+        messages in 1_usize..200,
+        bytes in 100_usize..20_000,
+        sizes in proptest::collection::vec(0_usize..100, 1..300),
+    ) {
+        let outbox = outbox(messages, bytes, false);
+        outbox.link(link(), &[]);
+        busy(&outbox);
+        let (mut count, mut total) = (0, 0);
+        for size in sizes {
+            let wire = 2 + size;
+            let fits = count < messages && (count == 0 || total + wire <= bytes);
+            let next = offer(&outbox, &"x".repeat(size), PLAIN);
+            prop_assert_eq!(next.is_some(), fits);
+            if !fits {
+                break;
+            }
+            (count, total) = (count + 1, total + wire);
+            let report = outbox.report();
+            prop_assert_eq!((report.messages, report.bytes), (count, total));
+            // At a mark the sender writes: then this model ends.
+            if matches!(next, Some(Next::Write)) {
+                break;
+            }
+        }
+        let state = lock(&outbox.state);
+        prop_assert_eq!(state.queue.iter().map(Chunk::wire_bytes).sum::<usize>(), total);
+        prop_assert_eq!(state.queue.iter().map(Chunk::messages).sum::<usize>(), count);
+    }
 }
 
 #[test]
