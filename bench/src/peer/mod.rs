@@ -5,6 +5,7 @@
 
 mod clients;
 mod latency;
+mod openloop;
 mod throughput;
 
 use std::collections::BTreeMap;
@@ -101,8 +102,8 @@ impl Job {
             Role::Router => latency::router::<L>(self),
             Role::Dealer => latency::dealer::<L>(self),
             Role::DealerRouter => latency::dealer_router::<L>(self),
-            Role::PacedPush => latency::paced_push::<L>(self),
-            Role::TimedPull => latency::timed_pull::<L>(self),
+            Role::PacedPush => openloop::paced_push::<L>(self),
+            Role::TimedPull => openloop::timed_pull::<L>(self),
             Role::EchoClients | Role::IdleClients => Err("this role needs no library".into()),
         }
     }
