@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Instant;
 
-use super::case::Transport;
+use super::case::{self, Transport};
 use super::{Case, Measure, Timing};
 use crate::library::Address;
 use crate::outcome::{Outcome, failure};
@@ -100,6 +100,7 @@ fn between(case: &Case, library: &str, timing: Timing, address: &Address) -> Out
         address: address.clone(),
         size: case.size,
         peers: case.peers,
+        pace: case::connection_pace(library),
         cores,
         warm_up: timing.warm_up,
         window: timing.window,

@@ -69,7 +69,8 @@ struct Publisher {
     sent: u32,
 }
 
-/// Messages between two pauses; the best of 16 to 4,096 in trials.
+/// Messages between two pauses. Of 16 to 4,096 in trials, more served few subscribers and short messages a little better,
+/// and the others worse.
 const IN_A_ROW: u32 = 256;
 
 impl Sender for Publisher {

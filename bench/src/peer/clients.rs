@@ -32,15 +32,18 @@ fn greeting() -> [u8; GREETING_BYTES] {
 
 const READY: &[u8] = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER";
 
-/// Connects all, `TOGETHER` at a time.
+/// Connects all: `TOGETHER` at a time, or one after another where the job sets a pace.
 fn connect_all(job: &Job) -> Outcome<Vec<TcpStream>> {
     let Address::Tcp(address) = &job.address else { return unsupported("except over tcp") };
     let mut streams = Vec::with_capacity(job.peers);
+    let together = if job.pace.is_zero() { TOGETHER } else { 1 };
     while streams.len() < job.peers {
-        let count = TOGETHER.min(job.peers - streams.len());
+        let count = together.min(job.peers - streams.len());
+        thread::sleep(job.pace);
         let mut group = Vec::with_capacity(count);
         for _ in 0..count {
-            let mut stream = TcpStream::connect(address)?;
+            let mut stream =
+                TcpStream::connect(address).map_err(|e| unanswered(&e, streams.len()))?;
             stream.set_nodelay(true)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.write_all(&greeting())?;
@@ -63,7 +66,7 @@ fn connect_all(job: &Job) -> Outcome<Vec<TcpStream>> {
 fn unanswered(error: &impl std::fmt::Display, connected: usize) -> Failure {
     let seconds = PATIENCE.as_secs();
     failure(format!(
-        "a handshake failed or took {seconds} s after {connected} connections: {error}"
+        "no connection or no handshake in {seconds} s after {connected} connections: {error}"
     ))
 }
 

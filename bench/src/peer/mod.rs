@@ -62,6 +62,8 @@ pub(crate) struct Job {
     pub(crate) size: usize,
     /// Connections on the side of which there are several.
     pub(crate) peers: usize,
+    /// Between two connections of the neutral clients; zero for no limit.
+    pub(crate) pace: Duration,
     /// Where the process runs.
     pub(crate) cores: Vec<usize>,
     pub(crate) warm_up: Duration,

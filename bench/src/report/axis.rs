@@ -38,9 +38,9 @@ impl Axis {
         value > self.to
     }
 
-    /// The largest figure on the axis.
-    pub(super) fn most(self) -> f64 {
-        self.to
+    /// The figure by whose size the unit of the axis is chosen.
+    pub(super) fn typical(self) -> f64 {
+        if self.logarithmic { (self.from * self.to).sqrt().max(1e4) } else { self.to }
     }
 
     /// Figures at which ticks stand.
@@ -49,10 +49,10 @@ impl Axis {
             let ticks = std::iter::successors(Some(self.from), |tick| Some(tick * 10.0));
             return ticks.take_while(|tick| *tick <= self.to * 1.001).collect();
         }
-        let rough = self.to / 4.0;
+        let rough = self.to / 2.5;
         let power = 10_f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0].map(|factor| factor * power);
-        let step = step.into_iter().rfind(|step| *step <= rough).unwrap_or(power);
+        let steps = [1.0, 2.0, 5.0].map(|factor| factor * power);
+        let step = steps.into_iter().rfind(|step| *step <= rough).unwrap_or(power);
         (0_u32..)
             .map(|number| f64::from(number) * step)
             .take_while(|tick| *tick <= self.to)
@@ -67,6 +67,7 @@ mod tests {
     #[test]
     fn ticks_of_a_linear_axis_are_round_and_within_it() {
         assert_eq!(Axis::linear(8.0, 100.0).ticks(), [0.0, 2.0, 4.0, 6.0, 8.0]);
+        assert_eq!(Axis::linear(3.5, 100.0).ticks(), [0.0, 1.0, 2.0, 3.0]);
         assert_eq!(Axis::linear(0.0, 100.0).ticks().first(), Some(&0.0));
     }
 

@@ -166,7 +166,13 @@ pub(super) fn against_others() -> Vec<Bound> {
         bound(ONE_CORE, P50, AtMost(1.25), OF_FLOOR, raw),
         bound(ONE_CORE_P99, P99, AtMost(1.5), OF_FLOOR, "at most 1.5x raw epoll ping-pong"),
         bound(ONE_CORE, P50, AtMost(1.0), Each(&[EAGER]), "not above monocoque eager"),
-        bound(CORE_EACH, P50, AtMost(1.25), OF_FLOOR, raw),
+        bound(
+            ("DEALER-ROUTER round trip 64 B, one core each, p50", CORE_EACH.1, CORE_EACH.2),
+            P50,
+            AtMost(1.25),
+            OF_FLOOR,
+            raw,
+        ),
         bound(
             ("ROUTER with 1,000 DEALERs, slowest peer of the mean", "router", "1,000 DEALERs"),
             "slowest_of_mean",

@@ -10,9 +10,9 @@ use crate::compare::{Archive, GROUPS, Measure, Row, Spread};
 /// Of a panel, and of everything in it.
 const PANEL_WIDTH: f64 = 400.0;
 /// Where bars begin.
-const BARS_X: f64 = 140.0;
+const BARS_X: f64 = 150.0;
 /// Longest bar.
-const BARS_WIDTH: f64 = 160.0;
+const BARS_WIDTH: f64 = 150.0;
 const BAR_HEIGHT: f64 = 12.0;
 const ROW_HEIGHT: f64 = 18.0;
 const TITLE_HEIGHT: f64 = 34.0;
@@ -101,7 +101,7 @@ impl Panel {
     /// Draws the panel with its corner at (x, y).
     fn draw(&self, out: &mut String, x: f64, y: f64) {
         let (axis, kind) = (self.axis(), Kind::of(self.row.measure.figure()));
-        let unit = kind.unit(axis.most());
+        let unit = kind.unit(axis.typical());
         let bottom = y + self.height() - AXIS_HEIGHT;
         let _ = writeln!(
             out,
@@ -272,7 +272,7 @@ mod tests {
         let svg = drawn();
         assert_eq!(svg.matches("<path class=\"bg\"").count(), 2, "its bar is cut");
         let ours = svg.split("<rect class=\"p\"").nth(1).unwrap_or_default();
-        assert!(ours.contains("width=\"152.4\""), "{ours}");
+        assert!(ours.contains("width=\"142.9\""), "{ours}");
     }
 
     #[test]
