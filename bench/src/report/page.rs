@@ -27,7 +27,7 @@ const METHOD: &str = "\
   passed by reference where it can. The body of an open-loop message is written anew each time.
 - All libraries are compiled in one program with `lto = \"thin\"` and `codegen-units = 1`; libzmq comes from the system and
   NNG from its own build. Async libraries run on tokio: current-thread for round trips, multi-thread for streams, the
-  faster of the two for each in trials; zeromq's PUB and SUB on current-thread.
+  faster of the two for each in trials; zeromq's PUB on current-thread, giving way.
 - NNG speaks its own protocol; its round trips use PAIR.
 - The floor: loops of 48 KiB `write` and `read` without framing; round trips of two nonblocking sockets that wait in epoll.
 - ROUTER with 1,000 DEALERs, and idle connections: the peers are neutral ZMTP connections from one epoll loop, 10 messages
