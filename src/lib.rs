@@ -74,6 +74,9 @@ mod peer;
 mod pipe;
 mod reactor;
 mod socket;
+#[cfg(feature = "stages")]
+#[doc(hidden)]
+pub mod stages;
 mod sync;
 mod transport;
 mod wire;

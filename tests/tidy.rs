@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 10] = [
     &["pattern"],
     &["reactor"],
     &["socket"],
-    &["loom_models"],
+    &["loom_models", "stages"],
 ];
 
 /// Lines of one file, tests in it included.

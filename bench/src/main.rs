@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo run --release --manifest-path bench/Cargo.toml -- compare [--quick] [--only GROUP..] [--libraries NAME..]
-//! cargo run --release --manifest-path bench/Cargo.toml -- report      # writes the page again from the last run
+//! cargo run --release --manifest-path bench/Cargo.toml -- report      # writes the page again from the raw results
 //! ```
 //!
 //! `compare` starts this same binary as `peer ..` for each side of a measurement (`src/peer/`), which drives one
@@ -20,16 +20,18 @@ use std::process::ExitCode;
 
 use crate::outcome::Outcome;
 
-const USAGE: &str = "usage: peermq-bench compare [--quick] [--only GROUP..] [--libraries NAME..]
-       peermq-bench report
+const USAGE: &str = "usage: peermq-bench compare [--quick] [--only GROUP..] [--libraries NAME..] [--rounds N]
+       peermq-bench report [--quick]
 
-compare      measures and writes docs/bench/; raw results are appended to bench/results/raw.jsonl
-  --quick      short windows and few rounds: shows that everything runs, not how fast
+compare      measures, appends raw results to bench/results/raw.jsonl, and writes docs/bench/ from all of them: of each
+             cell of a table the latest, so that a group can be measured again alone
+  --quick      short windows and few rounds: shows that everything runs, not how fast; kept apart, in bench/results/
   --only       some groups: throughput roundtrip ipc inproc fanout router memory openloop
   --libraries  some libraries: peermq libzmq omq rzmq rzmq-uring zeromq monocoque monocoque-coalesced nng floor
-  --rounds N   measurements of each figure
-  --out DIR    where the page and the charts go (docs/bench)
-report       writes the page again from the last run in raw.jsonl";
+  --rounds N   measurements of each figure (5; quick: 2)
+report       writes the page again from the raw results
+  --raw FILE   both commands: other raw results
+  --out DIR    both commands: another place for the page and the charts";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -45,7 +47,7 @@ fn main() -> ExitCode {
 fn run(arguments: &[String]) -> Outcome {
     match arguments.split_first() {
         Some((command, rest)) if command == "compare" => compare::compare(rest),
-        Some((command, [])) if command == "report" => compare::report_again(),
+        Some((command, rest)) if command == "report" => compare::report_again(rest),
         Some((command, [job])) if command == "peer" => peer::run(job),
         _ => Err(USAGE.into()),
     }

@@ -33,14 +33,22 @@ pub(crate) fn pin(cores: &[usize]) -> Outcome {
 pub(crate) fn prepare_peer() -> Outcome {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     prctl::set_timerslack(1)?;
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    files_max()?;
     Ok(())
 }
 
-/// Files a process may open.
+/// Files that a process wants to open at most: rzmq with io_uring has five for each of 10,000 connections.
+const FILES_WANTED: u64 = 65_536;
+
+/// Lets this process open as many files as it may, up to what is wanted if it may raise its own limit. Returns how many.
 pub(crate) fn files_max() -> Outcome<u64> {
-    Ok(getrlimit(Resource::RLIMIT_NOFILE)?.1)
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if hard < FILES_WANTED && setrlimit(Resource::RLIMIT_NOFILE, FILES_WANTED, FILES_WANTED).is_ok()
+    {
+        return Ok(FILES_WANTED);
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(hard)
 }
 
 /// Nanoseconds of the monotonic clock, which all processes of the machine share.
@@ -89,7 +97,7 @@ pub(crate) fn resident_bytes(process: u32) -> Outcome<u64> {
     Ok(kibibytes.trim().parse::<u64>().map_err(failure)? * 1024)
 }
 
-/// One line about the machine.
+/// The processor and how many cores of it this process may use.
 pub(crate) fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info
@@ -97,7 +105,12 @@ pub(crate) fn machine() -> String {
         .find_map(|line| line.strip_prefix("model name"))
         .map_or("unknown processor", |rest| rest.trim_start_matches([' ', '\t', ':']));
     let virtual_machine = if info.contains(" hypervisor") { ", virtual machine" } else { "" };
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cores = cores().map_or(0, |cores| cores.len());
-    format!("{model}, {cores} cores{virtual_machine}, Linux {}", kernel.trim())
+    format!("{model}, {cores} cores{virtual_machine}")
+}
+
+/// The kernel and its release.
+pub(crate) fn kernel() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("Linux {}", release.trim())
 }

@@ -1,8 +1,10 @@
 //! What is measured: groups of cases, each with its transport, size, roles and placement.
 
-use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use super::record::{Row, Sample};
 use crate::outcome::Outcome;
 use crate::peer::Role;
 use crate::system;
@@ -15,6 +17,8 @@ pub(crate) const GROUPS: [&str; 8] =
 const IDLE_CONNECTIONS: usize = 10_000;
 /// Files that a process needs beside its connections.
 const SPARE_FILES: u64 = 200;
+/// Files that rzmq opens for a connection when it uses io_uring.
+const RZMQ_URING_FILES: u64 = 5;
 /// Parts of libzmq's peak at which the open loop runs, in percent.
 const LOADS_PERCENT: [u32; 3] = [10, 50, 80];
 
@@ -27,16 +31,6 @@ pub(crate) enum Placement {
     Halves,
     /// One process on all cores, its two application threads on a half each.
     Whole,
-}
-
-impl fmt::Display for Placement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::SameCore => "both on one core",
-            Self::Halves => "half of the cores each",
-            Self::Whole => "one process, half of the cores per side",
-        })
-    }
 }
 
 impl Placement {
@@ -52,6 +46,21 @@ impl Placement {
             Self::Whole => (all.clone(), all),
         })
     }
+
+    /// The placement in words, with the numbers of the cores.
+    fn text(self) -> Outcome<String> {
+        let (listener, connector) = self.cores()?;
+        let names =
+            |cores: &[usize]| cores.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let (first, second) = (names(&listener), names(&connector));
+        Ok(match self {
+            Self::SameCore => format!("both processes on core {first}"),
+            Self::Halves => format!("listener on core {first}, connecting side on core {second}"),
+            Self::Whole => {
+                format!("one process on cores {first}, its two threads on a half each")
+            }
+        })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +71,8 @@ pub(crate) enum Transport {
 }
 
 /// The figure that a case is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Measure {
     /// Messages per second; more is better.
     Rate,
@@ -87,13 +97,17 @@ impl Measure {
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     pub(crate) group: &'static str,
+    /// The place in its group.
+    pub(crate) number: usize,
     pub(crate) name: String,
     pub(crate) transport: Transport,
     /// Bytes of one message.
     pub(crate) size: usize,
     /// Connections.
     pub(crate) peers: usize,
-    /// Messages per second of a schedule.
+    /// The rate of a schedule, as a part of libzmq's peak in percent.
+    pub(crate) rate_percent: Option<u32>,
+    /// Messages per second of the schedule; known when the peak is.
     pub(crate) rate: f64,
     pub(crate) listener: Role,
     /// `None` when both sides are in the listener's process.
@@ -107,10 +121,12 @@ impl Case {
     fn new(group: &'static str, name: String, listener: Role, connector: Option<Role>) -> Self {
         Self {
             group,
+            number: 0,
             name,
             transport: Transport::Tcp,
             size: 64,
             peers: 1,
+            rate_percent: None,
             rate: 0.0,
             listener,
             connector,
@@ -125,30 +141,89 @@ impl Case {
         !matches!(self.connector, None | Some(Role::Push | Role::PacedPush | Role::Pub))
     }
 
-    /// Whether the case makes sense for a library.
-    pub(crate) fn suits(&self, library: &str) -> bool {
+    /// Whether the case is measured with a library.
+    pub(crate) fn suits(&self, library: &str) -> Suits {
+        let monocoque = library.starts_with("monocoque");
         match self.group {
-            // No library of one connection per socket, and no raw stream, has these.
-            "fanout" => library != "floor" && library != "monocoque-coalesced",
-            "memory" | "router" => {
-                !["floor", "nng"].contains(&library) && !library.starts_with("monocoque")
+            "openloop" if self.rate_percent.is_none() && library != "libzmq" => Suits::Skipped,
+            "fanout" | "inproc" | "memory" | "router" if library == "floor" => Suits::Skipped,
+            // Its publisher gathers nothing, so that this would be the eager mode again.
+            "fanout" if library == "monocoque-coalesced" => Suits::Skipped,
+            "memory" | "router" if monocoque => Suits::Cannot("one connection per socket"),
+            "memory" if library == "rzmq-uring" && !self.has_files(RZMQ_URING_FILES) => {
+                Suits::Cannot("opens five files for each connection, more than this system allows")
             }
-            "inproc" => {
-                !["floor", "zeromq"].contains(&library) && !library.starts_with("monocoque")
-            }
-            _ => true,
+            "memory" | "router" if library == "nng" => Suits::Cannot("no ROUTER, no ZMTP"),
+            "inproc" if monocoque || library == "zeromq" => Suits::Cannot("no inproc"),
+            _ => Suits::Yes,
         }
     }
 
-    /// Longest time that the case may take beyond its window.
+    /// Whether a process may open so many files for each connection.
+    fn has_files(&self, each: u64) -> bool {
+        let wanted = self.peers as u64 * each + SPARE_FILES;
+        system::files_max().is_ok_and(|files| files >= wanted)
+    }
+
+    /// Whether this library is the only one of the case, which other cases depend on.
+    pub(crate) fn suits_only(&self, library: &str) -> bool {
+        self.name == PEAK && self.suits(library) == Suits::Yes
+    }
+
+    /// Longest time that the case may take beyond its window; a process that takes longer is ended.
     pub(crate) fn patience(&self) -> Duration {
-        Duration::from_secs(if self.group == "memory" { 60 } else { 15 })
+        // rzmq takes 80 s for 10,000 connections.
+        Duration::from_secs(if self.group == "memory" { 120 } else { 10 })
+    }
+
+    /// A sample of this case without figures.
+    pub(crate) fn sample(&self, library: &str, round: usize) -> Outcome<Sample> {
+        Ok(Sample {
+            group: self.group.to_owned(),
+            case: self.name.clone(),
+            number: self.number,
+            measure: self.measure,
+            placement: self.placement.text()?,
+            library: library.to_owned(),
+            round,
+            figures: Default::default(),
+            error: None,
+        })
+    }
+
+    /// The row of the tables.
+    pub(crate) fn row(&self) -> Outcome<Row> {
+        Ok(self.sample("", 0)?.row())
     }
 }
 
-/// The cases of a group. `peak` is libzmq's throughput with 64 B over tcp in this run.
-pub(crate) fn plan(group: &str, peak: Option<f64>) -> Outcome<Vec<Case>> {
-    Ok(match group {
+/// Whether a case is measured with a library.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Suits {
+    Yes,
+    /// It would say nothing; no cell.
+    Skipped,
+    /// The library lacks what the case needs; the cell says why.
+    Cannot(&'static str),
+}
+
+/// The name of the case that finds out how fast libzmq is, for the open loop.
+const PEAK: &str = "libzmq's peak, 64 B";
+
+/// How fast the neutral clients of a library may come. rzmq's listener closes for ever when connections come faster than
+/// its tasks take the events of one another: its event bus holds 256.
+pub(crate) fn connection_pace(library: &str) -> Duration {
+    if library.starts_with("rzmq") { Duration::from_millis(1) } else { Duration::ZERO }
+}
+
+/// The row of libzmq's peak beside a row of the open loop.
+pub(crate) fn peak_row(row: &Row) -> Row {
+    Row { case: PEAK.to_owned(), ..row.clone() }
+}
+
+/// The cases of a group.
+pub(crate) fn plan(group: &str) -> Outcome<Vec<Case>> {
+    let mut cases = match group {
         "throughput" => [16, 64, 256, 1024, 4096, 16 * 1024, 128 * 1024].map(throughput).into(),
         "roundtrip" => [Placement::SameCore, Placement::Halves].map(round_trip).into(),
         "ipc" => on_transport("ipc", Transport::Ipc),
@@ -160,16 +235,19 @@ pub(crate) fn plan(group: &str, peak: Option<f64>) -> Outcome<Vec<Case>> {
         "router" => vec![router()],
         "memory" => vec![memory()?],
         "openloop" => {
-            let peak =
-                peak.ok_or("openloop needs libzmq's figure of 64 B: measure throughput, too")?;
-            LOADS_PERCENT.map(|percent| open_loop(percent, peak)).into()
+            let peak = Case { group: "openloop", name: PEAK.to_owned(), ..throughput(64) };
+            let loads = LOADS_PERCENT.into_iter().map(open_loop);
+            [peak].into_iter().chain(loads).collect()
         }
         _ => Vec::new(),
-    })
+    };
+    for (number, case) in cases.iter_mut().enumerate() {
+        case.number = number;
+    }
+    Ok(cases)
 }
 
-/// A size as the report writes it.
-pub(crate) fn size_name(bytes: usize) -> String {
+fn size_name(bytes: usize) -> String {
     if bytes >= 1024 { format!("{} KiB", bytes / 1024) } else { format!("{bytes} B") }
 }
 
@@ -224,8 +302,8 @@ fn memory() -> Outcome<Case> {
     Ok(Case { peers, measure: Measure::Memory, rounds_max: 3, ..case })
 }
 
-fn open_loop(percent: u32, peak: f64) -> Case {
+fn open_loop(percent: u32) -> Case {
     let name = format!("{percent} % of libzmq's peak");
     let case = Case::new("openloop", name, Role::TimedPull, Some(Role::PacedPush));
-    Case { rate: peak * f64::from(percent) / 100.0, measure: Measure::Time, ..case }
+    Case { rate_percent: Some(percent), measure: Measure::Time, ..case }
 }

@@ -7,33 +7,32 @@ mod record;
 use std::fs;
 use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use case::Suits;
 pub(crate) use case::{Case, GROUPS, Measure};
-pub(crate) use record::Run;
-use record::{Header, Sample};
+use record::Header;
+#[cfg(test)]
+pub(crate) use record::tests;
+pub(crate) use record::{Archive, Row, Run, Spread};
 
-use crate::library::{self, Known, UNSUPPORTED};
+use crate::library::{self, CANNOT, Known};
 use crate::outcome::{Outcome, failure};
 use crate::{report, system};
 
-/// Where raw results are appended, one JSON object a line.
-fn raw_path() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("results/raw.jsonl")
-}
+/// A library that failed this often in a case, and never succeeded, is not tried again in it.
+const FAILURES_MAX: usize = 2;
 
-fn docs_path() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/bench")
-}
-
-/// The command line of `compare`.
+/// The command line of `compare` and `report`.
 #[derive(Debug, Clone)]
 struct Options {
     quick: bool,
     groups: Vec<String>,
     libraries: Vec<String>,
     rounds: usize,
-    out: PathBuf,
+    raw: Option<PathBuf>,
+    out: Option<PathBuf>,
 }
 
 impl Options {
@@ -43,7 +42,8 @@ impl Options {
             groups: Vec::new(),
             libraries: Vec::new(),
             rounds: 0,
-            out: docs_path(),
+            raw: None,
+            out: None,
         };
         let mut rest = arguments.iter().peekable();
         while let Some(argument) = rest.next() {
@@ -61,7 +61,8 @@ impl Options {
                 "--rounds" => {
                     options.rounds = values().first().ok_or("--rounds needs a number")?.parse()?;
                 }
-                "--out" => options.out = values().first().ok_or("--out needs a path")?.into(),
+                "--raw" => options.raw = values().first().map(PathBuf::from),
+                "--out" => options.out = values().first().map(PathBuf::from),
                 other => return Err(format!("unknown option {other}").into()),
             }
         }
@@ -82,6 +83,19 @@ impl Options {
             Some(unknown) => Err(format!("there is no library {unknown}").into()),
             None => Ok(()),
         }
+    }
+
+    /// Where raw results are appended, one JSON object a line. Quick ones have a file of their own: they would pass for
+    /// the latest real ones.
+    fn raw(&self) -> PathBuf {
+        let name = if self.quick { "results/quick.jsonl" } else { "results/raw.jsonl" };
+        self.raw.clone().unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(name))
+    }
+
+    /// Where the page and the charts go.
+    fn out(&self) -> PathBuf {
+        let name = if self.quick { "results/quick" } else { "../docs/bench" };
+        self.out.clone().unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(name))
     }
 
     fn wants_group(&self, group: &str) -> bool {
@@ -108,26 +122,40 @@ struct Timing {
     window: Duration,
 }
 
-/// Measures what the command line asks for and writes the report.
+/// Measures what the command line asks for, appends it to what there is, and writes the report of all.
 pub(crate) fn compare(arguments: &[String]) -> Outcome {
     let options = Options::parse(arguments)?;
     let begin = Instant::now();
+    let raw = options.raw();
     let mut run = Run::new(header(&options, arguments)?);
-    fs::create_dir_all(raw_path().parent().ok_or("no folder for results")?)?;
-    record::append(&raw_path(), &run.header)?;
+    fs::create_dir_all(raw.parent().ok_or("no folder for results")?)?;
+    record::append(&raw, &run.header)?;
     for group in GROUPS.iter().filter(|group| options.wants_group(group)) {
-        measure_group(&options, group, &mut run)?;
+        println!("\n# {group}");
+        for case in case::plan(group)? {
+            measure_case(&options, case, &mut run)?;
+        }
     }
     run.header.seconds = begin.elapsed().as_secs_f64();
-    record::append(&raw_path(), &run.header)?;
-    report::write(&run, &options.out)?;
-    println!("\n{:.0} s; {}", run.header.seconds, options.out.join("README.md").display());
-    Ok(())
+    record::append(&raw, &run.header)?;
+    println!("\n{:.0} s", run.header.seconds);
+    write_report(&options)
 }
 
-/// Writes the report of the last run again.
-pub(crate) fn report_again() -> Outcome {
-    report::write(&record::last_run(&raw_path())?, &docs_path())
+/// Writes the report again.
+pub(crate) fn report_again(arguments: &[String]) -> Outcome {
+    write_report(&Options::parse(arguments)?)
+}
+
+fn write_report(options: &Options) -> Outcome {
+    let (raw, out) = (options.raw(), options.out());
+    let archive = Archive::read(&raw)?;
+    if archive.runs.is_empty() {
+        return Err(format!("there are no results in {}", raw.display()).into());
+    }
+    report::write(&archive, &out)?;
+    println!("{}", out.join("README.md").display());
+    Ok(())
 }
 
 /// A hash of this program's file.
@@ -137,14 +165,42 @@ fn program() -> Outcome<String> {
     Ok(format!("{:016x}", hasher.finish()))
 }
 
+/// The commit of the sources beside this program, with `+` when they differ from it.
+fn commit() -> String {
+    let git = |arguments: &[&str]| {
+        let folder = env!("CARGO_MANIFEST_DIR");
+        let output = Command::new("git").args(["-C", folder]).args(arguments).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        output.status.success().then_some(text)
+    };
+    match git(&["rev-parse", "--short=12", "HEAD"]) {
+        Some(commit)
+            if git(&["status", "--porcelain", "--", ":/src", ":/Cargo.toml", ":/bench/src"])
+                .is_some_and(|t| t.is_empty()) =>
+        {
+            commit
+        }
+        Some(commit) => commit + "+",
+        None => "unknown".to_owned(),
+    }
+}
+
 fn header(options: &Options, arguments: &[String]) -> Outcome<Header> {
     let chosen = |library: &Known| options.wants_library(library.name);
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_err(failure)?;
     let timing = options.timing();
+    let profile = if cfg!(debug_assertions) {
+        "unoptimised: the figures say nothing"
+    } else {
+        "release, lto = \"thin\", codegen-units = 1"
+    };
     Ok(Header {
         started_unix_s: time.as_secs(),
         machine: system::machine(),
+        kernel: system::kernel(),
         program: program()?,
+        commit: commit(),
+        profile: profile.to_owned(),
         command: arguments.join(" "),
         rounds: options.rounds,
         warm_up_ms: timing.warm_up.as_millis().try_into()?,
@@ -161,47 +217,61 @@ fn header(options: &Options, arguments: &[String]) -> Outcome<Header> {
     })
 }
 
-/// Measures all cases of a group: round after round, in each round library after library.
-fn measure_group(options: &Options, group: &str, run: &mut Run) -> Outcome {
-    println!("\n# {group}");
-    let built = library::known().into_iter().filter(|library| library.version.is_some());
-    let names: Vec<&str> =
-        built.map(|library| library.name).filter(|name| options.wants_library(name)).collect();
-    let peak = run.median("throughput", "tcp 64 B", "libzmq", "messages_per_s");
-    for case in case::plan(group, peak)? {
-        let mut left_out: Vec<&str> = Vec::new();
-        for round in 0..options.rounds.min(case.rounds_max) {
-            for &name in &names {
-                if left_out.contains(&name) || !case.suits(name) {
-                    continue;
-                }
-                let sample = sample(&case, name, round, options.timing());
-                if sample.error.as_ref().is_some_and(|e| e.starts_with(UNSUPPORTED)) {
-                    left_out.push(name);
-                }
-                record::append(&raw_path(), &sample)?;
-                run.samples.push(sample);
+/// Measures a case round after round, in each round library after library.
+fn measure_case(options: &Options, mut case: Case, run: &mut Run) -> Outcome {
+    let mut libraries: Vec<&str> = library::known()
+        .into_iter()
+        .filter(|library| library.version.is_some())
+        .map(|library| library.name)
+        // The open loop follows libzmq's peak, whoever is measured in it.
+        .filter(|name| options.wants_library(name) || case.suits_only(name))
+        .collect();
+    let row = case.row()?;
+    if let Some(percent) = case.rate_percent {
+        let peak = run.median(&case::peak_row(&row), "libzmq", "messages_per_s");
+        let Some(peak) = peak else {
+            println!("{}: left out, because libzmq's peak was not found", case.name);
+            return Ok(());
+        };
+        case.rate = peak * f64::from(percent) / 100.0;
+    }
+    for round in 0..options.rounds.min(case.rounds_max) {
+        for name in libraries.clone() {
+            let Some(sample) = sample(&case, name, round, options.timing())? else { continue };
+            record::append(&options.raw(), &sample)?;
+            let cannot = sample.error.as_ref().is_some_and(|error| error.starts_with(CANNOT));
+            run.samples.push(sample);
+            let hopeless = run.rounds(&row, name) == 0 && round + 1 >= FAILURES_MAX;
+            if cannot || hopeless {
+                libraries.retain(|other| *other != name);
             }
         }
-        report::print_case(run, &case);
-        run.cases.push(case);
     }
+    report::print_row(run, &row);
     Ok(())
 }
 
-/// One measurement; a failure is a result, too.
-fn sample(case: &Case, library: &str, round: usize, timing: Timing) -> Sample {
-    let (figures, error) = match pair::measure(case, library, timing) {
-        Ok(figures) => (figures, None),
-        Err(error) => (Default::default(), Some(error.to_string())),
-    };
-    Sample {
-        group: case.group.to_owned(),
-        case: case.name.clone(),
-        placement: case.placement.to_string(),
-        library: library.to_owned(),
-        round,
-        figures,
-        error,
+/// Names of the cases of a group.
+#[cfg(test)]
+pub(crate) fn planned(group: &str) -> Outcome<Vec<String>> {
+    Ok(case::plan(group)?.into_iter().map(|case| case.name).collect())
+}
+
+/// One measurement; a failure is a result, too. `None` when this library has no part in the case.
+fn sample(
+    case: &Case,
+    library: &str,
+    round: usize,
+    timing: Timing,
+) -> Outcome<Option<record::Sample>> {
+    let mut sample = case.sample(library, round)?;
+    match case.suits(library) {
+        Suits::Skipped => return Ok(None),
+        Suits::Cannot(reason) => sample.error = Some(format!("{CANNOT}{reason}")),
+        Suits::Yes => match pair::measure(case, library, timing) {
+            Ok(figures) => sample.figures = figures,
+            Err(error) => sample.error = Some(error.to_string()),
+        },
     }
+    Ok(Some(sample))
 }

@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Instant;
 
-use super::case::Transport;
+use super::case::{self, Transport};
 use super::{Case, Measure, Timing};
 use crate::library::Address;
 use crate::outcome::{Outcome, failure};
@@ -38,12 +38,14 @@ enum Word {
 
 impl Peer {
     fn start(job: &Job, words: Sender<Word>) -> Outcome<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["peer", &serde_json::to_string(job)?])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["peer", &serde_json::to_string(job)?]);
+        Self::spawn(command, words)
+    }
+
+    fn spawn(mut command: Command, words: Sender<Word>) -> Outcome<Self> {
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let out = child.stdout.take().ok_or("no standard output")?;
         let mut errors = child.stderr.take().ok_or("no standard error")?;
         thread::spawn(move || {
@@ -98,6 +100,7 @@ fn between(case: &Case, library: &str, timing: Timing, address: &Address) -> Out
         address: address.clone(),
         size: case.size,
         peers: case.peers,
+        pace: case::connection_pace(library),
         cores,
         warm_up: timing.warm_up,
         window: timing.window,
@@ -143,11 +146,14 @@ fn reason(complaint: &str) -> String {
     line.trim_start_matches("peermq-bench: ").to_owned()
 }
 
+/// What a cell says whose processes were ended because their time was over.
+const UNFINISHED: &str = "did not finish";
+
 fn next(said: &Receiver<Word>, deadline: Instant) -> Outcome<String> {
     match said.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         Ok(Word::Line(line)) => Ok(line),
         Ok(Word::End(complaint)) => Err(reason(&complaint).into()),
-        Err(RecvTimeoutError::Timeout) => Err("no result in time".into()),
+        Err(RecvTimeoutError::Timeout) => Err(UNFINISHED.into()),
         Err(RecvTimeoutError::Disconnected) => Err("ended silently".into()),
     }
 }
@@ -205,8 +211,8 @@ fn with_cpu(
     let own: f64 = used.iter().sum();
     let seconds = (after.time - before.time).as_secs_f64().max(1e-9);
     let mut add = |name: &str, value: f64| figures.insert(name.to_owned(), value);
-    if let Some(listener) = used.first() {
-        add("listener_cpu_share", listener / seconds);
+    for (name, used) in ["listener_cpu_share", "connector_cpu_share"].into_iter().zip(&used) {
+        add(name, used / seconds);
     }
     let machine = seconds * system::cores()?.len() as f64;
     let foreign = (after.machine - before.machine - own).max(0.0);
@@ -224,4 +230,50 @@ fn add_memory(figures: &mut Figures, listener: &Peer, before_bytes: u64) -> Outc
     let connections = figures.get("connections").copied().unwrap_or(1.0);
     figures.insert("bytes_per_connection".to_owned(), bytes as f64 / connections);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use super::*;
+
+    fn shell(script: &str) -> (Peer, Receiver<Word>) {
+        let (words, said) = mpsc::channel();
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        (Peer::spawn(command, words).unwrap(), said)
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    #[test]
+    fn a_side_that_hangs_did_not_finish_and_is_ended() {
+        let (peer, said) = shell("echo bound; exec sleep 600");
+        assert_eq!(next(&said, soon()).unwrap(), "bound");
+        assert_eq!(next(&said, Instant::now()).unwrap_err().to_string(), UNFINISHED);
+        drop(peer);
+        assert!(matches!(said.recv_timeout(Duration::from_secs(60)), Ok(Word::End(_))));
+    }
+
+    #[test]
+    fn a_side_that_ends_early_gives_its_last_complaint_as_the_reason() {
+        let (_peer, said) = shell("echo first >&2; echo 'peermq-bench: no room' >&2");
+        assert_eq!(next(&said, soon()).unwrap_err().to_string(), "no room");
+    }
+
+    #[test]
+    fn the_complaint_of_the_silent_side_explains_the_other_s_error() {
+        let (_peer, said) = shell("echo broken >&2");
+        // Its end must be there: the explanation waits for it only briefly.
+        let end = said.recv().unwrap();
+        let (words, said) = mpsc::channel();
+        words.send(end).unwrap();
+        assert_eq!(explained("refused".into(), &said).to_string(), "broken");
+        assert_eq!(explained("refused".into(), &said).to_string(), "refused");
+    }
 }

@@ -1,24 +1,31 @@
-//! Raw results: one JSON object a line, a header before and after the samples of each run.
+//! Raw results: one JSON object a line, a header before and after the samples of each run. All of a page follows from
+//! these lines; nothing on it is looked up while it is written.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::Case;
-use super::case::{GROUPS, plan};
+use super::Measure;
 use crate::outcome::Outcome;
 use crate::peer::Figures;
 
 /// What holds for a whole run.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Header {
+    /// The start, in seconds of Unix time; names the run.
     pub(crate) started_unix_s: u64,
     pub(crate) machine: String,
+    /// The kernel and its release.
+    pub(crate) kernel: String,
     /// A hash of this program, to tell runs of different builds apart.
-    #[serde(default)]
     pub(crate) program: String,
+    /// The commit that was measured, where git can tell.
+    pub(crate) commit: String,
+    /// How this program was compiled.
+    pub(crate) profile: String,
     /// Arguments of `compare`.
     pub(crate) command: String,
     pub(crate) rounds: usize,
@@ -31,10 +38,13 @@ pub(crate) struct Header {
 }
 
 /// One measurement.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Sample {
     pub(crate) group: String,
     pub(crate) case: String,
+    /// The place of the case in its group.
+    pub(crate) number: usize,
+    pub(crate) measure: Measure,
     pub(crate) placement: String,
     pub(crate) library: String,
     pub(crate) round: usize,
@@ -43,73 +53,197 @@ pub(crate) struct Sample {
     pub(crate) error: Option<String>,
 }
 
-/// All of a run.
-#[derive(Debug)]
+/// A run with all its samples.
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Run {
     pub(crate) header: Header,
-    pub(crate) cases: Vec<Case>,
     pub(crate) samples: Vec<Sample>,
 }
 
 /// Median and spread of one figure over the rounds.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
     pub(crate) min: f64,
     pub(crate) max: f64,
 }
 
-impl Run {
-    pub(crate) fn new(header: Header) -> Self {
-        Self { header, cases: Vec::new(), samples: Vec::new() }
-    }
-
-    fn samples<'run, 'name>(
-        &'run self,
-        group: &'name str,
-        case: &'name str,
-        library: &'name str,
-    ) -> impl Iterator<Item = &'run Sample> + use<'run, 'name> {
-        self.samples.iter().filter(move |sample| {
-            sample.group == group && sample.case == case && sample.library == library
-        })
-    }
-
-    /// Median and spread of a figure; `None` when no round gave it.
-    pub(crate) fn spread(
-        &self,
-        group: &str,
-        case: &str,
-        library: &str,
-        figure: &str,
-    ) -> Option<Spread> {
-        let samples = self.samples(group, case, library);
-        let mut values: Vec<f64> =
-            samples.filter_map(|sample| sample.figures.get(figure).copied()).collect();
+impl Spread {
+    /// `None` without values.
+    fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
         let middle = values.len() / 2;
-        let median = match values.as_slice() {
-            [.., _] if values.len() % 2 == 1 => values[middle],
-            _ => f64::midpoint(values[middle - 1], values[middle]),
+        let median = if values.len() % 2 == 1 {
+            values[middle]
+        } else {
+            f64::midpoint(values[middle - 1], values[middle])
         };
-        Some(Spread { median, min, max })
+        Some(Self { median, min, max })
+    }
+}
+
+/// Names one row of a table: what is compared between libraries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) group: String,
+    pub(crate) case: String,
+    pub(crate) number: usize,
+    pub(crate) measure: Measure,
+    pub(crate) placement: String,
+}
+
+impl Run {
+    pub(crate) fn new(header: Header) -> Self {
+        Self { header, samples: Vec::new() }
+    }
+
+    /// What a library did in a case.
+    fn samples<'run>(
+        &'run self,
+        row: &Row,
+        library: &str,
+    ) -> impl Iterator<Item = &'run Sample> + use<'run> {
+        let (group, case, library) = (row.group.clone(), row.case.clone(), library.to_owned());
+        self.samples
+            .iter()
+            .filter(move |s| s.group == group && s.case == case && s.library == library)
+    }
+
+    /// Whether a library was tried in a case, with whatever result.
+    pub(crate) fn tried(&self, row: &Row, library: &str) -> bool {
+        self.samples(row, library).next().is_some()
+    }
+
+    /// Rounds that gave figures.
+    pub(crate) fn rounds(&self, row: &Row, library: &str) -> usize {
+        self.samples(row, library).filter(|sample| sample.error.is_none()).count()
+    }
+
+    /// Median and spread of a figure; `None` when no round gave it.
+    pub(crate) fn spread(&self, row: &Row, library: &str, figure: &str) -> Option<Spread> {
+        let samples = self.samples(row, library);
+        Spread::of(samples.filter_map(|sample| sample.figures.get(figure).copied()).collect())
     }
 
     /// Median of a figure.
-    pub(crate) fn median(
-        &self,
-        group: &str,
-        case: &str,
-        library: &str,
-        figure: &str,
-    ) -> Option<f64> {
-        self.spread(group, case, library, figure).map(|spread| spread.median)
+    pub(crate) fn median(&self, row: &Row, library: &str, figure: &str) -> Option<f64> {
+        self.spread(row, library, figure).map(|spread| spread.median)
     }
 
     /// Why a library has no figure, or fewer than there were rounds.
-    pub(crate) fn error(&self, group: &str, case: &str, library: &str) -> Option<&str> {
-        self.samples(group, case, library).find_map(|sample| sample.error.as_deref())
+    pub(crate) fn error(&self, row: &Row, library: &str) -> Option<&str> {
+        self.samples(row, library).find_map(|sample| sample.error.as_deref())
+    }
+
+    /// The cases that were measured, in the order of their numbers.
+    fn rows(&self) -> Vec<Row> {
+        let mut rows: Vec<Row> = Vec::new();
+        for sample in &self.samples {
+            if !rows.iter().any(|row| row.group == sample.group && row.case == sample.case) {
+                rows.push(sample.row());
+            }
+        }
+        rows
+    }
+}
+
+impl Sample {
+    pub(crate) fn row(&self) -> Row {
+        Row {
+            group: self.group.clone(),
+            case: self.case.clone(),
+            number: self.number,
+            measure: self.measure,
+            placement: self.placement.clone(),
+        }
+    }
+}
+
+/// Every run of a file, the oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Archive {
+    pub(crate) runs: Vec<Run>,
+}
+
+impl Archive {
+    /// Reads a file; one that is not there is empty.
+    pub(crate) fn read(path: &Path) -> Outcome<Self> {
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        Self::parse(&fs::read_to_string(path)?)
+    }
+
+    fn parse(text: &str) -> Outcome<Self> {
+        let mut runs: Vec<Run> = Vec::new();
+        for (number, line) in text.lines().enumerate() {
+            if let Ok(header) = serde_json::from_str::<Header>(line) {
+                match runs.last_mut() {
+                    Some(run) if run.header.started_unix_s == header.started_unix_s => {
+                        run.header = header;
+                    }
+                    _ => runs.push(Run::new(header)),
+                }
+                continue;
+            }
+            let sample = serde_json::from_str(line)
+                .map_err(|error| format!("line {}: {error}", number + 1))?;
+            runs.last_mut()
+                .ok_or("the first line is not the header of a run")?
+                .samples
+                .push(sample);
+        }
+        Ok(Self { runs })
+    }
+
+    /// All cases of a group, each as it was last measured.
+    pub(crate) fn rows(&self, group: &str) -> Vec<Row> {
+        let mut rows: Vec<Row> = Vec::new();
+        for run in self.runs.iter().rev() {
+            for row in run.rows().into_iter().filter(|row| row.group == group) {
+                if !rows.iter().any(|known| known.case == row.case) {
+                    rows.push(row);
+                }
+            }
+        }
+        rows.sort_by_key(|row| row.number);
+        rows
+    }
+
+    /// The latest run in which all these libraries were tried in a case: their figures alternated and may be compared.
+    pub(crate) fn latest(&self, row: &Row, libraries: &[&str]) -> Option<&Run> {
+        let all_tried = |run: &&Run| libraries.iter().all(|library| run.tried(row, library));
+        self.runs.iter().rev().find(all_tried)
+    }
+
+    /// Runs from which the latest record of some cell comes.
+    pub(crate) fn used(&self) -> Vec<&Run> {
+        let mut starts = BTreeSet::new();
+        for run in &self.runs {
+            for row in run.rows() {
+                for (library, _) in &run.header.libraries {
+                    let latest = self.latest(&row, &[library]);
+                    starts.extend(latest.map(|run| run.header.started_unix_s));
+                }
+            }
+        }
+        self.runs.iter().filter(|run| starts.contains(&run.header.started_unix_s)).collect()
+    }
+
+    /// Names and versions of the libraries of all used runs, the versions as last seen.
+    pub(crate) fn libraries(&self) -> Vec<(&str, &str)> {
+        let mut found: Vec<(&str, &str)> = Vec::new();
+        for run in self.used().into_iter().rev() {
+            for (name, version) in &run.header.libraries {
+                if !found.iter().any(|(known, _)| known == name) {
+                    found.push((name, version));
+                }
+            }
+        }
+        let order = crate::library::known();
+        found.sort_by_key(|(name, _)| order.iter().position(|library| library.name == *name));
+        found
     }
 }
 
@@ -120,30 +254,5 @@ pub(crate) fn append(path: &Path, line: &impl Serialize) -> Outcome {
     Ok(())
 }
 
-/// Reads the last run of a file.
-pub(crate) fn last_run(path: &Path) -> Outcome<Run> {
-    let text = fs::read_to_string(path)?;
-    let mut run: Option<Run> = None;
-    for line in text.lines() {
-        if let Ok(header) = serde_json::from_str::<Header>(line) {
-            match &mut run {
-                Some(run) if run.header.started_unix_s == header.started_unix_s => {
-                    run.header = header;
-                }
-                _ => run = Some(Run::new(header)),
-            }
-        } else if let Some(run) = &mut run {
-            run.samples.push(serde_json::from_str(line)?);
-        }
-    }
-    let mut run = run.ok_or("there is no run")?;
-    let peak = run.median("throughput", "tcp 64 B", "libzmq", "messages_per_s");
-    for group in GROUPS {
-        let measured =
-            |case: &Case| run.samples.iter().any(|s| s.group == case.group && s.case == case.name);
-        let cases: Vec<Case> =
-            plan(group, peak.or(Some(0.0)))?.into_iter().filter(measured).collect();
-        run.cases.extend(cases);
-    }
-    Ok(run)
-}
+#[cfg(test)]
+pub(crate) mod tests;

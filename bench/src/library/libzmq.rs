@@ -32,7 +32,6 @@ fn open(kind: SocketType) -> Outcome<Peer> {
     let hwm = i32::try_from(HWM)?;
     socket.set_sndhwm(hwm)?;
     socket.set_rcvhwm(hwm)?;
-    socket.set_reconnect_ivl(10)?;
     Ok(Peer { socket, received: Message::new() })
 }
 
@@ -135,11 +134,8 @@ impl Library for Libzmq {
         open(zmq::DEALER)?.connected(to)
     }
 
-    async fn router(at: &Address, bound: &dyn Fn(), peers: usize) -> Outcome<impl Echo> {
-        let router = open(zmq::ROUTER)?;
-        router.socket.set_router_mandatory(true)?;
-        router.socket.set_backlog(i32::try_from(peers)?.max(100))?;
-        router.bound(at, bound)
+    async fn router(at: &Address, bound: &dyn Fn(), _: usize) -> Outcome<impl Echo> {
+        open(zmq::ROUTER)?.bound(at, bound)
     }
 
     /// An XPUB, which is a PUB that tells of its subscribers.

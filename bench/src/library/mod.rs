@@ -127,6 +127,8 @@ pub(crate) enum Spread {
     /// Threads that send or receive without a pause: the library's tasks need threads of their own beside them, or they
     /// starve.
     Streams,
+    /// One thread that publishes without a pause.
+    Fan,
 }
 
 /// A library. A function that is not overridden is one it does not have.
@@ -187,11 +189,11 @@ impl Echo for Missing {
 }
 
 /// The mark by which the report tells "cannot" from "failed".
-pub(crate) const UNSUPPORTED: &str = "not offered: ";
+pub(crate) const CANNOT: &str = "cannot: ";
 
 /// Says that the library does not offer something.
 pub(crate) fn unsupported<T>(what: &str) -> Outcome<T> {
-    Err(format!("{UNSUPPORTED}{what}").into())
+    Err(format!("{CANNOT}{what}").into())
 }
 
 macro_rules! libraries {

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use nng::options::{
-    Options, ReconnectMinTime, RecvBufferSize, SendBufferSize, protocol::pubsub::Subscribe,
-};
+use nng::options::{Options, RecvBufferSize, SendBufferSize, protocol::pubsub::Subscribe};
 use nng::{Message, Protocol, Socket};
 
 use super::{Address, Body, Echo, Library, Receiver, Sender, Spread, runtime, unsupported};
@@ -25,7 +23,6 @@ impl Peer {
         // Each protocol takes the buffers that it has.
         let _ = socket.set_opt::<SendBufferSize>(BUFFERED);
         let _ = socket.set_opt::<RecvBufferSize>(BUFFERED);
-        socket.set_opt::<ReconnectMinTime>(Some(Duration::from_millis(10)))?;
         Ok(Self(socket))
     }
 

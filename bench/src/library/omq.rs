@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use omq_tokio::blocking::Socket;
-use omq_tokio::{Context, Message, Options, ReconnectPolicy, SocketType};
+use omq_tokio::{Context, Message, Options, SocketType};
 
 use super::{
     Address, Body, COPIED_MAX_BYTES, Echo, HWM, Library, Receiver, Sender, Spread, runtime,
@@ -20,9 +20,7 @@ fn context() -> &'static Context {
 
 fn options() -> Options {
     let hwm = u32::try_from(HWM).unwrap_or(u32::MAX);
-    let mut options = Options::default().send_hwm(hwm).recv_hwm(hwm);
-    options.reconnect = ReconnectPolicy::Fixed(Duration::from_millis(10));
-    options
+    Options::default().send_hwm(hwm).recv_hwm(hwm)
 }
 
 struct Peer(Socket);
@@ -87,9 +85,7 @@ impl Library for Omq {
     }
 
     async fn router(at: &Address, bound: &dyn Fn(), _: usize) -> Outcome<impl Echo> {
-        let mut options = options();
-        options.router_mandatory = true;
-        Peer::bound(SocketType::Router, options, at, bound)
+        Peer::bound(SocketType::Router, options(), at, bound)
     }
 
     async fn publish(at: &Address, bound: &dyn Fn(), peers: usize) -> Outcome<impl Sender> {

@@ -20,14 +20,9 @@ fn context() -> &'static Context {
     CONTEXT.get_or_init(Context::new)
 }
 
-/// Sets what all libraries agree on.
+/// Sets what all libraries agree on; everything else is the default.
 fn agreed<P: Pattern>(builder: Builder<P>) -> Builder<P> {
-    let interval = Duration::from_millis(10);
-    builder
-        .send_hwm(HWM)
-        .recv_hwm(HWM)
-        .reconnect_interval(interval)
-        .reconnect_interval_max(interval)
+    builder.send_hwm(HWM).recv_hwm(HWM)
 }
 
 #[inline]
@@ -85,7 +80,7 @@ impl Library for Peermq {
     }
 
     async fn router(at: &Address, bound: &dyn Fn(), _: usize) -> Outcome<impl Echo> {
-        let socket = agreed(context().router()).mandatory(true).bind(at.to_string().as_str())?;
+        let socket = agreed(context().router()).bind(at.to_string().as_str())?;
         bound();
         Ok(socket)
     }

@@ -24,7 +24,7 @@ pub(crate) fn tokio<T>(spread: super::Spread, work: impl Future<Output = T>) -> 
     static LOCAL: OnceLock<Runtime> = OnceLock::new();
     let (cell, mut builder) = match spread {
         super::Spread::Turns => (&LOCAL, Builder::new_current_thread()),
-        super::Spread::Streams => (&SHARED, Builder::new_multi_thread()),
+        super::Spread::Streams | super::Spread::Fan => (&SHARED, Builder::new_multi_thread()),
     };
     #[allow(clippy::expect_used)]
     let runtime =

@@ -32,7 +32,6 @@ impl Peer {
         let hwm = i32::try_from(HWM)?;
         socket.set_option(options::SNDHWM, hwm).await?;
         socket.set_option(options::RCVHWM, hwm).await?;
-        socket.set_option(options::RECONNECT_IVL, 10).await?;
         socket.set_option(options::ADAPTIVE_THROTTLE, 0).await?;
         #[cfg(feature = "rzmq-uring")]
         if URING {
@@ -119,7 +118,6 @@ impl<const URING: bool> Library for Rzmq<URING> {
 
     async fn router(at: &Address, bound: &dyn Fn(), peers: usize) -> Outcome<impl Echo> {
         let router = Peer::open::<URING>(SocketType::Router).await?.plain(at).await?;
-        router.0.set_option(options::ROUTER_MANDATORY, 1).await?;
         let connections = i32::try_from(peers)?.max(1024);
         router.0.set_option(options::MAX_CONNECTIONS, connections).await?;
         router.bound(at, bound).await

@@ -15,7 +15,7 @@ use crate::outcome::{Failure, Outcome, failure};
 /// Messages that each connection keeps going round.
 const IN_FLIGHT: usize = 10;
 /// Connections that shake hands at the same time.
-const TOGETHER: usize = 64;
+const TOGETHER: usize = 8;
 /// How long a listener may take for one step of a handshake.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of the greeting in each direction.
@@ -32,15 +32,18 @@ fn greeting() -> [u8; GREETING_BYTES] {
 
 const READY: &[u8] = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER";
 
-/// Connects all, `TOGETHER` at a time.
+/// Connects all: `TOGETHER` at a time, or one after another where the job sets a pace.
 fn connect_all(job: &Job) -> Outcome<Vec<TcpStream>> {
     let Address::Tcp(address) = &job.address else { return unsupported("except over tcp") };
     let mut streams = Vec::with_capacity(job.peers);
+    let together = if job.pace.is_zero() { TOGETHER } else { 1 };
     while streams.len() < job.peers {
-        let count = TOGETHER.min(job.peers - streams.len());
+        let count = together.min(job.peers - streams.len());
+        thread::sleep(job.pace);
         let mut group = Vec::with_capacity(count);
         for _ in 0..count {
-            let mut stream = TcpStream::connect(address)?;
+            let mut stream =
+                TcpStream::connect(address).map_err(|e| unanswered(&e, streams.len()))?;
             stream.set_nodelay(true)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.write_all(&greeting())?;
@@ -63,7 +66,7 @@ fn connect_all(job: &Job) -> Outcome<Vec<TcpStream>> {
 fn unanswered(error: &impl std::fmt::Display, connected: usize) -> Failure {
     let seconds = PATIENCE.as_secs();
     failure(format!(
-        "a handshake failed or took {seconds} s after {connected} connections: {error}"
+        "no connection or no handshake in {seconds} s after {connected} connections: {error}"
     ))
 }
 
@@ -144,7 +147,10 @@ pub(super) fn echo(job: &Job) -> Outcome {
     let frames = frame.repeat(IN_FLIGHT + 1);
     let poll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let mut clients = Vec::with_capacity(job.peers);
-    for (number, stream) in connect_all(job)?.into_iter().enumerate() {
+    let begin = Instant::now();
+    let streams = connect_all(job)?;
+    let connect_s = begin.elapsed().as_secs_f64();
+    for (number, stream) in streams.into_iter().enumerate() {
         stream.set_nonblocking(true)?;
         poll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, number as u64))?;
         clients.push(Client { stream, partial: 0, owed: IN_FLIGHT * frame.len(), echoed: 0 });
@@ -169,14 +175,14 @@ pub(super) fn echo(job: &Job) -> Outcome {
             }
             Some((start, before)) if start.elapsed() >= job.window => {
                 tell("end");
-                return report(&clients, before, start.elapsed());
+                return report(&clients, before, start.elapsed(), connect_s);
             }
             _ => {}
         }
     }
 }
 
-fn report(clients: &[Client], before: &[u64], elapsed: Duration) -> Outcome {
+fn report(clients: &[Client], before: &[u64], elapsed: Duration, connect_s: f64) -> Outcome {
     let echoed: Vec<u64> =
         clients.iter().zip(before).map(|(c, before)| c.echoed - before).collect();
     let messages = echoed.iter().sum::<u64>() as f64;
@@ -184,6 +190,7 @@ fn report(clients: &[Client], before: &[u64], elapsed: Duration) -> Outcome {
     finish(&[
         ("messages", messages),
         ("messages_per_s", messages / elapsed.as_secs_f64()),
+        ("connect_s", connect_s),
         ("slowest_of_mean", slowest * clients.len() as f64 / messages.max(1.0)),
     ])
 }

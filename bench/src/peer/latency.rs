@@ -1,18 +1,15 @@
-//! How long a message takes: round trips in a closed loop, and one way by a schedule that does not wait (open loop).
+//! How long a message takes: round trips in a closed loop.
 
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{Job, Part, fail_together, finish, tell, tell_bound};
 use crate::library::{Body, Echo, Library, Receiver, Sender, Spread};
 use crate::outcome::Outcome;
-use crate::system;
 
 /// Most samples of one measurement; what comes after is not kept.
 const SAMPLES_MAX: usize = 16 << 20;
-/// How long after its window a schedule may be late before the measurement ends anyway.
-const GRACE: Duration = Duration::from_secs(2);
 
 async fn echo_all(mut echo: impl Echo) -> Outcome {
     loop {
@@ -59,7 +56,7 @@ async fn round_trip(dealer: &mut (impl Sender + Receiver), body: &Body) -> Outco
 }
 
 /// Quantiles in microseconds.
-fn quantiles(times_ns: &mut [u32]) -> Vec<(&'static str, f64)> {
+pub(super) fn quantiles(times_ns: &mut [u32]) -> Vec<(&'static str, f64)> {
     times_ns.sort_unstable();
     let at = |fraction: f64| {
         let rank = (times_ns.len() as f64 * fraction).ceil() as usize;
@@ -103,70 +100,5 @@ pub(super) fn dealer_router<L: Library>(job: &Job) -> Outcome {
             job.settle(Part::Second)?;
             round_trips(dealer, job).await
         })
-    })
-}
-
-/// PUSH by a schedule: message `n` is due at `n / rate`, however late the one before it was. Each carries the time at
-/// which it was due.
-pub(super) fn paced_push<L: Library>(job: &Job) -> Outcome {
-    L::run(Spread::Streams, async {
-        let mut sender = L::push(&job.address).await?;
-        let mut body = Body::of_size(job.size);
-        let interval_ns = 1e9 / job.rate;
-        let begin_ns = system::now_ns() + 1_000_000;
-        let mut now_ns = 0;
-        for number in 0_u64.. {
-            let due_ns = begin_ns + (number as f64 * interval_ns) as u64;
-            if due_ns > now_ns {
-                now_ns = system::now_ns();
-            }
-            if due_ns > now_ns {
-                sender.flush().await?;
-                system::sleep_until(due_ns);
-                now_ns = system::now_ns();
-            }
-            body.stamp(due_ns);
-            sender.send(&body).await?;
-        }
-        Ok(())
-    })
-}
-
-/// PULL that compares each message with the time at which it was due. This corrects for coordinated omission: time that
-/// the sender spent blocked counts for every message that was due meanwhile.
-pub(super) fn timed_pull<L: Library>(job: &Job) -> Outcome {
-    L::run(Spread::Streams, async {
-        let mut receiver = L::pull(&job.address, &tell_bound).await?;
-        let expected = (job.rate * job.window.as_secs_f64() * 1.1) as usize;
-        let mut times_ns: Vec<u32> = Vec::with_capacity(expected.min(SAMPLES_MAX));
-        let first_ns = receiver.receive(Body::read_stamp).await?;
-        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let warm_ns = first_ns + nanoseconds(job.warm_up);
-        let end_ns = warm_ns + nanoseconds(job.window);
-        let give_up_ns = end_ns + nanoseconds(GRACE);
-        let mut started = false;
-        loop {
-            let due_ns = receiver.receive(Body::read_stamp).await?;
-            let now_ns = system::now_ns();
-            if due_ns >= warm_ns && !started {
-                started = true;
-                tell("start");
-            }
-            if due_ns >= end_ns || now_ns >= give_up_ns {
-                break;
-            }
-            if started && times_ns.len() < SAMPLES_MAX {
-                times_ns.push(u32::try_from(now_ns.saturating_sub(due_ns)).unwrap_or(u32::MAX));
-            }
-        }
-        tell("end");
-        let mut figures = quantiles(&mut times_ns);
-        figures.push(("messages", times_ns.len() as f64));
-        figures.push(("offered_per_s", job.rate));
-        figures.push((
-            "delivered_of_due",
-            times_ns.len() as f64 / (job.rate * job.window.as_secs_f64()),
-        ));
-        finish(&figures)
     })
 }

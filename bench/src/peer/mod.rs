@@ -5,6 +5,7 @@
 
 mod clients;
 mod latency;
+mod openloop;
 mod throughput;
 
 use std::collections::BTreeMap;
@@ -61,6 +62,8 @@ pub(crate) struct Job {
     pub(crate) size: usize,
     /// Connections on the side of which there are several.
     pub(crate) peers: usize,
+    /// Between two connections of the neutral clients; zero for no limit.
+    pub(crate) pace: Duration,
     /// Where the process runs.
     pub(crate) cores: Vec<usize>,
     pub(crate) warm_up: Duration,
@@ -101,8 +104,8 @@ impl Job {
             Role::Router => latency::router::<L>(self),
             Role::Dealer => latency::dealer::<L>(self),
             Role::DealerRouter => latency::dealer_router::<L>(self),
-            Role::PacedPush => latency::paced_push::<L>(self),
-            Role::TimedPull => latency::timed_pull::<L>(self),
+            Role::PacedPush => openloop::paced_push::<L>(self),
+            Role::TimedPull => openloop::timed_pull::<L>(self),
             Role::EchoClients | Role::IdleClients => Err("this role needs no library".into()),
         }
     }

@@ -81,7 +81,7 @@ pub(super) fn pull<L: Library>(job: &Job) -> Outcome {
 
 /// PUB: binds, waits for its subscribers and sends until the process is ended.
 pub(super) fn publish<L: Library>(job: &Job) -> Outcome {
-    L::run(Spread::Streams, async {
+    L::run(Spread::Fan, async {
         let sender = L::publish(&job.address, &tell_bound, job.peers).await?;
         send_all(sender, job.size).await
     })

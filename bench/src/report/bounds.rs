@@ -1,7 +1,8 @@
 //! The figures to reach: each bound with what was measured, and whether it is met.
 
+use super::number::{Kind, digits};
 use super::{DISTURBED_SHARE, foreign_share};
-use crate::compare::Run;
+use crate::compare::{Archive, Row, Run};
 
 const PEERMQ: &str = "peermq";
 const LIBZMQ: &str = "libzmq";
@@ -13,207 +14,308 @@ const RUST: [&str; 5] = ["omq", "rzmq", "rzmq-uring", "zeromq", "monocoque"];
 const RUST_ALL: [&str; 6] = ["omq", "rzmq", "rzmq-uring", "zeromq", "monocoque", COALESCED];
 
 /// What a bound compares with.
+#[derive(Debug, Clone, Copy)]
 enum Against {
-    /// The best of these libraries.
-    Best(&'static [&'static str]),
+    /// Each of these libraries; the one that comes closest decides.
+    Each(&'static [&'static str]),
     /// A fixed number.
     Number,
 }
 
+/// The direction of a bound with its factor, or its number.
+#[derive(Debug, Clone, Copy)]
+enum Limit {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Limit {
+    fn met(self, ratio: f64) -> bool {
+        match self {
+            Self::AtLeast(factor) => ratio >= factor,
+            Self::AtMost(factor) => ratio <= factor,
+        }
+    }
+
+    /// Whether the first ratio is harder to accept than the second.
+    fn closer(self, first: f64, second: f64) -> bool {
+        match self {
+            Self::AtLeast(_) => first < second,
+            Self::AtMost(_) => first > second,
+        }
+    }
+}
+
 /// One bound on one figure.
 pub(super) struct Bound {
+    /// The row of the table.
     pub(super) what: &'static str,
     group: &'static str,
-    /// The case, or its end where the beginning depends on the machine.
+    /// The case, or the end of its name where the beginning depends on the machine.
     case: &'static str,
     figure: &'static str,
+    limit: Limit,
     against: Against,
-    /// Whether the figure must be at least `factor` times the other, or at most.
-    at_least: bool,
-    factor: f64,
+    /// The bound in words.
     pub(super) text: &'static str,
 }
 
-/// A bound with what was measured. The verdict names what weakens it: peers that were not measured, a disturbed window.
+/// A bound with what was measured.
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Verdict {
+    /// Ours, with its unit.
     pub(super) figure: String,
+    /// Theirs, with its unit and, when there was a choice, whose it is.
+    pub(super) other: String,
     pub(super) ratio: String,
+    /// Met or missed, and what weakens that.
     pub(super) verdict: String,
 }
 
-const THROUGHPUT: &str = "throughput";
+const LOAD: &str = "throughput";
+const TRIP: &str = "roundtrip";
 const RATE: &str = "messages_per_s";
+const P50: &str = "p50_us";
+const P99: &str = "p99_us";
 
-macro_rules! bound {
-    ($what:expr, $group:expr, $case:expr, $figure:expr, >= $factor:expr, $text:expr, $against:expr) => {
-        Bound {
-            what: $what,
-            group: $group,
-            case: $case,
-            figure: $figure,
-            against: $against,
-            at_least: true,
-            factor: $factor,
-            text: $text,
-        }
-    };
-    ($what:expr, $group:expr, $case:expr, $figure:expr, <= $factor:expr, $text:expr, $against:expr) => {
-        Bound {
-            what: $what,
-            group: $group,
-            case: $case,
-            figure: $figure,
-            against: $against,
-            at_least: false,
-            factor: $factor,
-            text: $text,
-        }
-    };
+fn bound(
+    (what, group, case): (&'static str, &'static str, &'static str),
+    figure: &'static str,
+    limit: Limit,
+    against: Against,
+    text: &'static str,
+) -> Bound {
+    Bound { what, group, case, figure, limit, against, text }
 }
 
-/// All bounds, in the order of the table.
-pub(super) fn bounds() -> Vec<Bound> {
-    let mut bounds = throughput();
-    bounds.extend(round_trips());
-    bounds.extend(others());
-    bounds
-}
+const OF_LIBZMQ: Against = Against::Each(&[LIBZMQ]);
+const OF_FLOOR: Against = Against::Each(&[FLOOR]);
 
-fn throughput() -> Vec<Bound> {
-    use Against::Best;
-    let mut bounds = Vec::new();
-    for (what, case) in [("PUSH-PULL tcp 16 B", "tcp 16 B"), ("PUSH-PULL tcp 64 B", "tcp 64 B")] {
-        bounds.push(bound!(what, THROUGHPUT, case, RATE, >= 5.0, "5x libzmq", Best(&[LIBZMQ])));
-        bounds.push(bound!(what, THROUGHPUT, case, RATE, >= 1.3, "1.3x monocoque coalescing", Best(&[COALESCED])));
-        bounds.push(
-            bound!(what, THROUGHPUT, case, RATE, >= 3.0, "3x every other Rust peer", Best(&RUST)),
-        );
-    }
-    for (what, case) in [("PUSH-PULL tcp 256 B", "tcp 256 B"), ("PUSH-PULL tcp 1 KiB", "tcp 1 KiB")]
-    {
-        bounds.push(bound!(what, THROUGHPUT, case, RATE, >= 4.0, "4x libzmq", Best(&[LIBZMQ])));
-        bounds.push(
-            bound!(what, THROUGHPUT, case, RATE, >= 2.0, "2x every Rust peer", Best(&RUST_ALL)),
-        );
-    }
-    let what = "PUSH-PULL tcp 1 KiB";
-    bounds.push(bound!(what, THROUGHPUT, "tcp 1 KiB", RATE, >= 0.6, "0.6 of the raw write floor", Best(&[FLOOR])));
-    let what = "PUSH-PULL tcp 16 KiB";
-    bounds
-        .push(bound!(what, THROUGHPUT, "tcp 16 KiB", RATE, >= 2.5, "2.5x libzmq", Best(&[LIBZMQ])));
-    bounds.push(bound!(what, THROUGHPUT, "tcp 16 KiB", RATE, >= 0.8, "0.8 of the raw write floor", Best(&[FLOOR])));
-    let what = "PUSH-PULL tcp 128 KiB";
-    bounds.push(
-        bound!(what, THROUGHPUT, "tcp 128 KiB", RATE, >= 1.8, "1.8x libzmq", Best(&[LIBZMQ])),
-    );
-    bounds.push(bound!(what, THROUGHPUT, "tcp 128 KiB", RATE, >= 0.8, "0.8 of the raw write floor", Best(&[FLOOR])));
-    bounds
-}
-
-fn round_trips() -> Vec<Bound> {
-    use Against::Best;
-    let (group, same, each) = ("roundtrip", "tcp, one core", "tcp, one core each");
-    let (one, two) = ("round trip 64 B, one core", "round trip 64 B, one core each");
+/// The bounds against libzmq, in the order of the table.
+pub(super) fn against_libzmq() -> Vec<Bound> {
+    use Limit::{AtLeast, AtMost};
+    let least = |what, figure, factor, text| bound(what, figure, AtLeast(factor), OF_LIBZMQ, text);
+    let most = |what, figure, factor, text| bound(what, figure, AtMost(factor), OF_LIBZMQ, text);
+    let open = ("open loop at 50 % of libzmq's peak, p99", "openloop", "50 % of libzmq's peak");
+    let idle = ("10,000 idle connections, memory of each", "memory", "idle connections");
+    let cpu = ("CPU seconds per million 64 B messages, both sides", LOAD, "tcp 64 B");
     vec![
-        bound!(one, group, same, "p50_us", <= 0.35, "p50 at most 0.35x libzmq", Best(&[LIBZMQ])),
-        bound!(one, group, same, "p50_us", <= 1.25, "p50 at most 1.25x raw epoll", Best(&[FLOOR])),
-        bound!(one, group, same, "p99_us", <= 1.5, "p99 at most 1.5x raw epoll", Best(&[FLOOR])),
-        bound!(one, group, same, "p50_us", <= 1.0, "p50 not above monocoque eager", Best(&[EAGER])),
-        bound!(two, group, each, "p50_us", <= 0.65, "p50 at most 0.65x libzmq", Best(&[LIBZMQ])),
-        bound!(two, group, each, "p50_us", <= 1.25, "p50 at most 1.25x raw epoll", Best(&[FLOOR])),
+        least(("PUSH-PULL tcp 16 B", LOAD, "tcp 16 B"), RATE, 5.0, "at least 5x"),
+        least(("PUSH-PULL tcp 64 B", LOAD, "tcp 64 B"), RATE, 5.0, "at least 5x"),
+        least(("PUSH-PULL tcp 256 B", LOAD, "tcp 256 B"), RATE, 4.0, "at least 4x"),
+        least(("PUSH-PULL tcp 1 KiB", LOAD, "tcp 1 KiB"), RATE, 4.0, "at least 4x"),
+        least(("PUSH-PULL tcp 16 KiB", LOAD, "tcp 16 KiB"), RATE, 2.5, "at least 2.5x"),
+        least(("PUSH-PULL tcp 128 KiB", LOAD, "tcp 128 KiB"), RATE, 1.8, "at least 1.8x"),
+        most(ONE_CORE, P50, 0.35, "at most 0.35x"),
+        most(CORE_EACH, P50, 0.65, "at most 0.65x"),
+        least(("ipc: throughput 64 B", "ipc", "ipc 64 B"), RATE, 5.0, "at least 5x"),
+        most(("ipc: round trip 64 B, p50", "ipc", "ipc round trip"), P50, 0.35, "at most 0.35x"),
+        least(("inproc: throughput 64 B", "inproc", "inproc 64 B"), RATE, 6.0, "at least 6x"),
+        most(
+            ("inproc: round trip 64 B, p50", "inproc", "inproc round trip"),
+            P50,
+            0.6,
+            "at most 0.6x",
+        ),
+        least(("PUB to 1, 64 B", "fanout", "1 x 64 B"), RATE, 5.0, "at least 5x"),
+        least(("PUB to 8, 64 B", "fanout", "8 x 64 B"), RATE, 5.0, "at least 5x"),
+        least(("PUB to 32, 64 B", "fanout", "32 x 64 B"), RATE, 5.0, "at least 5x"),
+        least(("PUB to 1, 1 KiB", "fanout", "1 x 1 KiB"), RATE, 5.0, "at least 5x"),
+        least(("PUB to 8, 1 KiB", "fanout", "8 x 1 KiB"), RATE, 5.0, "at least 5x"),
+        least(("PUB to 32, 1 KiB", "fanout", "32 x 1 KiB"), RATE, 5.0, "at least 5x"),
+        least(ROUTER, RATE, 3.0, "at least 3x"),
+        most(cpu, "cpu_s_per_million", 0.3, "at most 0.3x"),
+        most(idle, "bytes_per_connection", 0.15, "at most 0.15x"),
+        most(open, P99, 0.5, "at most 0.5x"),
     ]
 }
 
-fn others() -> Vec<Bound> {
-    use Against::{Best, Number};
-    let mut bounds = vec![
-        bound!("ipc 64 B", "ipc", "ipc 64 B", RATE, >= 5.0, "5x libzmq", Best(&[LIBZMQ])),
-        bound!("ipc round trip", "ipc", "ipc round trip", "p50_us", <= 0.35, "0.35x libzmq", Best(&[LIBZMQ])),
-        bound!("inproc 64 B", "inproc", "inproc 64 B", RATE, >= 6.0, "6x libzmq", Best(&[LIBZMQ])),
-        bound!("inproc round trip", "inproc", "inproc round trip", "p50_us", <= 0.6, "0.6x libzmq", Best(&[LIBZMQ])),
-    ];
-    for (what, case) in [
-        ("PUB to 1, 64 B", "1 x 64 B"),
-        ("PUB to 8, 64 B", "8 x 64 B"),
-        ("PUB to 32, 64 B", "32 x 64 B"),
-        ("PUB to 1, 1 KiB", "1 x 1 KiB"),
-        ("PUB to 8, 1 KiB", "8 x 1 KiB"),
-        ("PUB to 32, 1 KiB", "32 x 1 KiB"),
-    ] {
-        bounds.push(bound!(what, "fanout", case, RATE, >= 5.0, "5x libzmq", Best(&[LIBZMQ])));
+const ONE_CORE: (&str, &str, &str) =
+    ("DEALER-ROUTER round trip 64 B, both on one core, p50", TRIP, "tcp, one core");
+const ONE_CORE_P99: (&str, &str, &str) =
+    ("DEALER-ROUTER round trip 64 B, both on one core, p99", TRIP, "tcp, one core");
+const CORE_EACH: (&str, &str, &str) = ("the same, one core each, p50", TRIP, "tcp, one core each");
+const ROUTER: (&str, &str, &str) =
+    ("ROUTER with 1,000 DEALERs, 64 B echo", "router", "1,000 DEALERs");
+
+/// The bounds against everything else, in the order of the table.
+pub(super) fn against_others() -> Vec<Bound> {
+    use Against::{Each, Number};
+    use Limit::{AtLeast, AtMost};
+    let least = |what, factor, against, text| bound(what, RATE, AtLeast(factor), against, text);
+    let mut bounds = Vec::new();
+    for what in [("PUSH-PULL tcp 16 B", LOAD, "tcp 16 B"), ("PUSH-PULL tcp 64 B", LOAD, "tcp 64 B")]
+    {
+        bounds.push(least(what, 1.3, Each(&[COALESCED]), "at least 1.3x monocoque coalescing"));
+        bounds.push(least(what, 3.0, Each(&RUST), "at least 3x every other Rust peer"));
     }
-    let (router, idle) = ("ROUTER, 1,000 DEALERs, 64 B echo", "idle connections");
+    let kibibyte = ("PUSH-PULL tcp 1 KiB", LOAD, "tcp 1 KiB");
+    for what in [("PUSH-PULL tcp 256 B", LOAD, "tcp 256 B"), kibibyte] {
+        bounds.push(least(what, 2.0, Each(&RUST_ALL), "at least 2x every Rust peer"));
+    }
+    bounds.push(least(kibibyte, 0.6, OF_FLOOR, "at least 0.6x the raw write floor"));
+    for what in [
+        ("PUSH-PULL tcp 16 KiB", LOAD, "tcp 16 KiB"),
+        ("PUSH-PULL tcp 128 KiB", LOAD, "tcp 128 KiB"),
+    ] {
+        bounds.push(least(what, 0.8, OF_FLOOR, "at least 0.8x the raw write floor"));
+    }
+    let raw = "at most 1.25x raw epoll ping-pong";
+    let idle = |what| (what, "memory", "idle connections");
     bounds.extend([
-        bound!(router, "router", "1,000 DEALERs", RATE, >= 3.0, "3x libzmq", Best(&[LIBZMQ])),
-        bound!(router, "router", "1,000 DEALERs", "slowest_of_mean", >= 0.5, "slowest peer 0.5 of the mean", Number),
-        bound!("CPU seconds per million 64 B messages", THROUGHPUT, "tcp 64 B", "cpu_s_per_million", <= 0.3, "0.3x libzmq", Best(&[LIBZMQ])),
-        bound!("10,000 idle connections: bytes each", "memory", idle, "bytes_per_connection", <= 0.15, "0.15x libzmq", Best(&[LIBZMQ])),
-        bound!("10,000 idle connections: bytes each", "memory", idle, "bytes_per_connection", <= 3072.0, "3 KiB", Number),
-        bound!("10,000 idle connections: seconds to connect", "memory", idle, "connect_s", <= 5.0, "5 s", Number),
-        bound!("10,000 idle connections: idle CPU share", "memory", idle, "listener_cpu_share", <= 0.01, "1 %", Number),
-        bound!("open loop at 50 %: p99", "openloop", "50 % of libzmq's peak", "p99_us", <= 0.5, "0.5x libzmq", Best(&[LIBZMQ])),
+        bound(ONE_CORE, P50, AtMost(1.25), OF_FLOOR, raw),
+        bound(ONE_CORE_P99, P99, AtMost(1.5), OF_FLOOR, "at most 1.5x raw epoll ping-pong"),
+        bound(ONE_CORE, P50, AtMost(1.0), Each(&[EAGER]), "not above monocoque eager"),
+        bound(
+            ("DEALER-ROUTER round trip 64 B, one core each, p50", CORE_EACH.1, CORE_EACH.2),
+            P50,
+            AtMost(1.25),
+            OF_FLOOR,
+            raw,
+        ),
+        bound(
+            ("ROUTER with 1,000 DEALERs, slowest peer of the mean", "router", "1,000 DEALERs"),
+            "slowest_of_mean",
+            AtLeast(0.5),
+            Number,
+            "at least 0.5",
+        ),
+        bound(
+            idle("10,000 idle connections, memory of each"),
+            "bytes_per_connection",
+            AtMost(3072.0),
+            Number,
+            "at most 3 KiB",
+        ),
+        bound(
+            idle("10,000 idle connections, time to connect all"),
+            "connect_s",
+            AtMost(5.0),
+            Number,
+            "at most 5 s",
+        ),
+        bound(
+            idle("10,000 idle connections, idle CPU"),
+            "listener_cpu_share",
+            AtMost(0.01),
+            Number,
+            "at most 1 % of a core",
+        ),
     ]);
     bounds
 }
 
+/// One comparison: with whom, in which run, both figures, and ours divided by theirs.
+struct Compared<'a> {
+    library: &'static str,
+    run: &'a Run,
+    own: f64,
+    other: f64,
+    ratio: f64,
+}
+
 impl Bound {
-    /// The case that was measured under this name.
-    fn case<'run>(&self, run: &'run Run) -> Option<&'run str> {
-        let suffix = |name: &str| self.group == "memory" && name.ends_with(self.case);
-        let mut cases = run.cases.iter().filter(|case| case.group == self.group);
-        cases
-            .find(|case| case.name == self.case || suffix(&case.name))
-            .map(|case| case.name.as_str())
+    /// The row in which this was measured; the last where the name depends on the machine.
+    fn row(&self, archive: &Archive) -> Option<Row> {
+        let mut rows = archive.rows(self.group);
+        rows.retain(|row| {
+            row.case == self.case || (self.group == "memory" && row.case.ends_with(self.case))
+        });
+        rows.pop()
     }
 
-    /// Compares the bound with a run; `None` when it was not measured.
-    pub(super) fn judge(&self, run: &Run) -> Option<Verdict> {
-        let case = self.case(run)?;
-        let of = |library: &str| run.median(self.group, case, library, self.figure);
-        let own = of(PEERMQ)?;
-        let mut missing = Vec::new();
-        let (other, name) = match self.against {
-            Against::Number => (1.0, String::new()),
-            Against::Best(libraries) => {
-                missing.extend(libraries.iter().copied().filter(|name| of(name).is_none()));
-                let measured = libraries.iter().filter_map(|name| Some((of(name)?, *name)));
-                let better = |a: &(f64, &str), b: &(f64, &str)| a.0.total_cmp(&b.0);
-                let best =
-                    if self.at_least { measured.max_by(better) } else { measured.min_by(better) };
-                let (other, name) = best?;
-                (other, format!("x {name} ({})", number(other)))
+    /// Compares the bound with what was measured.
+    pub(super) fn judge(&self, archive: &Archive) -> Verdict {
+        let verdict = |text: &str| Verdict { verdict: text.to_owned(), ..Verdict::default() };
+        let Some(row) = self.row(archive) else { return verdict("not measured") };
+        match self.against {
+            Against::Number => self.judge_number(archive, &row),
+            Against::Each(libraries) => self.judge_each(archive, &row, libraries),
+        }
+        .unwrap_or_else(|reason| verdict(&reason))
+    }
+
+    fn judge_number(&self, archive: &Archive, row: &Row) -> Result<Verdict, String> {
+        let run = archive.latest(row, &[PEERMQ]).ok_or("not measured")?;
+        let own = self.figure_of(run, row, PEERMQ)?;
+        Ok(Verdict {
+            figure: Kind::of(self.figure).show(own),
+            verdict: self.text_of(own, &[run], row, &[]),
+            ..Verdict::default()
+        })
+    }
+
+    /// The figure of a library, or why there is none.
+    fn figure_of(&self, run: &Run, row: &Row, library: &str) -> Result<f64, String> {
+        run.median(row, library, self.figure).ok_or_else(|| {
+            let reason = run.error(row, library).unwrap_or("no figure");
+            format!("{library}: {reason}")
+        })
+    }
+
+    fn judge_each(
+        &self,
+        archive: &Archive,
+        row: &Row,
+        libraries: &[&'static str],
+    ) -> Result<Verdict, String> {
+        let (mut missing, mut closest): (Vec<String>, Option<Compared>) = (Vec::new(), None);
+        for library in libraries {
+            match self.compare(archive, row, library) {
+                Ok(found) => {
+                    let closer = closest
+                        .as_ref()
+                        .is_none_or(|known| self.limit.closer(found.ratio, known.ratio));
+                    if closer {
+                        closest = Some(found);
+                    }
+                }
+                Err(reason) if reason.starts_with(PEERMQ) => return Err(reason),
+                Err(reason) => missing.push(reason),
             }
-        };
-        let ratio = own / other;
-        let met = if self.at_least { ratio >= self.factor } else { ratio <= self.factor };
-        let ratio = if name.is_empty() { String::new() } else { format!("{ratio:.2}{name}") };
-        let mut verdict = String::from(if met { "met" } else { "missed" });
+        }
+        let Some(found) = closest else { return Err(missing.join("; ")) };
+        let kind = Kind::of(self.figure);
+        let whose =
+            if libraries.len() > 1 { format!(" ({})", found.library) } else { String::new() };
+        Ok(Verdict {
+            figure: kind.show(found.own),
+            other: kind.show(found.other) + &whose,
+            ratio: digits(found.ratio),
+            verdict: self.text_of(found.ratio, &[found.run], row, &missing),
+        })
+    }
+
+    /// Compares with one library, in the latest run in which both took part.
+    fn compare<'a>(
+        &self,
+        archive: &'a Archive,
+        row: &Row,
+        library: &'static str,
+    ) -> Result<Compared<'a>, String> {
+        let run = archive
+            .latest(row, &[PEERMQ, library])
+            .ok_or_else(|| format!("{library}: not measured"))?;
+        let own = self.figure_of(run, row, PEERMQ)?;
+        let other = self.figure_of(run, row, library)?;
+        if other <= 0.0 {
+            return Err(format!("{library}: nothing to divide by"));
+        }
+        Ok(Compared { library, run, own, other, ratio: own / other })
+    }
+
+    /// Met or missed, with what weakens that: peers without a figure, others on the machine.
+    fn text_of(&self, ratio: f64, runs: &[&Run], row: &Row, missing: &[String]) -> String {
+        let mut text = String::from(if self.limit.met(ratio) { "**met**" } else { "missed" });
         if !missing.is_empty() {
-            verdict += &format!(", but not measured: {}", missing.join(", "));
+            text += &format!("; without {}", missing.join(", "));
         }
-        if run.cases.iter().any(|c| c.name == case && foreign_share(run, c) > DISTURBED_SHARE) {
-            verdict += ", disturbed";
+        if runs.iter().any(|run| foreign_share(run, row) > DISTURBED_SHARE) {
+            text += "; disturbed";
         }
-        Some(Verdict { figure: format!("{} {}", number(own), self.unit()), ratio, verdict })
-    }
-
-    fn unit(&self) -> &'static str {
-        match self.figure {
-            RATE => "msg/s",
-            "p50_us" | "p99_us" => "us",
-            "bytes_per_connection" => "B",
-            "connect_s" | "cpu_s_per_million" => "s",
-            _ => "",
-        }
+        text
     }
 }
 
-/// A number with three significant digits or more.
-fn number(value: f64) -> String {
-    match value {
-        _ if value >= 1e6 => format!("{:.2} M", value / 1e6),
-        _ if value >= 1e4 => format!("{:.1} k", value / 1e3),
-        _ if value >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.3}"),
-    }
-}
+#[cfg(test)]
+mod tests;
