@@ -30,9 +30,9 @@ pub(crate) struct Run {
 
 impl Run {
     /// A run of `messages` complete messages, all of them within `arena`.
-    pub(crate) fn new(arena: Vec<u8>, messages: usize) -> Self {
+    pub(crate) fn new(arena: impl Into<Bytes>, messages: usize) -> Self {
+        let arena = arena.into();
         let wire_bytes = arena.len();
-        let arena = Bytes::from(arena);
         Self { arena, large: VecDeque::new(), at: 0, messages_left: messages, wire_bytes }
     }
 

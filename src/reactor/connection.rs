@@ -11,6 +11,7 @@ use std::time::Instant;
 use super::linger::Lingering;
 use super::mailbox::Belongs;
 use super::open::Open;
+use super::received::Buffers;
 use super::slot::Slot;
 use crate::completion::Guard;
 use crate::monitor::{DisconnectReason, Event, Failure, HandshakeFailure};
@@ -26,6 +27,7 @@ const READS_PER_TURN: usize = 4;
 /// What a connection needs from the reactor while it works.
 pub(crate) struct Io<'a> {
     pub(crate) scratch: &'a mut [u8],
+    pub(crate) buffers: &'a Buffers,
     pub(crate) doorbell: &'a Arc<Slot>,
     pub(crate) now: Instant,
 }
@@ -425,6 +427,13 @@ pub(crate) enum Exhausted {
     /// A read came back short: the next arrival is a new event, unless the peer closed meanwhile.
     Probably,
     Yes,
+}
+
+impl Exhausted {
+    /// After a read that asked for `asked` bytes.
+    pub(super) fn after(count: usize, asked: usize) -> Self {
+        if count < asked { Self::Probably } else { Self::No }
+    }
 }
 
 /// Writes the front of a short handshake buffer. An error shows in the next read.

@@ -11,6 +11,7 @@ mod listener;
 mod mailbox;
 mod open;
 pub(crate) mod parker;
+mod received;
 mod resolver;
 mod slab;
 mod slot;

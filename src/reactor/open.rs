@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::connection::{Exhausted, Io, earlier};
 use super::linger::Lingering;
+use super::received::Received;
 use crate::monitor::{DisconnectReason, Failure};
 use crate::options::Options;
 use crate::peer::PeerInfo;
@@ -20,16 +21,18 @@ use crate::wire::{
 /// gets no answers beyond that.
 const CONTROL_BYTES_MAX: usize = 1_024;
 
+/// A body of which more is missing is read to its place; less comes through the scratch buffer with what follows it.
+const LONG_READ_BYTES_MIN: usize = 8 * 1024;
+
 pub(crate) struct Open {
     pipe: Arc<Pipe>,
     info: Option<Arc<PeerInfo>>,
     scanner: Scanner,
     heartbeat: Heartbeat,
     lingering: Option<Lingering>,
-    /// Received and not yet handed over, from `start` on: an incomplete message, or messages that the inbox had no
-    /// room for.
-    received: Vec<u8>,
-    start: usize,
+    received: Received,
+    /// Length of the last run, where that was more than one read brings: the next is likely to be as long.
+    long_run_bytes: Option<usize>,
     /// Bytes that complete the frame in progress, by the peer's claim.
     missing: usize,
     /// `received` may hold complete messages.
@@ -62,8 +65,8 @@ impl Open {
             heartbeat: Heartbeat::new(config, now),
             lingering: None,
             unscanned: !rest.is_empty(),
-            received: rest,
-            start: 0,
+            received: Received::new(rest),
+            long_run_bytes: None,
             missing: 1,
             held: false,
         }
@@ -110,7 +113,7 @@ impl Open {
         };
         let mut exhausted = Exhausted::No;
         if !self.unscanned {
-            match self.fill(stream, io.scratch) {
+            match self.fill(stream, io) {
                 Ok((0, _)) => return Err(DisconnectReason::PeerClosed),
                 Ok((_, short)) => exhausted = short,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -120,36 +123,43 @@ impl Open {
             }
             self.heartbeat.heard(io.now);
         }
-        self.hand_over(allowance, io.now)?;
+        self.hand_over(allowance, io)?;
         Ok(if self.unscanned { Exhausted::No } else { exhausted })
     }
 
     /// Reads into the scratch buffer and copies out what arrived; a long body goes straight to its place, whose
     /// size grows with what has arrived, never with what is claimed.
-    fn fill(&mut self, stream: &Stream, scratch: &mut [u8]) -> io::Result<(usize, Exhausted)> {
-        if self.missing > scratch.len() {
-            let ask = self.missing.min(self.received.len().max(scratch.len()));
-            let count = stream.read_into(&mut self.received, ask)?;
-            return Ok((count, Exhausted::No));
-        }
-        let count = stream.read(scratch)?;
-        let short = if count < scratch.len() { Exhausted::Probably } else { Exhausted::No };
-        self.received.extend_from_slice(scratch.get(..count).unwrap_or_default());
-        Ok((count, short))
+    fn fill(&mut self, stream: &Stream, io: &mut Io<'_>) -> io::Result<(usize, Exhausted)> {
+        let scratch_bytes = io.scratch.len();
+        let ask = if self.missing >= LONG_READ_BYTES_MIN {
+            self.missing.min(self.received.len().max(scratch_bytes))
+        } else if self.received.is_empty() && self.long_run_bytes.is_some() {
+            scratch_bytes
+        } else {
+            let count = stream.read(io.scratch)?;
+            let arrived = io.scratch.get(..count).unwrap_or_default();
+            self.received.room(count, io.buffers).copy_from_slice(arrived);
+            self.received.add(count);
+            return Ok((count, Exhausted::after(count, scratch_bytes)));
+        };
+        let room = self.long_run_bytes.unwrap_or(0).saturating_sub(self.received.len()).max(ask);
+        self.received.prepare(room, io.buffers);
+        let count = stream.read(self.received.room(ask, io.buffers))?;
+        self.received.add(count);
+        Ok((count, Exhausted::after(count, ask)))
     }
 
     /// Scans what was received, handles its commands and delivers its complete messages as one run.
     fn hand_over(
         &mut self,
         allowance: wire::Allowance,
-        now: Instant,
+        io: &Io<'_>,
     ) -> Result<(), DisconnectReason> {
         let Self { pipe, scanner, heartbeat, .. } = self;
         let Some(owner) = pipe.owner() else { return Err(DisconnectReason::Closed) };
         let (mut answers, mut changes) = (Vec::new(), Vec::new());
-        let input = self.received.get(self.start..).unwrap_or_default();
-        let scan = scanner.scan(input, allowance, &mut |body| {
-            on_command(body, pipe, heartbeat, &mut answers, &mut changes, now)
+        let scan = scanner.scan(self.received.bytes(), allowance, &mut |body| {
+            on_command(body, pipe, heartbeat, &mut answers, &mut changes, io.now)
         });
         // What was complete before an error is delivered, wherever the segments of the stream were cut.
         let (scan, error) = match scan {
@@ -166,7 +176,10 @@ impl Open {
             Ended::NeedMore { bytes } => bytes,
             Ended::Allowance => 1,
         };
-        let run = take_run(&mut self.received, &mut self.start, scan.end, self.unscanned);
+        let run = self.received.take_run(scan.end, self.unscanned, io.buffers);
+        if !run.is_empty() {
+            self.long_run_bytes = Some(run.len()).filter(|&bytes| bytes > io.scratch.len());
+        }
         if scan.messages > 0
             && let Some(info) = &self.info
         {
@@ -205,24 +218,6 @@ impl Open {
     }
 }
 
-/// Takes the first `end` bytes of `received` from `start` on. Usually that is all of it, and it is moved; with `more`
-/// complete messages behind them they are copied out.
-fn take_run(received: &mut Vec<u8>, start: &mut usize, end: usize, more: bool) -> Vec<u8> {
-    if more {
-        let end = *start + end;
-        let run = received.get(*start..end).unwrap_or_default().to_vec();
-        *start = end;
-        return run;
-    }
-    received.drain(..std::mem::take(start));
-    if end == 0 {
-        // An unfinished message grows where it is: moving it at each read would cost the square of its length.
-        return Vec::new();
-    }
-    let rest = received.split_off(end.min(received.len()));
-    std::mem::replace(received, rest)
-}
-
 fn on_command(
     body: &[u8],
     pipe: &Pipe,
@@ -253,30 +248,5 @@ fn on_command(
         // A second READY breaks the closed set of RFC 37; unknown commands are left to later versions.
         Command::Ready(_) => Err(ProtocolError::UnexpectedCommand { name: "READY".to_owned() }),
         Command::Pong { .. } | Command::Unknown(_) => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_unfinished_message_is_not_moved() {
-        let mut received = Vec::with_capacity(64);
-        received.extend_from_slice(b"unfinished");
-        let place = received.as_ptr();
-        assert_eq!(take_run(&mut received, &mut 0, 0, false), b"");
-        assert_eq!((received.as_ptr(), &received[..]), (place, &b"unfinished"[..]));
-    }
-
-    #[test]
-    fn runs_are_taken_in_order_whatever_stays_behind() {
-        let mut received = b"aabbbcc".to_vec();
-        let mut start = 0;
-        assert_eq!(take_run(&mut received, &mut start, 2, true), b"aa");
-        assert_eq!(take_run(&mut received, &mut start, 0, true), b"");
-        assert_eq!(take_run(&mut received, &mut start, 3, false), b"bbb");
-        assert_eq!((&received[..], start), (&b"cc"[..], 0));
-        assert_eq!(take_run(&mut received, &mut start, 2, false), b"cc");
     }
 }

@@ -44,7 +44,7 @@ pub(crate) trait Turning: Send {
     /// One turn. Blocks only when there is nothing to do, and not beyond `limit` (of which only whole milliseconds count).
     /// Ends early, between two events, when `stop` says so.
     fn turn(&mut self, limit: Option<Instant>, stop: &dyn Fn() -> bool);
-    /// Whether there is something to do at once or within `time`.
+    /// Whether there is something to do at once or within `time` that may not stand by.
     fn has_work_within(&self, time: Duration) -> bool;
 }
 

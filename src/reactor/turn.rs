@@ -16,6 +16,7 @@ use super::errand::Errand;
 use super::linger::Lingering;
 use super::listener::{Accepted, ListenerSource};
 use super::mailbox::{Belongs, Job, Mailbox};
+use super::received::Buffers;
 use super::resolver::Resolver;
 use super::slab::{Slab, WAKER_TOKEN};
 use super::slot::{Slot, Turning};
@@ -71,6 +72,7 @@ pub(crate) struct Turn {
     poll: Poll,
     events: Events,
     scratch: Vec<u8>,
+    buffers: Buffers,
     sources: Slab<Source>,
     timers: Timers,
     /// Events that were polled and not served yet.
@@ -110,6 +112,7 @@ impl Turn {
             mailbox,
             events: Events::with_capacity(EVENTS_PER_POLL),
             scratch: vec![0; SCRATCH_BYTES],
+            buffers: Buffers::default(),
             sources: Slab::new(),
             timers: Timers::default(),
             ready: VecDeque::new(),
@@ -130,9 +133,7 @@ impl Turn {
 
 impl Turning for Turn {
     fn has_work_within(&self, time: Duration) -> bool {
-        !self.run_list.is_empty()
-            || !self.ready.is_empty()
-            || self.mailbox.has_jobs()
+        self.mailbox.has_jobs()
             || self.timers.next_in(transport::now()).is_some_and(|left| left <= time)
     }
 
@@ -183,7 +184,15 @@ impl Turn {
         }
         for event in &self.events {
             let closed = event.is_read_closed() || event.is_error();
-            let (readable, writable) = (event.is_readable(), event.is_writable());
+            let (readable, mut writable) = (event.is_readable(), event.is_writable());
+            // What is left of `ready` may stand by, and a blocked outbox may not.
+            if writable
+                && let Some(Source::Connection(connection)) = self.sources.get(event.token().0)
+                && let Some(pipe) = connection.pipe()
+            {
+                pipe.writable();
+                writable = false;
+            }
             self.ready.push_back(Readiness { token: event.token().0, readable, writable, closed });
         }
     }
@@ -324,7 +333,8 @@ impl Turn {
     ) {
         let Some(Source::Connection(connection)) = self.sources.get_mut(token) else { return };
         let was_open = connection.was_open();
-        let mut io = Io { scratch: &mut self.scratch, doorbell: &self.slot, now };
+        let (scratch, buffers) = (&mut self.scratch[..], &self.buffers);
+        let mut io = Io { scratch, buffers, doorbell: &self.slot, now };
         let outcome = work(connection, &mut io);
         let came_up = !was_open && connection.was_open();
         let dialer = match connection.origin {

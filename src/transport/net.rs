@@ -105,9 +105,7 @@ impl TransportOptions {
 
 /// A connected, or connecting, non-blocking byte stream.
 ///
-/// All I/O takes `&self`: one thread may read while another writes. These are the standard
-/// library's streams rather than mio's because only those read into unused `Vec` capacity
-/// without zeroing it first ([`Stream::read_into`]).
+/// All I/O takes `&self`: one thread may read while another writes.
 #[derive(Debug)]
 pub(crate) enum Stream {
     /// A TCP connection.
@@ -125,32 +123,6 @@ impl Stream {
             Stream::Tcp(stream) => (&mut &*stream).read(buffer),
             Stream::Ipc(stream) => (&mut &*stream).read(buffer),
         })
-    }
-
-    /// Appends what has arrived to `buffer`, at most `bytes_max` bytes (not 0), and returns how
-    /// many were added. Reads until that limit, the end of the stream or the last byte that has
-    /// arrived, so a result below `bytes_max` means that the edge is used up.
-    ///
-    /// `Ok(0)` is the end of the stream. An error that follows bytes is held back: the bytes
-    /// count, and the next read meets the error or the end. The vector grows by `bytes_max` at
-    /// once and not at all if that much is spare, so the caller bounds the memory.
-    ///
-    /// Errors: `WouldBlock` if nothing has arrived, `OutOfMemory`, else what broke the connection.
-    pub(crate) fn read_into(&self, buffer: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
-        debug_assert!(bytes_max > 0, "a read of nothing looks like the end of the stream");
-        let length_before = buffer.len();
-        // With exactly this much spare, read_to_end finds the limit used up when the vector is
-        // full and so neither grows it nor asks the kernel again.
-        buffer.try_reserve_exact(bytes_max).map_err(|_| io::Error::from(ErrorKind::OutOfMemory))?;
-        let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX);
-        let result = match self {
-            Stream::Tcp(stream) => stream.take(limit).read_to_end(buffer),
-            Stream::Ipc(stream) => stream.take(limit).read_to_end(buffer),
-        };
-        match buffer.len().saturating_sub(length_before) {
-            0 => result,
-            added => Ok(added),
-        }
     }
 
     /// Writes as much as the kernel takes and returns how much that was. Never raises SIGPIPE.

@@ -346,48 +346,6 @@ fn bytes_arrive_in_order_over_both_transports() {
 }
 
 #[test]
-fn read_into_appends_up_to_its_limit_and_tells_blocked_from_ended() {
-    for (mut client, mut server) in [tcp_pair(), ipc_pair()] {
-        let mut buffer = b"kept".to_vec();
-        let error = server.stream.read_into(&mut buffer, 10).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::WouldBlock);
-        assert_eq!(buffer, b"kept");
-
-        assert_eq!(client.io(|s| s.write(&[7; 100])).unwrap(), 100);
-        assert_eq!(server.io(|s| s.read_into(&mut buffer, 10)).unwrap(), 10);
-        assert_eq!(server.io(|s| s.read_into(&mut buffer, 40)).unwrap(), 40);
-        // More is asked for than has arrived: what has arrived comes, without an error.
-        assert_eq!(server.stream.read_into(&mut buffer, 1000).unwrap(), 50);
-        assert_eq!(&buffer[..4], b"kept");
-        assert_eq!(&buffer[4..], [7; 100]);
-
-        assert_eq!(client.io(|s| s.write(b"end")).unwrap(), 3);
-        client.stream.shutdown_write().unwrap();
-        let mut buffer = Vec::new();
-        assert_eq!(server.io(|s| s.read_into(&mut buffer, 1000)).unwrap(), 3);
-        assert_eq!(server.io(|s| s.read_into(&mut buffer, 1000)).unwrap(), 0);
-        assert_eq!(buffer, b"end");
-    }
-}
-
-#[test]
-fn read_into_grows_the_vector_by_no_more_than_was_asked_for() {
-    for bytes in [1, 31, 32, 33, 10_000] {
-        let (mut client, mut server) = ipc_pair();
-        assert_eq!(client.io(|s| s.write(&vec![3; bytes + 5])).unwrap(), bytes + 5);
-        let mut buffer = Vec::with_capacity(bytes);
-        let capacity = buffer.capacity();
-        let place = buffer.as_ptr();
-        let mut left = bytes;
-        while left > 0 {
-            left -= server.io(|s| s.read_into(&mut buffer, left)).unwrap();
-        }
-        assert_eq!((buffer.capacity(), buffer.as_ptr()), (capacity, place), "{bytes}");
-        assert_eq!(buffer, vec![3; bytes]);
-    }
-}
-
-#[test]
 fn a_write_to_a_closed_peer_is_an_error() {
     for (mut client, server) in [tcp_pair(), ipc_pair()] {
         drop(server);
