@@ -159,6 +159,27 @@ fn a_subscription_made_twice_holds_until_it_is_taken_back_twice() {
 }
 
 #[test]
+fn a_burst_reaches_all_of_many_subscribers_though_nothing_follows_it() {
+    for transport in TRANSPORTS {
+        let context = Context::new();
+        let publisher = context.publish().no_drop(true).bind(transport.fresh()).unwrap();
+        let subscribers: Vec<_> = (0..9)
+            .map(|_| context.subscribe().topic("").connect(endpoint(&publisher)).unwrap())
+            .collect();
+        publisher.wait_for_subscribers(subscribers.len(), SOON).unwrap();
+        for burst in [1, 3, 500] {
+            (0..burst).for_each(|number| publisher.send(number.to_string()).unwrap());
+            for subscriber in &subscribers {
+                for number in 0..burst {
+                    let message = subscriber.recv_timeout(SOON).unwrap();
+                    assert_eq!(message.to_text(), number.to_string(), "{transport:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_late_subscriber_misses_what_was_published_before_it_came() {
     for transport in TRANSPORTS {
         let context = Context::new();

@@ -100,6 +100,36 @@ fn two_routers_know_each_other_by_their_ids() {
 }
 
 #[test]
+fn answers_that_gather_go_out_though_the_socket_neither_waits_nor_sends_again() {
+    for transport in TRANSPORTS {
+        let context = Context::new();
+        let router = context.router().bind(transport.fresh()).unwrap();
+        let connect = |number: usize| {
+            let dealer = context.dealer().routing_id(number.to_string());
+            dealer.connect(endpoint(&router)).unwrap()
+        };
+        let dealers: Vec<_> = (0..8).map(connect).collect();
+        router.wait_for_peers(dealers.len(), SOON).unwrap();
+        let mut answered = [0; 8];
+        for round in 0..40 {
+            dealers.iter().for_each(|dealer| dealer.send(round.to_string()).unwrap());
+        }
+        // Further requests stay at hand behind these.
+        for _ in 0..20 * dealers.len() {
+            let (id, request) = router.recv_from_timeout(SOON).unwrap();
+            router.send_to(&id, request).unwrap();
+            answered[id.to_string().parse::<usize>().unwrap()] += 1;
+        }
+        for (dealer, answers) in dealers.iter().zip(answered) {
+            for round in 0..answers {
+                let answer = dealer.recv_timeout(SOON).unwrap();
+                assert_eq!(answer.to_text(), round.to_string(), "{transport:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_message_for_an_unknown_id_is_dropped_and_counted() {
     let context = Context::new();
     let router = context.router().bind("tcp://127.0.0.1:0").unwrap();

@@ -22,6 +22,8 @@ pub(crate) trait Behaviour: Sized + Send + 'static {
     const KIND: SocketKind;
     /// Whether messages of peers are delivered; a type that only sends discards them.
     const RECEIVES: bool;
+    /// Whether one message goes to many peers.
+    const FANS_OUT: bool = false;
     /// Whether `admits` must be asked about each message.
     const FILTERS: bool = false;
     /// Whether received messages get an envelope.
@@ -82,6 +84,11 @@ pub(crate) trait Behaviour: Sized + Send + 'static {
         None
     }
 
+    /// Whether every message is for this socket (`FILTERS`).
+    fn admits_all(&self) -> bool {
+        false
+    }
+
     /// Puts a received message's envelope on (`ENVELOPES`).
     fn present(_message: &mut Message) {}
 
@@ -116,11 +123,15 @@ pub(crate) enum Unsent {
 /// One send on its way: how it may travel, what it left to do, what it dropped.
 pub(crate) struct Sending {
     answering: bool,
+    together: bool,
+    /// The socket receives too, and flushes before it waits for that.
+    receives: bool,
     inline_left: usize,
     first: Option<WriteRole>,
     more: Vec<WriteRole>,
     /// Pipes that began to gather with this send.
-    pub(crate) gathering: Vec<Arc<Pipe>>,
+    pub(crate) gathering_first: Option<Arc<Pipe>>,
+    pub(crate) gathering_more: Vec<Arc<Pipe>>,
     /// Copies dropped at a high-water mark.
     pub(crate) dropped_hwm: u64,
     /// Messages for nobody.
@@ -128,13 +139,17 @@ pub(crate) struct Sending {
 }
 
 impl Sending {
-    pub(crate) fn new(answering: bool) -> Self {
+    /// `answering`: something was received since the last send. `together`: further sends are about to follow.
+    pub(crate) fn new(answering: bool, together: bool, receives: bool) -> Self {
         Self {
             answering,
+            together,
+            receives,
             inline_left: INLINE_WRITES_MAX,
             first: None,
             more: Vec::new(),
-            gathering: Vec::new(),
+            gathering_first: None,
+            gathering_more: Vec::new(),
             dropped_hwm: 0,
             dropped_unroutable: 0,
         }
@@ -143,13 +158,21 @@ impl Sending {
     /// Offers to one pipe; false when it is full. A writer role that comes of it is kept for `run`.
     #[inline]
     pub(crate) fn offer(&mut self, pipe: &Arc<Pipe>, content: Content<'_>) -> bool {
-        let inline = self.inline_left > 0;
-        let manner = Manner { answering: self.answering, inline, sole: false };
+        let Self { answering, .. } = *self;
+        // A publication that happens to have one target is a stream like any other.
+        let fans_out = matches!(content, Content::Framed(_));
+        let together = fans_out || self.together && answering;
+        let inline = self.inline_left > 0 && !(together && self.together);
+        let manner = Manner { answering, together, inline, sole: false };
         match pipe.offer(content, manner) {
             Offer::Full => false,
             Offer::Accepted => true,
+            Offer::AcceptedToGather if !self.receives && !fans_out => true,
             Offer::AcceptedToGather => {
-                self.gathering.push(Arc::clone(pipe));
+                match self.gathering_first {
+                    None => self.gathering_first = Some(Arc::clone(pipe)),
+                    Some(_) => self.gathering_more.push(Arc::clone(pipe)),
+                }
                 true
             }
             Offer::AcceptedToWrite(role) => {
@@ -163,9 +186,10 @@ impl Sending {
         }
     }
 
-    /// Writes what this send made this thread responsible for. No lock may be held.
+    /// Writes what this send made this thread responsible for. False when that is nothing. No lock may be held.
     #[inline]
-    pub(crate) fn run(self) {
+    pub(crate) fn run(self) -> bool {
+        let writes = self.first.is_some();
         if let Some(role) = self.first {
             role.run();
         }
@@ -173,6 +197,7 @@ impl Sending {
         if !self.more.is_empty() {
             self.more.into_iter().for_each(WriteRole::run);
         }
+        writes
     }
 }
 

@@ -1,6 +1,5 @@
 //! PUB (RFC 29): sends each message to every peer that subscribed to a prefix of its first frame.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,9 +7,9 @@ use super::behaviour::{Behaviour, Ready, Sending, Unsent};
 use super::{SubscriptionLimits, Subscriptions};
 use crate::message::Message;
 use crate::options::Options;
-use crate::peer::PeerId;
 use crate::peer::Refusal;
-use crate::pipe::{Chunk, Content, Pipe};
+use crate::peer::{PeerId, PeerMap};
+use crate::pipe::{Chunk, Content, Pipe, Room};
 use crate::wire::{ProtocolError, ReadyPeer, SocketKind, Subscription};
 
 /// The PUB socket type: publishes to whoever subscribed.
@@ -18,9 +17,11 @@ use crate::wire::{ProtocolError, ReadyPeer, SocketKind, Subscription};
 /// A subscriber whose queue is full misses the message, which is counted under `hwm`, and nobody else does. With
 /// `no_drop`, `send` waits instead until every subscriber that wants the message has room.
 pub struct Pub {
-    peers: HashMap<PeerId, Arc<Pipe>>,
+    peers: PeerMap<Arc<Pipe>>,
     subscriptions: Subscriptions,
     no_drop: bool,
+    /// What every peer has room for, by the last time they were asked: only this socket fills their queues.
+    room: Room,
     /// Reused from message to message.
     targets: Vec<Arc<Pipe>>,
     arena: Vec<u8>,
@@ -40,14 +41,16 @@ impl super::Pattern for Pub {}
 impl Behaviour for Pub {
     const KIND: SocketKind = SocketKind::Pub;
     const RECEIVES: bool = false;
+    const FANS_OUT: bool = true;
     const CONNECTS_ONCE: bool = true;
     const WAITS_FOR_CERTAIN_PEERS: bool = true;
 
     fn new(options: &Options, _: u64) -> Self {
         Self {
-            peers: HashMap::new(),
+            peers: PeerMap::default(),
             subscriptions: Subscriptions::new(SubscriptionLimits::default()),
             no_drop: options.no_drop,
+            room: Room::default(),
             targets: Vec::new(),
             arena: Vec::new(),
         }
@@ -55,6 +58,7 @@ impl Behaviour for Pub {
 
     fn ready(&mut self, pipe: &Arc<Pipe>, _: &ReadyPeer, _: bool) -> Result<Ready, Refusal> {
         self.peers.insert(pipe.id(), Arc::clone(pipe));
+        self.room = Room::default();
         Ok(Ready::default())
     }
 
@@ -115,6 +119,11 @@ impl Behaviour for Pub {
         Ok(())
     }
 
+    fn only_peer(&self) -> Option<&Arc<Pipe>> {
+        let all = self.peers.len() == 1 && self.subscriptions.matches_any(&[]);
+        if all { self.peers.values().next() } else { None }
+    }
+
     fn subscribers(&self) -> usize {
         self.subscriptions.peer_count()
     }
@@ -138,8 +147,15 @@ impl Pub {
         Ok(())
     }
 
-    /// Asks every target, so that each full one tells when it has room again.
-    fn all_have_room(&self, wire_bytes: usize) -> bool {
+    /// Whether every target has room. Each full one tells when it has room again.
+    fn all_have_room(&mut self, wire_bytes: usize) -> bool {
+        if self.room.take(wire_bytes) {
+            return true;
+        }
+        self.room = self.peers.values().map(|pipe| pipe.room()).fold(Room::MAX, Room::min);
+        if self.room.take(wire_bytes) {
+            return true;
+        }
         let full = self.targets.iter().filter(|pipe| !pipe.has_room(wire_bytes)).count();
         full == 0
     }

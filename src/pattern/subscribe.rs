@@ -82,6 +82,10 @@ impl Behaviour for Sub {
     fn admits(&self, message: &Message) -> bool {
         self.subscriptions.matches_any(message.body())
     }
+
+    fn admits_all(&self) -> bool {
+        self.subscriptions.matches_any(&[])
+    }
 }
 
 impl Sub {

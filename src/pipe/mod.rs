@@ -20,7 +20,7 @@ pub(crate) use candidate::{Candidate, Place};
 pub(crate) use chunk::Chunk;
 pub(crate) use inbox::{Inbox, Resume, Source};
 pub(crate) use joint::Joint;
-pub(crate) use outbox::{Content, Link, Manner, Outbox, OutboxReport};
+pub(crate) use outbox::{Content, Link, Manner, Outbox, OutboxReport, Room};
 pub(crate) use owner::{Doorbell, Loss, Owner, Ring};
 pub(crate) use run::Run;
 
@@ -160,6 +160,11 @@ impl Pipe {
     /// Whether `content` would be taken now; one that would not is remembered, so that `Owner::writable` follows.
     pub(crate) fn has_room(&self, wire_bytes: usize) -> bool {
         self.outbox.has_room(wire_bytes)
+    }
+
+    /// What the outbox takes at least.
+    pub(crate) fn room(&self) -> Room {
+        self.outbox.room()
     }
 
     /// Bytes of commands that wait to be written.

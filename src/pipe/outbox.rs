@@ -98,6 +98,8 @@ impl Content<'_> {
 pub(crate) struct Manner {
     /// The socket received something since its last send: this is an answer, not a stream.
     pub(crate) answering: bool,
+    /// What gathers is written by the socket, with other pipes, and not by the reactor's tick over this one.
+    pub(crate) together: bool,
     /// The sender may write on its own thread.
     pub(crate) inline: bool,
     /// The socket has no other peer and leaves it to the outbox to count what it sent.
@@ -109,7 +111,7 @@ pub(super) enum Next {
     Nothing,
     /// The caller holds the writer role now.
     Write,
-    /// The message begins a gathering that the reactor's list knows already.
+    /// The message begins a gathering that is on nobody's account yet but the reactor's or the socket's tick.
     Gather,
     /// The message begins a gathering: put the outbox on its reactor's list.
     Schedule(Link),
@@ -120,6 +122,31 @@ pub(super) struct Offered {
     pub(super) next: Option<Next>,
     /// What a newer message replaced, if anything; dropped by the sender, outside the lock.
     pub(super) conflated: Option<VecDeque<Chunk>>,
+}
+
+/// What fits into an outbox, or into each of several, whatever else happens to them but offers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Room {
+    messages: usize,
+    bytes: usize,
+}
+
+impl Room {
+    pub(crate) const MAX: Self = Self { messages: usize::MAX, bytes: usize::MAX };
+
+    pub(crate) fn min(self, other: Self) -> Self {
+        Self { messages: self.messages.min(other.messages), bytes: self.bytes.min(other.bytes) }
+    }
+
+    /// Uses up the room of one message, if it is there.
+    pub(crate) fn take(&mut self, wire_bytes: usize) -> bool {
+        let fits = self.messages > 0 && self.bytes >= wire_bytes;
+        if fits {
+            self.messages -= 1;
+            self.bytes -= wire_bytes;
+        }
+        fits
+    }
 }
 
 /// A snapshot for statistics and for closing.
@@ -254,6 +281,7 @@ impl Outbox {
             abandoned: None,
             last_write: now.checked_sub(STREAMING_GAP).unwrap_or(now),
             unlooked: 0,
+            noted: false,
             quick: 0,
             active: false,
             progress: 0,
@@ -268,9 +296,7 @@ impl Outbox {
     #[inline]
     pub(super) fn offer(&self, content: Content<'_>, manner: Manner) -> Offered {
         let mut state = lock(&self.state);
-        if let Content::Message(message) = content
-            && state.append_quickly(message)
-        {
+        if state.append_quickly(content) {
             state.count_sole(content, manner);
             return Offered { next: Some(Next::Nothing), conflated: None };
         }
@@ -310,6 +336,17 @@ impl Outbox {
         let room = self.conflate || self.marks.admit(state.messages, state.bytes, wire_bytes);
         state.refused |= !room;
         room
+    }
+
+    pub(super) fn room(&self) -> Room {
+        if self.conflate {
+            return Room::MAX;
+        }
+        let state = lock(&self.state);
+        Room {
+            messages: self.marks.messages.saturating_sub(state.messages),
+            bytes: self.marks.bytes.saturating_sub(state.bytes),
+        }
     }
 
     /// True when the caller got the writer role.
@@ -386,7 +423,9 @@ impl Outbox {
     }
 
     pub(super) fn claim_scheduled(&self) -> bool {
-        lock(&self.state).claim_if(|phase| phase == Phase::Scheduled)
+        let mut state = lock(&self.state);
+        state.noted = false;
+        state.claim_if(|phase| phase == Phase::Scheduled)
     }
 
     /// Whether to write now, and whether to stay on the reactor's list. A sender that writes its units itself is left alone; the

@@ -53,6 +53,8 @@ pub(crate) trait Owner: Send + Sync {
     ) -> Result<(), ProtocolError>;
     /// The pipe's outbox had refused a message and has room again.
     fn writable(&self, id: PeerId);
+    /// The reactor's tick over answers that the socket gathers (`Ring::Answers`). False when it need not come again.
+    fn tick(&self) -> bool;
     /// Messages were lost after having been accepted.
     fn count_loss(&self, cause: Loss, messages: u64);
     /// Something happened that a monitor may want to know.
@@ -67,6 +69,8 @@ pub(crate) trait Owner: Send + Sync {
 pub(crate) enum Ring {
     /// Look at this outbox within a tick: its sender is streaming and may stop at any message.
     Flush(Arc<Pipe>),
+    /// Look at this socket within a tick: it gathers answers and may stop at any of them.
+    Answers(Arc<dyn Owner>),
     /// The inbox of this connection drained: read on.
     Resume(usize),
     /// The outbox of this closing connection is empty.

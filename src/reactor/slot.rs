@@ -20,7 +20,7 @@ use std::{fmt, mem};
 use super::mailbox::{Job, Mailbox};
 use super::parker::Parker;
 use super::turn::Turn;
-use crate::pipe::{Doorbell, Pipe, Ring};
+use crate::pipe::{Doorbell, Owner, Pipe, Ring};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{
     Condvar, Fault, Mutex, MutexGuard, lock, model_failed, planted, thread, thread_local,
@@ -48,12 +48,20 @@ pub(crate) trait Turning: Send {
     fn has_work_within(&self, time: Duration) -> bool;
 }
 
+/// What the keeper's tick looks at.
+enum Gathering {
+    /// The outbox of a streaming sender.
+    Pipe(Arc<Pipe>),
+    /// The answers of a socket that has more to answer.
+    Socket(Arc<dyn Owner>),
+}
+
 pub(crate) struct Slot<T = Turn> {
     state: Mutex<State<T>>,
     keeper: Condvar,
     mailbox: Arc<Mailbox>,
     /// Outboxes of streaming senders.
-    gathering: Mutex<Vec<Arc<Pipe>>>,
+    gathering: Mutex<Vec<Gathering>>,
     /// Tasks that wait for something a reactor brings; of all reactors of the context.
     tasks: Arc<AtomicUsize>,
 }
@@ -88,9 +96,9 @@ impl<T: Turning> Doorbell for Slot<T> {
     fn ring(&self, ring: Ring) {
         match ring {
             Ring::Flush(pipe) => {
-                lock(&self.gathering).push(pipe);
-                self.alert_keeper();
+                self.gathers(Gathering::Pipe(pipe));
             }
+            Ring::Answers(owner) => self.gathers(Gathering::Socket(owner)),
             // Whoever reads slowly brings the turn back itself, or the keeper takes it soon.
             Ring::Resume(_) => self.mailbox.post(Job::Ring(ring)),
             Ring::Drained(_) | Ring::Broken(_) => self.post(Job::Ring(ring)),
@@ -154,8 +162,16 @@ impl<T: Turning> Slot<T> {
         IN_TURN.try_with(|slots| slots.borrow().contains(&address)).unwrap_or(false)
     }
 
-    /// Makes the keeper look at the gathering outboxes.
-    fn alert_keeper(&self) {
+    /// Makes the keeper look at what gathers. With a list that is not empty it does so already.
+    fn gathers(&self, what: Gathering) {
+        let first = {
+            let mut gathering = lock(&self.gathering);
+            gathering.push(what);
+            gathering.len() == 1
+        };
+        if !first {
+            return;
+        }
         let state = lock(&self.state);
         if state.keeper_turns {
             drop(state);
@@ -367,13 +383,16 @@ impl<T: Turning> Slot<T> {
 
     /// Writes what streaming senders left behind. True while there are some.
     fn tick(&self) -> bool {
-        let mut pipes = mem::take(&mut *lock(&self.gathering));
-        if !pipes.is_empty() {
+        let mut gathered = mem::take(&mut *lock(&self.gathering));
+        if !gathered.is_empty() {
             let now = now();
-            pipes.retain(|pipe| pipe.tick(now));
+            gathered.retain(|what| match what {
+                Gathering::Pipe(pipe) => pipe.tick(now),
+                Gathering::Socket(owner) => owner.tick(),
+            });
         }
         let mut gathering = lock(&self.gathering);
-        gathering.append(&mut pipes);
+        gathering.append(&mut gathered);
         !gathering.is_empty()
     }
 }

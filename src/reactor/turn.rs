@@ -225,6 +225,7 @@ impl Turn {
     fn on_job(&mut self, job: Job, now: Instant) {
         match job {
             Job::Ring(Ring::Flush(pipe)) => pipe.flush(),
+            Job::Ring(Ring::Answers(owner)) => drop(owner.tick()),
             Job::Ring(Ring::Resume(token)) => self.with_connection(token, now, Connection::resume),
             Job::Ring(Ring::Drained(token)) => {
                 self.with_connection(token, now, |connection, io| {

@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use super::answers::{Answer, Answers};
 use super::inbound::Inbound;
 use super::only_peer::OnlyPeer;
 use super::shared::{Shared, SocketControl, WaitingTask};
@@ -21,15 +22,12 @@ use crate::monitor::{DisconnectReason, Event, Reporter};
 use crate::options::Options;
 use crate::pattern::{Behaviour, Sending, Unsent};
 use crate::peer::PeerId;
-use crate::pipe::{Content, Loss, Manner, Offer, Pipe};
+use crate::pipe::{Content, Doorbell, Loss, Manner, Offer, Pipe, Ring};
 use crate::reactor::{EndpointId, Job, Scope, Slot, SocketId, random_seed};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 use crate::transport::{self, Endpoint};
 use crate::wire::HandshakeConfig;
-
-/// Gathering pipes that a thread flushes before it waits.
-const FLUSHED_MAX: usize = 16;
 
 /// Why a message was not accepted now.
 pub(crate) enum NotSent {
@@ -46,14 +44,13 @@ pub(crate) struct Core<P: Behaviour> {
     /// Locked by `locked` where anything changes that a sender's choice depends on.
     state: Mutex<State<P>>,
     only: OnlyPeer,
+    /// Whether `P::admits_all`; goes with `state`, and is read without.
+    admits_all: AtomicBool,
     /// Something about the peers changed; goes with `state`.
     pub(super) changed: Condvar,
     pub(super) inbound: Inbound,
     pub(super) losses: LossCounters,
-    /// Something was received since the last send: the next message is an answer.
-    heard: AtomicBool,
-    /// Pipes that may be gathering what this socket sent; see `flush`.
-    gathering: Mutex<Vec<Arc<Pipe>>>,
+    answers: Answers,
     next_peer: AtomicU64,
     monitors: Mutex<Vec<Reporter>>,
 }
@@ -117,11 +114,11 @@ impl<P: Behaviour> Core<P> {
             handshake: Arc::new(handshake),
             state: Mutex::new(state),
             only: OnlyPeer::default(),
+            admits_all: AtomicBool::new(false),
             changed: Condvar::new(),
             inbound: Inbound::default(),
             losses: LossCounters::default(),
-            heard: AtomicBool::new(false),
-            gathering: Mutex::new(Vec::new()),
+            answers: Answers::new(transport::now()),
             next_peer: AtomicU64::new(1),
             monitors: Mutex::new(Vec::new()),
         })
@@ -151,7 +148,7 @@ impl<P: Behaviour> Core<P> {
 
     /// The socket's lock.
     pub(super) fn locked(&self) -> Locked<'_, P> {
-        Locked { state: lock(&self.state), only: &self.only }
+        Locked { state: lock(&self.state), only: &self.only, admits_all: &self.admits_all }
     }
 
     /// Hands a message to the only peer, if there is just one and it has room. False says nothing but that `send_attempt` must be
@@ -159,25 +156,23 @@ impl<P: Behaviour> Core<P> {
     #[inline]
     pub(crate) fn send_short(&self, message: &Message) -> bool {
         let Some(pipe) = self.only.get() else { return false };
-        let answering = P::RECEIVES && self.heard.load(Ordering::Relaxed);
-        let manner = Manner { answering, inline: true, sole: true };
-        let offer = if message.frames().is_empty() {
-            Offer::Full
-        } else {
-            pipe.offer(Content::Message(message), manner)
-        };
-        if matches!(offer, Offer::Full) {
+        if message.frames().is_empty() {
             return false;
         }
-        if answering {
-            self.heard.store(false, Ordering::Relaxed);
-        }
-        match offer {
-            Offer::AcceptedToWrite(role) => role.run(),
-            Offer::AcceptedToGather if P::RECEIVES => {
-                self.note_gathering(std::slice::from_ref(pipe));
+        let answer = if P::FANS_OUT { Answer::No } else { self.next_answer() };
+        let together = answer == Answer::Together;
+        let manner =
+            Manner { answering: answer != Answer::No, together, inline: !together, sole: true };
+        match pipe.offer(Content::Message(message), manner) {
+            Offer::Full => return false,
+            Offer::Accepted => {}
+            Offer::AcceptedToWrite(role) => {
+                role.run();
+                if P::RECEIVES {
+                    self.answers.wrote();
+                }
             }
-            _ => {}
+            Offer::AcceptedToGather => self.note_gathering([Arc::clone(pipe)], answer),
         }
         true
     }
@@ -191,9 +186,10 @@ impl<P: Behaviour> Core<P> {
         to: Option<&[u8]>,
         waiting: Option<(&mut Key, &Waker)>,
     ) -> Result<(), NotSent> {
-        let answering = self.heard.load(Ordering::Relaxed);
+        let answer = self.next_answer();
         let bytes = message.body_bytes() as u64;
-        let mut sending = Sending::new(answering);
+        let answering = P::RECEIVES && answer != Answer::No;
+        let mut sending = Sending::new(answering, answer == Answer::Together, P::RECEIVES);
         let mut locked = self.locked();
         let state = &mut *locked;
         if state.closed {
@@ -220,14 +216,14 @@ impl<P: Behaviour> Core<P> {
             Err(_) => {}
         }
         drop(locked);
-        if answering {
-            self.heard.store(false, Ordering::Relaxed);
-        }
         self.count_drops(&sending);
-        if P::RECEIVES && !sending.gathering.is_empty() {
-            self.note_gathering(&sending.gathering);
+        if let Some(first) = sending.gathering_first.take() {
+            let more = std::mem::take(&mut sending.gathering_more);
+            self.note_gathering(std::iter::once(first).chain(more), answer);
         }
-        sending.run();
+        if sending.run() && Self::GATHERS {
+            self.answers.wrote();
+        }
         if let Some(waker) = next {
             waker.wake();
         }
@@ -258,34 +254,51 @@ impl<P: Behaviour> Core<P> {
         }
     }
 
-    /// A message was received: what is sent next is an answer and goes out at once.
+    /// Whether this socket, and not only the reactor, sees to what its sends leave gathering.
+    const GATHERS: bool = P::RECEIVES || P::FANS_OUT;
+
     #[inline]
-    pub(crate) fn note_received(&self) {
-        self.heard.store(true, Ordering::Relaxed);
+    fn next_answer(&self) -> Answer {
+        match (P::RECEIVES, P::FANS_OUT) {
+            (true, _) => self.answers.next(self.inbound.heard()),
+            (_, true) => self.answers.next_of_many(),
+            _ => Answer::No,
+        }
+    }
+
+    /// Whether every received message is wanted.
+    #[inline]
+    pub(crate) fn admits_everything(&self) -> bool {
+        !P::FILTERS || self.admits_all.load(Ordering::Acquire)
     }
 
     /// Whether a received message is wanted.
     #[inline]
     pub(crate) fn admits(&self, message: &Message) -> bool {
-        !P::FILTERS || lock(&self.state).pattern.admits(message)
+        self.admits_everything() || lock(&self.state).pattern.admits(message)
     }
 
-    /// Remembers a few gathering pipes; the reactor's tick serves the others.
-    fn note_gathering(&self, pipes: &[Arc<Pipe>]) {
-        let mut gathering = lock(&self.gathering);
-        for pipe in pipes {
-            let known = gathering.iter().any(|known| Arc::ptr_eq(known, pipe));
-            if !known && gathering.len() < FLUSHED_MAX {
-                gathering.push(Arc::clone(pipe));
-            }
+    /// Remembers gathering pipes for `flush`. A type that only sends leaves them to the reactor's tick.
+    fn note_gathering(&self, pipes: impl IntoIterator<Item = Arc<Pipe>>, answer: Answer) {
+        if Self::GATHERS
+            && self.answers.note(pipes, P::FANS_OUT || answer == Answer::Together)
+            && let (Some(owner), Some(slot)) = (self.this.upgrade(), self.context.slots().first())
+        {
+            slot.ring(Ring::Answers(owner));
         }
     }
 
     /// Writes what this socket's own sends have gathered: a thread that is about to wait for answers must not make the
     /// requests wait for the reactor's tick.
     pub(crate) fn flush(&self) {
-        let pipes = std::mem::take(&mut *lock(&self.gathering));
-        pipes.iter().for_each(Pipe::flush);
+        if Self::GATHERS {
+            self.answers.flush();
+        }
+    }
+
+    /// The keeper's tick over gathered answers.
+    pub(super) fn tick_answers(&self) -> bool {
+        self.answers.tick()
     }
 
     /// Changes the pattern under the socket's lock.
@@ -387,6 +400,7 @@ impl<P: Behaviour> Core<P> {
         let senders = state.senders.take_all();
         let endpoints = std::mem::take(&mut state.endpoints);
         drop(state);
+        self.flush();
         self.changed.notify_all();
         senders.into_iter().for_each(Waker::wake);
         self.inproc_pipes().iter().for_each(|pipe| pipe.inbox().shut());
@@ -429,6 +443,7 @@ impl<P: Behaviour> Core<P> {
 pub(super) struct Locked<'a, P: Behaviour> {
     state: MutexGuard<'a, State<P>>,
     only: &'a OnlyPeer,
+    admits_all: &'a AtomicBool,
 }
 
 impl<P: Behaviour> Deref for Locked<'_, P> {
@@ -449,6 +464,9 @@ impl<P: Behaviour> Drop for Locked<'_, P> {
     fn drop(&mut self) {
         let chooses = !self.state.closed && self.state.senders.is_empty();
         self.only.set(self.state.pattern.only_peer().filter(|_| chooses));
+        if P::FILTERS {
+            self.admits_all.store(self.state.pattern.admits_all(), Ordering::Release);
+        }
     }
 }
 

@@ -35,23 +35,18 @@ fn send_error(not_sent: NotSent, message: Message) -> SendError {
     }
 }
 
-/// The short way of `try_recv` and `presented` for types that neither filter nor put envelopes on.
+/// The short way of `try_recv` for sockets that do not filter.
 #[inline(always)]
 pub(super) fn take_short<P: Behaviour>(core: &Core<P>) -> Option<Message> {
-    if P::FILTERS || P::ENVELOPES {
-        return None;
-    }
-    let message = core.inbound().take_short()?;
-    core.note_received();
-    Some(message)
+    if core.admits_everything() { core.inbound().take_short() } else { None }
 }
 
 /// Receives without waiting.
 #[inline]
 pub(super) fn try_recv<P: Behaviour>(core: &Core<P>) -> Result<Message, RecvError> {
     let taken = core.inbound().take(None, |message| core.admits(message));
-    if taken.is_ok() {
-        core.note_received();
+    if let Err(RecvError::Empty) = &taken {
+        core.flush();
     }
     taken
 }
@@ -65,12 +60,7 @@ pub(super) fn poll_take<P: Behaviour>(
     let waiting = Some((key, context.waker()));
     match core.inbound().take(waiting, |message| core.admits(message)) {
         Err(RecvError::Empty) => Poll::Pending,
-        taken => {
-            if taken.is_ok() {
-                core.note_received();
-            }
-            Poll::Ready(taken)
-        }
+        taken => Poll::Ready(taken),
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
+use super::answers::Heard;
 use super::wait::{Key, WaitList};
 use crate::error::RecvError;
 use crate::message::{Frame, INLINE_BYTES_MAX, Message};
@@ -33,6 +34,7 @@ pub(crate) struct Inbound {
     arrived: AtomicBool,
     /// Registered waiters. Changed under the lock of `arrivals`.
     waiting: AtomicUsize,
+    heard: Heard,
 }
 
 struct Consumer {
@@ -162,6 +164,7 @@ impl Inbound {
         lanes.pass_turn();
         counts.messages += 1;
         counts.bytes += len as u64;
+        self.heard.message(true);
         drop(consumer);
         if self.waiting.load(Ordering::Relaxed) > 0 {
             self.pass_on();
@@ -190,7 +193,9 @@ impl Inbound {
                 consumer.counts.messages += 1;
                 consumer.counts.bytes += message.body_bytes() as u64;
                 // More is there than one waiter takes: the next one is woken by whoever took this.
-                let baton = !consumer.lanes.is_empty() && self.waiting.load(Ordering::Relaxed) > 0;
+                let more = !consumer.lanes.is_empty();
+                let baton = more && self.waiting.load(Ordering::Relaxed) > 0;
+                self.heard.message(more || self.arrived.load(Ordering::Relaxed));
                 drop(consumer);
                 resumes.run();
                 if baton && !planted(Fault::BatonKept) {
@@ -226,6 +231,12 @@ impl Inbound {
             }
             return Err(RecvError::Empty);
         }
+    }
+
+    /// What was received since the last send.
+    #[inline]
+    pub(super) fn heard(&self) -> &Heard {
+        &self.heard
     }
 
     fn take_arrivals(&self, consumer: &mut Consumer) {

@@ -1,6 +1,7 @@
 //! `Socket<P>`: what an application holds. Sending and receiving exist once each, as futures; the blocking calls run the
 //! same futures on the calling thread.
 
+mod answers;
 mod builder;
 mod core;
 mod endpoints;
@@ -244,7 +245,7 @@ impl<P: CanReceive> Socket<P> {
     #[inline(always)]
     pub fn recv(&self) -> Result<Message, RecvError> {
         if let Some(message) = futures::take_short(self.core()) {
-            return Ok(message);
+            return futures::presented::<P>(Ok(message));
         }
         futures::presented::<P>(self.recv_within(self.core().options().recv_timeout))
     }
@@ -256,7 +257,7 @@ impl<P: CanReceive> Socket<P> {
     #[inline]
     pub fn try_recv(&self) -> Result<Message, RecvError> {
         if let Some(message) = futures::take_short(self.core()) {
-            return Ok(message);
+            return futures::presented::<P>(Ok(message));
         }
         futures::presented::<P>(futures::try_recv(self.core()))
     }
@@ -305,7 +306,6 @@ impl<P: CanReceive> Socket<P> {
     fn recv_within(&self, timeout: Option<Duration>) -> Result<Message, RecvError> {
         match futures::try_recv(self.core()) {
             Err(RecvError::Empty) => {
-                self.core().flush();
                 let deadline = timeout.and_then(|timeout| transport::now().checked_add(timeout));
                 let mut key = None;
                 let future = std::future::poll_fn(|context| {

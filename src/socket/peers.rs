@@ -220,6 +220,10 @@ impl<P: Behaviour> Owner for Core<P> {
         wakers.into_iter().for_each(Waker::wake);
     }
 
+    fn tick(&self) -> bool {
+        self.tick_answers()
+    }
+
     fn count_loss(&self, cause: Loss, messages: u64) {
         self.losses.count(cause, messages);
     }

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use super::super::chunk::{Chunk, LargeBody, SHORT_WIRE_BYTES_MAX, UNIT_BYTES};
 use super::{Content, Flight, Link, Manner, Next, Note, Step, Written};
-use crate::message::Message;
 use crate::options::Marks;
 use crate::pipe::{Loss, Now};
 
@@ -50,6 +49,8 @@ pub(super) struct State {
     pub(super) wrote_messages: bool,
     pub(super) abandoned: Option<Loss>,
     pub(super) last_write: Instant,
+    /// The socket knows that it gathers, until it flushes.
+    pub(super) noted: bool,
     /// Messages gathered since the sender last looked at the clock.
     pub(super) unlooked: u8,
     /// Short messages that may be appended to the last chunk while gathering, with no question asked: neither mark nor unit is
@@ -87,7 +88,8 @@ impl State {
         wire_bytes: usize,
         at_mark: bool,
     ) -> Next {
-        let stale = self.phase == Phase::Scheduled && self.is_stale();
+        // What gathers with others is written with the others.
+        let stale = self.phase == Phase::Scheduled && !manner.together && self.is_stale();
         match self.phase {
             Phase::Idle if self.link.is_none() => Next::Nothing,
             Phase::Idle if manner.inline && (manner.answering || self.is_lonely()) => {
@@ -96,7 +98,12 @@ impl State {
             }
             Phase::Idle => {
                 self.phase = Phase::Scheduled;
-                self.schedule()
+                let news = !std::mem::replace(&mut self.noted, true);
+                match self.schedule(manner.together) {
+                    None if news => Next::Gather,
+                    None => Next::Nothing,
+                    Some(link) => Next::Schedule(link),
+                }
             }
             Phase::Scheduled if at_mark || self.has_full_unit(wire_bytes) || stale => {
                 self.phase = Phase::Writing;
@@ -112,14 +119,23 @@ impl State {
 
     /// The short way of `append` and `after_append` for what streams consist of.
     #[inline]
-    pub(super) fn append_quickly(&mut self, message: &Message) -> bool {
+    pub(super) fn append_quickly(&mut self, content: Content<'_>) -> bool {
         if self.quick == 0 || self.phase != Phase::Scheduled {
             return false;
         }
-        let Some((block, len)) = message.as_short() else { return false };
         let Some(chunk) = self.queue.back_mut() else { return false };
+        self.bytes += match content {
+            Content::Message(message) => match message.as_short() {
+                Some((block, len)) => chunk.push_short(block, len),
+                None => return false,
+            },
+            Content::Framed(framed) if framed.wire_bytes() <= SHORT_WIRE_BYTES_MAX => {
+                chunk.append(framed);
+                framed.wire_bytes()
+            }
+            Content::Framed(_) => return false,
+        };
         self.quick -= 1;
-        self.bytes += chunk.push_short(block, len);
         self.messages += 1;
         true
     }
@@ -161,14 +177,13 @@ impl State {
         self.queue.len() > 1 || self.bytes + last_wire_bytes > UNIT_BYTES
     }
 
-    pub(super) fn schedule(&mut self) -> Next {
-        match &self.link {
-            Some(link) if !self.listed => {
-                self.listed = true;
-                Next::Schedule(link.clone())
-            }
-            _ => Next::Gather,
+    /// The link whose reactor is to tick over this outbox from now on, unless it does so, or the socket sees to it.
+    fn schedule(&mut self, by_socket: bool) -> Option<Link> {
+        if self.listed || by_socket {
+            return None;
         }
+        self.listed = self.link.is_some();
+        self.link.clone()
     }
 
     pub(super) fn claim_if(&mut self, allowed: impl FnOnce(Phase) -> bool) -> bool {

@@ -19,8 +19,8 @@ fn link() -> Link {
     Link::Inproc { doorbell: Arc::new(NoBell) }
 }
 
-const PLAIN: Manner = Manner { answering: false, inline: true, sole: false };
-const ANSWER: Manner = Manner { answering: true, inline: true, sole: false };
+const PLAIN: Manner = Manner { answering: false, together: false, inline: true, sole: false };
+const ANSWER: Manner = Manner { answering: true, together: false, inline: true, sole: false };
 
 fn outbox(messages: usize, bytes: usize, conflate: bool) -> Outbox {
     Outbox::new(Marks { messages, bytes }, conflate, crate::transport::now())

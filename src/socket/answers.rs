@@ -1,0 +1,206 @@
+//! What a socket's own sends left gathering, and who writes it.
+//!
+//! An answer goes out at once, because whoever asked waits for it. Not so when further messages are at hand and the
+//! application works through them quickly: then the answers gather, and go out in a few large writes when there is nothing more
+//! to receive. What is published quickly to many peers gathers likewise. Should the application stop meanwhile, the keeper's
+//! tick writes it all: after one tick with few sends, and in any case after a number of ticks that grows with the number of
+//! pipes, for to write each of many at every tick would leave no time to fill them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::pipe::Pipe;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, lock};
+use crate::transport;
+
+/// An application that takes longer than this from one answer to the next is not quick.
+const QUICK: Duration = Duration::from_micros(20);
+
+/// Ticks of the keeper after which everything goes out: one for so many pipes, up to a maximum.
+const PIPES_PER_TICK: usize = 2;
+const TICKS_MAX: usize = 50;
+
+/// With fewer sends in a tick the sender is not quick any more.
+const SENDS_PER_TICK_MIN: u64 = 8;
+
+/// What the socket received since its last send.
+#[derive(Default)]
+pub(super) struct Heard(AtomicUsize);
+
+impl Heard {
+    const NOTHING: usize = 0;
+    const LAST: usize = 1;
+    const MORE_AT_HAND: usize = 2;
+
+    /// A message was received; `more`: others are at hand.
+    #[inline]
+    pub(super) fn message(&self, more: bool) {
+        let what = if more { Self::MORE_AT_HAND } else { Self::LAST };
+        self.0.store(what, Ordering::Relaxed);
+    }
+
+    /// Something was sent: what is sent next answers nothing.
+    #[inline]
+    fn answered(&self) {
+        self.0.store(Self::NOTHING, Ordering::Relaxed);
+    }
+}
+
+/// How the next send answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Answer {
+    /// Nothing was received since the last send.
+    No,
+    AtOnce,
+    /// Others are about to follow.
+    Together,
+}
+
+pub(super) struct Answers {
+    /// Shortly before this socket was made: the times below count from here.
+    origin: Instant,
+    /// The last send that was one of many, or its end if it wrote, in nanoseconds.
+    last_ns: AtomicU64,
+    /// Counts these sends, so that a tick sees whether they go on.
+    sends: AtomicU64,
+    left: Mutex<Left>,
+}
+
+#[derive(Default)]
+struct Left {
+    pipes: Vec<Arc<Pipe>>,
+    /// The keeper ticks over this socket.
+    listed: bool,
+    sends_seen: u64,
+    ticks: usize,
+}
+
+impl Answers {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            // The first send is not quick.
+            origin: now.checked_sub(QUICK).unwrap_or(now),
+            last_ns: AtomicU64::new(0),
+            sends: AtomicU64::new(0),
+            left: Mutex::default(),
+        }
+    }
+
+    /// How a send goes out that begins now.
+    #[inline]
+    pub(super) fn next(&self, heard: &Heard) -> Answer {
+        match heard.0.load(Ordering::Relaxed) {
+            Heard::NOTHING => Answer::No,
+            Heard::LAST => {
+                heard.answered();
+                Answer::AtOnce
+            }
+            _ => {
+                heard.answered();
+                self.next_of_many()
+            }
+        }
+    }
+
+    fn now_ns(&self) -> u64 {
+        let since_origin = transport::now().saturating_duration_since(self.origin);
+        u64::try_from(since_origin.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// A send that wrote has ended: quickness counts from here, or every full unit would look like a pause.
+    pub(super) fn wrote(&self) {
+        self.last_ns.store(self.now_ns(), Ordering::Relaxed);
+    }
+
+    /// How a send goes out that is one of many to be expected.
+    pub(super) fn next_of_many(&self) -> Answer {
+        let now_ns = self.now_ns();
+        let before_ns = self.last_ns.swap(now_ns, Ordering::Relaxed);
+        self.sends.fetch_add(1, Ordering::Relaxed);
+        let quick = u128::from(now_ns.saturating_sub(before_ns)) < QUICK.as_nanos();
+        if quick { Answer::Together } else { Answer::AtOnce }
+    }
+
+    /// Remembers pipes that began to gather. True when the keeper is to be asked to tick over this socket, because the
+    /// reactor does not do so for its pipes (`unlisted`).
+    pub(super) fn note(&self, pipes: impl IntoIterator<Item = Arc<Pipe>>, unlisted: bool) -> bool {
+        let mut left = lock(&self.left);
+        left.pipes.extend(pipes);
+        let ask = unlisted && !left.listed;
+        left.listed |= ask;
+        ask
+    }
+
+    /// Writes what gathered.
+    pub(super) fn flush(&self) {
+        let pipes = std::mem::take(&mut lock(&self.left).pipes);
+        pipes.iter().for_each(Pipe::flush);
+    }
+
+    /// The keeper's tick. False when there was nothing, and it need not come again.
+    pub(super) fn tick(&self) -> bool {
+        {
+            let mut left = lock(&self.left);
+            if left.pipes.is_empty() {
+                left.listed = false;
+                return false;
+            }
+            let sends = self.sends.load(Ordering::Relaxed);
+            let goes_on = sends - left.sends_seen >= SENDS_PER_TICK_MIN;
+            left.sends_seen = sends;
+            left.ticks += 1;
+            let ticks_max = TICKS_MAX.min(left.pipes.len() / PIPES_PER_TICK);
+            if goes_on && left.ticks < ticks_max {
+                return true;
+            }
+            left.ticks = 0;
+        }
+        self.flush();
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers_of_a_quick_socket() -> Answers {
+        let answers = Answers::new(transport::now());
+        // No send is ever later than this one.
+        answers.last_ns.store(u64::MAX, Ordering::Relaxed);
+        answers
+    }
+
+    #[test]
+    fn the_last_answer_goes_out_at_once_and_what_follows_it_is_none() {
+        let (answers, heard) = (answers_of_a_quick_socket(), Heard::default());
+        assert_eq!(answers.next(&heard), Answer::No);
+        heard.message(false);
+        assert_eq!(answers.next(&heard), Answer::AtOnce);
+        assert_eq!(answers.next(&heard), Answer::No);
+    }
+
+    #[test]
+    fn answers_gather_while_more_is_at_hand_and_the_socket_is_quick() {
+        let (answers, heard) = (Answers::new(transport::now()), Heard::default());
+        heard.message(true);
+        assert_eq!(answers.next(&heard), Answer::AtOnce, "the first of all");
+        heard.message(true);
+        answers.last_ns.store(u64::MAX, Ordering::Relaxed);
+        assert_eq!(answers.next(&heard), Answer::Together);
+        heard.message(true);
+        answers.last_ns.store(0, Ordering::Relaxed);
+        assert_eq!(answers.next(&heard), Answer::AtOnce, "after a pause");
+    }
+
+    #[test]
+    fn the_keeper_is_asked_once_and_told_when_it_need_not_come_again() {
+        let answers = answers_of_a_quick_socket();
+        assert!(answers.note([], true));
+        assert!(!answers.note([], true));
+        assert!(!answers.tick(), "nothing gathers");
+        assert!(!answers.note([], false), "the reactor ticks over these itself");
+        assert!(answers.note([], true));
+    }
+}
