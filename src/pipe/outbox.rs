@@ -283,6 +283,7 @@ impl Outbox {
             unlooked: 0,
             noted: false,
             quick: 0,
+            quick_bytes: 0,
             active: false,
             progress: 0,
             sole_messages: 0,
@@ -326,7 +327,7 @@ impl Outbox {
         let next = state.after_append(manner, wire_bytes, at_mark);
         state.quick = 0;
         if state.phase == Phase::Scheduled && !self.conflate {
-            state.grant_quick(self.marks);
+            state.grant_quick(self.marks, wire_bytes);
         }
         Offered { next: Some(next), conflated }
     }

@@ -102,6 +102,17 @@ impl PeerLane {
         Some((block, len, info))
     }
 
+    /// `next_short` for a longer one.
+    fn next_long(&mut self) -> Option<Message> {
+        if self.taken + 1 >= self.taken_max {
+            return None;
+        }
+        let Delivery { info, run } = self.runs.front_mut()?;
+        let frame = run.next_long()?;
+        self.taken += 1;
+        Some(Message::received(frame, Some(info)))
+    }
+
     /// Cuts one message, and returns the credit of what was cut at the end of a run or when it has added up.
     #[inline]
     fn cut(&mut self, resumes: &mut Resumes) -> Option<Message> {
@@ -159,8 +170,17 @@ impl Inbound {
     pub(crate) fn take_short(&self) -> Option<Message> {
         let mut consumer = lock(&self.consumer);
         let Consumer { lanes, counts } = &mut *consumer;
-        let (block, len, info) = lanes.front()?.next_short()?;
-        let message = Message::received(Frame::from_block(block, len), Some(info));
+        let lane = lanes.front()?;
+        let (message, len) = match lane.next_short() {
+            Some((block, len, info)) => {
+                (Message::received(Frame::from_block(block, len), Some(info)), len)
+            }
+            None => {
+                let message = lanes.front()?.next_long()?;
+                let len = message.body_bytes();
+                (message, len)
+            }
+        };
         lanes.pass_turn();
         counts.messages += 1;
         counts.bytes += len as u64;

@@ -53,9 +53,11 @@ pub(super) struct State {
     pub(super) noted: bool,
     /// Messages gathered since the sender last looked at the clock.
     pub(super) unlooked: u8,
-    /// Short messages that may be appended to the last chunk while gathering, with no question asked: neither mark nor unit is
+    /// Messages that may be appended to the last chunk while gathering, with no question asked: neither mark nor unit is
     /// reached by them, and no look at the clock is due.
     pub(super) quick: u8,
+    /// And at most so many bytes of them.
+    pub(super) quick_bytes: usize,
     /// Something was written since the last tick.
     pub(super) active: bool,
     pub(super) progress: u64,
@@ -124,20 +126,37 @@ impl State {
             return false;
         }
         let Some(chunk) = self.queue.back_mut() else { return false };
-        self.bytes += match content {
+        let wire_bytes = match content {
             Content::Message(message) => match message.as_short() {
-                Some((block, len)) => chunk.push_short(block, len),
-                None => return false,
+                Some((block, len)) if SHORT_WIRE_BYTES_MAX <= self.quick_bytes => {
+                    chunk.push_short(block, len)
+                }
+                _ => return self.append_less_quickly(content),
             },
-            Content::Framed(framed) if framed.wire_bytes() <= SHORT_WIRE_BYTES_MAX => {
-                chunk.append(framed);
-                framed.wire_bytes()
-            }
-            Content::Framed(_) => return false,
+            Content::Framed(_) => return self.append_less_quickly(content),
         };
-        self.quick -= 1;
-        self.messages += 1;
+        self.count_quick(wire_bytes);
         true
+    }
+
+    /// `append_quickly` for what is not stored inline.
+    fn append_less_quickly(&mut self, content: Content<'_>) -> bool {
+        let wire_bytes = content.wire_bytes();
+        let Some(chunk) = self.queue.back_mut() else { return false };
+        if wire_bytes > self.quick_bytes {
+            return false;
+        }
+        content.push_onto(chunk);
+        self.count_quick(wire_bytes);
+        true
+    }
+
+    #[inline]
+    fn count_quick(&mut self, wire_bytes: usize) {
+        self.quick -= 1;
+        self.quick_bytes -= wire_bytes;
+        self.bytes += wire_bytes;
+        self.messages += 1;
     }
 
     /// Counts what a socket without other peers sent.
@@ -149,13 +168,15 @@ impl State {
         }
     }
 
-    /// Grants quick appends up to the next look at the clock.
-    pub(super) fn grant_quick(&mut self, marks: Marks) {
+    /// Grants quick appends up to the next look at the clock. `wire_bytes`: of the message before them; one like it must go
+    /// the long way once the unit has no room for another.
+    pub(super) fn grant_quick(&mut self, marks: Marks, wire_bytes: usize) {
         let messages = marks.messages.saturating_sub(self.messages + 1);
-        let bytes = marks.bytes.min(UNIT_BYTES).saturating_sub(self.bytes) / SHORT_WIRE_BYTES_MAX;
         let looks = usize::from(LOOK_AFTER.saturating_sub(self.unlooked + 1));
-        self.quick = messages.min(bytes.saturating_sub(1)).min(looks) as u8;
+        self.quick = messages.min(looks) as u8;
         self.unlooked += self.quick;
+        let unit = marks.bytes.min(UNIT_BYTES);
+        self.quick_bytes = unit.saturating_sub(self.bytes + 2 * wire_bytes);
     }
 
     /// Whether the gathering takes too long, by the sender's occasional look at the clock.
