@@ -163,7 +163,9 @@ impl Received {
         }
         let rest = self.buffer.get(run.end..self.filled).unwrap_or_default().to_vec();
         let buffer = std::mem::replace(self, Self::new(rest)).buffer;
-        buffers.share(buffer, run.end).slice(run)
+        let shared = buffers.share(buffer, run.end);
+        // A slice counts references, which the whole does not.
+        if run.start == 0 { shared } else { shared.slice(run) }
     }
 }
 

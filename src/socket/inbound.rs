@@ -64,7 +64,10 @@ struct Delivery {
 /// One peer's runs, in order.
 struct PeerLane {
     pipe: Arc<Pipe>,
-    runs: VecDeque<Delivery>,
+    /// The run that is being cut. Mostly it is the only one, and then the lane takes no memory of its own.
+    first: Option<Delivery>,
+    /// Those behind it; empty without a first.
+    more: VecDeque<Delivery>,
     /// Messages cut since credit was last returned to the inbox.
     taken: usize,
     /// Credit is returned after so many, or at the end of a run.
@@ -75,17 +78,20 @@ impl Lane for PeerLane {
     type Chunk = Delivery;
 
     fn push(&mut self, delivery: Delivery) {
-        self.runs.push_back(delivery);
+        match self.first {
+            None => self.first = Some(delivery),
+            Some(_) => self.more.push_back(delivery),
+        }
     }
 
     fn replace(&mut self, delivery: Delivery) {
-        let dropped: usize = self.runs.drain(..).map(|old| old.run.messages_left()).sum();
+        let old = self.first.replace(delivery).into_iter().chain(self.more.drain(..));
+        let dropped: usize = old.map(|old| old.run.messages_left()).sum();
         self.pipe.count_loss(Loss::Conflate, dropped as u64);
-        self.runs.push_back(delivery);
     }
 
     fn is_empty(&self) -> bool {
-        self.runs.is_empty()
+        self.first.is_none()
     }
 }
 
@@ -96,7 +102,7 @@ impl PeerLane {
         if self.taken + 1 >= self.taken_max {
             return None;
         }
-        let Delivery { info, run } = self.runs.front_mut()?;
+        let Delivery { info, run } = self.first.as_mut()?;
         let (block, len) = run.next_short()?;
         self.taken += 1;
         Some((block, len, info))
@@ -107,7 +113,7 @@ impl PeerLane {
         if self.taken + 1 >= self.taken_max {
             return None;
         }
-        let Delivery { info, run } = self.runs.front_mut()?;
+        let Delivery { info, run } = self.first.as_mut()?;
         let frame = run.next_long()?;
         self.taken += 1;
         Some(Message::received(frame, Some(info)))
@@ -116,14 +122,14 @@ impl PeerLane {
     /// Cuts one message, and returns the credit of what was cut at the end of a run or when it has added up.
     #[inline]
     fn cut(&mut self, resumes: &mut Resumes) -> Option<Message> {
-        let Delivery { info, run } = self.runs.front_mut()?;
+        let Delivery { info, run } = self.first.as_mut()?;
         let message = run.cut(Some(info));
         self.taken += usize::from(message.is_some());
         if run.messages_left() == 0 || message.is_none() {
             let bytes = run.wire_bytes();
             // A run that cannot be cut further would be our own fault; its credit is returned all the same.
             self.taken += run.messages_left();
-            self.runs.pop_front();
+            self.first = self.more.pop_front();
             resumes.push(self.pipe.inbox().released(std::mem::take(&mut self.taken), bytes));
         } else if self.taken >= self.taken_max {
             resumes.push(self.pipe.inbox().released(std::mem::take(&mut self.taken), 0));
@@ -265,7 +271,8 @@ impl Inbound {
         for (pipe, delivery) in arrivals.runs.drain(..) {
             let (id, newest) = (pipe.id(), pipe.inbox().conflates());
             let taken_max = pipe.inbox().return_credit_after();
-            let make = || PeerLane { pipe, runs: VecDeque::new(), taken: 0, taken_max };
+            let more = VecDeque::new();
+            let make = || PeerLane { pipe, first: None, more, taken: 0, taken_max };
             if newest {
                 consumer.lanes.enter_newest(id, make, delivery);
             } else {
