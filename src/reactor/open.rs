@@ -132,7 +132,9 @@ impl Open {
     fn fill(&mut self, stream: &Stream, io: &mut Io<'_>) -> io::Result<(usize, Exhausted)> {
         let scratch_bytes = io.scratch.len();
         let ask = if self.missing >= LONG_READ_BYTES_MIN {
-            self.missing.min(self.received.len().max(scratch_bytes))
+            // The little more than twice spares a message just longer than that its last few bytes in a read of their own.
+            let growth = self.received.len().max(scratch_bytes) + LONG_READ_BYTES_MIN;
+            self.missing.min(growth)
         } else if self.received.is_empty() && self.long_run_bytes.is_some() {
             scratch_bytes
         } else {
