@@ -47,8 +47,8 @@ SIZE        of one message in bytes, at most 1073741824
 
 /// Largest message that a socket accepts by default.
 const SIZE_MAX_BYTES: usize = 1 << 30;
-/// Larger bodies are shared with the socket, smaller ones copied.
-const COPIED_MAX_BYTES: usize = 4096;
+/// Larger bodies are shared with the socket; smaller ones are stored in the message itself.
+const COPIED_MAX_BYTES: usize = 64;
 /// How long a closing sender waits for progress.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(30);
 

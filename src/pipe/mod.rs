@@ -150,9 +150,9 @@ impl Pipe {
             Some(Next::Nothing) => Offer::Accepted,
             Some(Next::Write) => Offer::AcceptedToWrite(WriteRole(Arc::clone(self))),
             Some(Next::Gather) => Offer::AcceptedToGather,
-            Some(Next::Schedule(link)) => {
+            Some(Next::Schedule { link, news }) => {
                 link.doorbell().ring(Ring::Flush(Arc::clone(self)));
-                Offer::AcceptedToGather
+                if news { Offer::AcceptedToGather } else { Offer::Accepted }
             }
         }
     }

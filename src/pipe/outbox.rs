@@ -13,6 +13,7 @@
 //! O3: queued messages survive the end of a session; only the half-written one is dropped, and counted.
 //! O4: a refused offer (`refused`) is followed by `Owner::writable` once half of both marks is free.
 
+mod offer;
 mod state;
 
 use std::collections::VecDeque;
@@ -20,10 +21,11 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::Instant;
 
+pub(crate) use self::offer::{Content, Manner, Room};
+pub(super) use self::offer::{Next, Offered};
 use self::state::{Phase, STREAMING_GAP, State};
-use super::chunk::{Chunk, LargeBody, wire_length};
+use super::chunk::{Chunk, LargeBody};
 use super::{Doorbell, Loss, Now};
-use crate::message::Message;
 use crate::options::Marks;
 use crate::sync::{Fault, Mutex, MutexGuard, lock, planted};
 use crate::transport::Stream;
@@ -57,95 +59,6 @@ impl Link {
             #[cfg(loom)]
             Self::Modelled { doorbell, .. } => doorbell,
         }
-    }
-}
-
-/// What is offered: a message to frame, or a chunk framed once for many peers.
-#[derive(Clone, Copy)]
-pub(crate) enum Content<'a> {
-    Message(&'a Message),
-    Framed(&'a Chunk),
-}
-
-impl Content<'_> {
-    #[inline]
-    fn wire_bytes(self) -> usize {
-        match self {
-            Self::Message(message) => wire_length(message),
-            Self::Framed(chunk) => chunk.wire_bytes(),
-        }
-    }
-
-    #[inline]
-    fn body_bytes(self) -> usize {
-        match self {
-            Self::Message(message) => message.body_bytes(),
-            Self::Framed(_) => 0,
-        }
-    }
-
-    #[inline]
-    fn push_onto(self, chunk: &mut Chunk) {
-        match self {
-            Self::Message(message) => chunk.push(message),
-            Self::Framed(framed) => chunk.append(framed),
-        }
-    }
-}
-
-/// How a sender wants its message to travel.
-#[derive(Clone, Copy)]
-pub(crate) struct Manner {
-    /// The socket received something since its last send: this is an answer, not a stream.
-    pub(crate) answering: bool,
-    /// What gathers is written by the socket, with other pipes, and not by the reactor's tick over this one.
-    pub(crate) together: bool,
-    /// The sender may write on its own thread.
-    pub(crate) inline: bool,
-    /// The socket has no other peer and leaves it to the outbox to count what it sent.
-    pub(crate) sole: bool,
-}
-
-/// What follows from a state change; done by the caller with the lock released.
-pub(super) enum Next {
-    Nothing,
-    /// The caller holds the writer role now.
-    Write,
-    /// The message begins a gathering that is on nobody's account yet but the reactor's or the socket's tick.
-    Gather,
-    /// The message begins a gathering: put the outbox on its reactor's list.
-    Schedule(Link),
-}
-
-/// Answer to an offer: `None` when full.
-pub(super) struct Offered {
-    pub(super) next: Option<Next>,
-    /// What a newer message replaced, if anything; dropped by the sender, outside the lock.
-    pub(super) conflated: Option<VecDeque<Chunk>>,
-}
-
-/// What fits into an outbox, or into each of several, whatever else happens to them but offers.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Room {
-    messages: usize,
-    bytes: usize,
-}
-
-impl Room {
-    pub(crate) const MAX: Self = Self { messages: usize::MAX, bytes: usize::MAX };
-
-    pub(crate) fn min(self, other: Self) -> Self {
-        Self { messages: self.messages.min(other.messages), bytes: self.bytes.min(other.bytes) }
-    }
-
-    /// Uses up the room of one message, if it is there.
-    pub(crate) fn take(&mut self, wire_bytes: usize) -> bool {
-        let fits = self.messages > 0 && self.bytes >= wire_bytes;
-        if fits {
-            self.messages -= 1;
-            self.bytes -= wire_bytes;
-        }
-        fits
     }
 }
 
@@ -297,7 +210,7 @@ impl Outbox {
     #[inline]
     pub(super) fn offer(&self, content: Content<'_>, manner: Manner) -> Offered {
         let mut state = lock(&self.state);
-        if state.append_quickly(content) {
+        if !manner.answers_at_once() && state.append_quickly(content) {
             state.count_sole(content, manner);
             return Offered { next: Some(Next::Nothing), conflated: None };
         }

@@ -135,7 +135,10 @@ impl Open {
             // The little more than twice spares a message just longer than that its last few bytes in a read of their own.
             let growth = self.received.len().max(scratch_bytes) + LONG_READ_BYTES_MIN;
             self.missing.min(growth)
-        } else if self.received.is_empty() && self.long_run_bytes.is_some() {
+        } else if self.received.is_empty()
+            && let Some(bytes) = self.long_run_bytes
+            && self.received.prepare(bytes.max(scratch_bytes), io.buffers)
+        {
             scratch_bytes
         } else {
             let count = stream.read(io.scratch)?;
@@ -145,10 +148,14 @@ impl Open {
             return Ok((count, Exhausted::after(count, scratch_bytes)));
         };
         let room = self.long_run_bytes.unwrap_or(0).saturating_sub(self.received.len()).max(ask);
-        self.received.prepare(room, io.buffers);
-        let count = stream.read(self.received.room(ask, io.buffers))?;
-        self.received.add(count);
-        Ok((count, Exhausted::after(count, ask)))
+        // Without such a buffer this one grows.
+        let _ = self.received.prepare(room, io.buffers);
+        let read = stream.read(self.received.room(ask, io.buffers));
+        self.received.add(*read.as_ref().unwrap_or(&0));
+        if !matches!(read, Ok(count) if count == ask) {
+            self.received.settle(io.buffers);
+        }
+        read.map(|count| (count, Exhausted::after(count, ask)))
     }
 
     /// Scans what was received, handles its commands and delivers its complete messages as one run.

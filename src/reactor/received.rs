@@ -15,6 +15,8 @@ use crate::sync::{Mutex, lock};
 const KEPT_BYTES_MIN: usize = 32 * 1024;
 /// A longer one is given back to the system.
 const KEPT_BYTES_MAX: usize = 1024 * 1024;
+/// A run, and what a waiting connection received, fills at least this part of its buffer: a quarter.
+const USED_PART_MIN: usize = 4;
 /// All buffers that one reactor keeps, in bytes.
 const KEPT_SUM_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -112,13 +114,32 @@ impl Received {
     }
 
     /// Takes a kept buffer with room for `bytes` more, if there is one and this one has not: what is received now is not moved
-    /// later.
-    pub(crate) fn prepare(&mut self, bytes: usize, buffers: &Buffers) {
-        if self.filled + bytes > self.buffer.len()
-            && let Some(larger) = buffers.take((self.len() + bytes).max(KEPT_BYTES_MIN))
-        {
-            self.move_to(larger);
+    /// later. Returns whether there is that room.
+    pub(crate) fn prepare(&mut self, bytes: usize, buffers: &Buffers) -> bool {
+        if self.filled + bytes <= self.buffer.len() {
+            return true;
         }
+        match buffers.take((self.len() + bytes).max(KEPT_BYTES_MIN)) {
+            Some(larger) => self.move_to(larger),
+            None => return false,
+        }
+        true
+    }
+
+    /// Nothing more is there to read now. A buffer that is hardly used goes back, so that a connection that waits holds little
+    /// more than what it received.
+    pub(crate) fn settle(&mut self, buffers: &Buffers) {
+        if self.is_wasted_on(self.len()) {
+            let used = self.bytes().to_vec();
+            let buffer = std::mem::replace(self, Self::new(used)).buffer;
+            if buffer.len() <= KEPT_BYTES_MAX {
+                buffers.put_back(buffer);
+            }
+        }
+    }
+
+    fn is_wasted_on(&self, bytes: usize) -> bool {
+        self.buffer.len() >= KEPT_BYTES_MIN && bytes * USED_PART_MIN < self.buffer.len()
     }
 
     fn move_to(&mut self, mut larger: Vec<u8>) {
@@ -149,10 +170,10 @@ impl Received {
     }
 
     /// Takes the first `end` bytes. Usually that is all, and the buffer goes with them; with `more` complete messages
-    /// behind them they are copied out.
+    /// behind them, or in a buffer much larger than they are, they are copied out.
     pub(crate) fn take_run(&mut self, end: usize, more: bool, buffers: &Buffers) -> Bytes {
         let run = self.start..(self.start + end).min(self.filled);
-        if more {
+        if more || self.is_wasted_on(run.len()) {
             let copy = Bytes::copy_from_slice(self.buffer.get(run.clone()).unwrap_or_default());
             self.start = run.end;
             return copy;
@@ -209,6 +230,20 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_that_waits_holds_no_large_buffer_for_a_few_bytes() {
+        let buffers = Buffers::default();
+        drop(buffers.share(vec![0; KEPT_BYTES_MAX], 1));
+        let mut received = Received::new(Vec::new());
+        assert!(received.prepare(KEPT_BYTES_MIN, &buffers));
+        receive(&mut received, b"few", &buffers);
+        assert_eq!(received.buffer.len(), KEPT_BYTES_MAX);
+        received.settle(&buffers);
+        assert_eq!((received.bytes(), received.buffer.len()), (&b"few"[..], 3));
+        assert!(received.prepare(KEPT_BYTES_MAX - 3, &buffers), "it went back");
+        assert!(!received.prepare(KEPT_BYTES_MAX, &buffers), "there is no other");
+    }
+
+    #[test]
     fn what_is_kept_is_bounded_and_neither_small_nor_huge() {
         let buffers = Buffers::default();
         for bytes in [1, KEPT_BYTES_MIN - 1, KEPT_BYTES_MAX + 1] {
@@ -224,18 +259,21 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_taken_is_what_was_received_in_order(
-            steps in proptest::collection::vec((0_usize..60_000, 0_usize..60_000, any::<bool>()), 1..20)
+            steps in proptest::collection::vec((0_usize..60_000, 0_usize..60_000, any::<[bool; 2]>()), 1..20)
         ) {
             let buffers = Buffers::default();
             let mut received = Received::new(Vec::new());
             let (mut sent, mut got) = (Vec::new(), Vec::new());
-            for (arrives, taken, more) in steps {
+            for (arrives, taken, [more, settles]) in steps {
                 let bytes: Vec<u8> = (0..arrives).map(|n| (sent.len() + n) as u8).collect();
                 receive(&mut received, &bytes, &buffers);
                 sent.extend_from_slice(&bytes);
                 prop_assert_eq!(&sent[got.len()..], received.bytes());
                 let end = taken.min(received.len());
                 got.extend_from_slice(&received.take_run(end, more, &buffers));
+                if settles {
+                    received.settle(&buffers);
+                }
             }
             got.extend_from_slice(received.bytes());
             prop_assert_eq!(got, sent);

@@ -17,6 +17,10 @@ use crate::transport;
 /// An application that takes longer than this from one answer to the next is not quick.
 const QUICK: Duration = Duration::from_micros(20);
 
+/// Pipes that a thread flushes before it waits, of those that the reactor's tick serves as well. A socket that never waits for
+/// messages keeps no more of them, however many peers come and go.
+const FLUSHED_MAX: usize = 1_024;
+
 /// Ticks of the keeper after which everything goes out: one for so many pipes, up to a maximum.
 const PIPES_PER_TICK: usize = 2;
 const TICKS_MAX: usize = 50;
@@ -126,7 +130,9 @@ impl Answers {
     /// reactor does not do so for its pipes (`unlisted`).
     pub(super) fn note(&self, pipes: impl IntoIterator<Item = Arc<Pipe>>, unlisted: bool) -> bool {
         let mut left = lock(&self.left);
-        left.pipes.extend(pipes);
+        if unlisted || left.pipes.len() < FLUSHED_MAX {
+            left.pipes.extend(pipes);
+        }
         let ask = unlisted && !left.listed;
         left.listed |= ask;
         ask

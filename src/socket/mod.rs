@@ -394,6 +394,9 @@ impl Socket<Router> {
     /// # Errors
     /// As [`recv`](Self::recv).
     pub fn recv_from(&self) -> Result<(RoutingId, Message), RecvError> {
+        if let Some(message) = futures::take_short(self.core()) {
+            return Ok(futures::with_sender(message));
+        }
         self.recv_within(self.core().options().recv_timeout).map(futures::with_sender)
     }
 

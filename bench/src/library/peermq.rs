@@ -8,7 +8,7 @@ use peermq::{
 };
 
 use super::{
-    Address, Body, COPIED_MAX_BYTES, Echo, HWM, Library, Receiver, Sender, Spread, runtime,
+    Address, Body, Echo, HWM, Library, Receiver, Sender, Spread, runtime,
 };
 use crate::outcome::Outcome;
 
@@ -25,9 +25,12 @@ fn agreed<P: Pattern>(builder: Builder<P>) -> Builder<P> {
     builder.send_hwm(HWM).recv_hwm(HWM)
 }
 
+/// A frame stores so much in itself; a longer body is shared, as with the other Rust libraries.
+const INLINE_BYTES_MAX: usize = 64;
+
 #[inline]
 fn message(body: &Body) -> Message {
-    if body.bytes.len() <= COPIED_MAX_BYTES {
+    if body.bytes.len() <= INLINE_BYTES_MAX {
         body.bytes.as_slice().into()
     } else {
         Frame::from(body.shared()).into()

@@ -102,12 +102,18 @@ impl State {
                 self.phase = Phase::Scheduled;
                 let news = !std::mem::replace(&mut self.noted, true);
                 match self.schedule(manner.together) {
+                    Some(link) => Next::Schedule { link, news },
                     None if news => Next::Gather,
                     None => Next::Nothing,
-                    Some(link) => Next::Schedule(link),
                 }
             }
-            Phase::Scheduled if at_mark || self.has_full_unit(wire_bytes) || stale => {
+            // An answer does not wait for what gathers: it takes it along.
+            Phase::Scheduled
+                if manner.answers_at_once()
+                    || at_mark
+                    || self.has_full_unit(wire_bytes)
+                    || stale =>
+            {
                 self.phase = Phase::Writing;
                 Next::Write
             }

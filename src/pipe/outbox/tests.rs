@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::state::GATHER_MAX;
 use super::*;
+use crate::message::Message;
 use crate::pipe::chunk::UNIT_BYTES;
 
 #[derive(Default)]
@@ -74,7 +75,7 @@ fn a_message_right_after_a_write_gathers_unless_it_is_an_answer() {
     let outbox = outbox(10, 1_000, false);
     outbox.link(link(), &[]);
     lock(&outbox.state).last_write = crate::transport::now() + Duration::from_secs(60);
-    assert!(matches!(offer(&outbox, "a", PLAIN), Some(Next::Schedule(_))));
+    assert!(matches!(offer(&outbox, "a", PLAIN), Some(Next::Schedule { .. })));
     assert!(matches!(offer(&outbox, "b", PLAIN), Some(Next::Nothing)));
     assert!(outbox.claim_scheduled());
     assert_eq!(write(&outbox, 100).unwrap().0, framed(&["a", "b"]));
@@ -87,14 +88,14 @@ fn a_gathering_sender_writes_itself_when_a_unit_or_the_mark_is_reached() {
     let outbox = outbox(3, 1 << 20, false);
     outbox.link(link(), &[]);
     lock(&outbox.state).last_write = crate::transport::now() + Duration::from_secs(60);
-    assert!(matches!(offer(&outbox, "a", PLAIN), Some(Next::Schedule(_))));
+    assert!(matches!(offer(&outbox, "a", PLAIN), Some(Next::Schedule { .. })));
     assert!(matches!(offer(&outbox, "b", PLAIN), Some(Next::Nothing)));
     assert!(matches!(offer(&outbox, "c", PLAIN), Some(Next::Write)));
     let outbox = super::Outbox::new(Marks::default(), false, crate::transport::now());
     outbox.link(link(), &[]);
     lock(&outbox.state).last_write = crate::transport::now() + Duration::from_secs(60);
     let body = "x".repeat(UNIT_BYTES / 2);
-    assert!(matches!(offer(&outbox, &body, PLAIN), Some(Next::Schedule(_))));
+    assert!(matches!(offer(&outbox, &body, PLAIN), Some(Next::Schedule { .. })));
     assert!(matches!(offer(&outbox, &body, PLAIN), Some(Next::Write)));
 }
 
@@ -103,7 +104,7 @@ fn an_outbox_on_the_reactors_list_is_not_listed_twice() {
     let outbox = outbox(10, 1_000, false);
     outbox.link(link(), &[]);
     let moment = busy(&outbox);
-    assert!(matches!(offer(&outbox, "a", PLAIN), Some(Next::Schedule(_))));
+    assert!(matches!(offer(&outbox, "a", PLAIN), Some(Next::Schedule { .. })));
     assert_eq!(outbox.claim_tick(moment + GATHER_MAX), (true, true));
     write(&outbox, 100).unwrap();
     busy(&outbox);
@@ -113,7 +114,7 @@ fn an_outbox_on_the_reactors_list_is_not_listed_twice() {
     assert_eq!(outbox.claim_tick(moment), (false, true), "something was written since");
     assert_eq!(outbox.claim_tick(moment), (false, false), "nothing came since");
     busy(&outbox);
-    assert!(matches!(offer(&outbox, "c", PLAIN), Some(Next::Schedule(_))));
+    assert!(matches!(offer(&outbox, "c", PLAIN), Some(Next::Schedule { .. })));
 }
 
 /// Says that the last write has not ended yet: what comes now belongs to a stream. Returns that moment.
@@ -121,6 +122,29 @@ fn busy(outbox: &Outbox) -> Instant {
     let moment = crate::transport::now() + Duration::from_secs(60);
     lock(&outbox.state).last_write = moment;
     moment
+}
+
+#[test]
+fn an_answer_takes_along_what_gathers() {
+    let outbox = outbox(10, 1_000, false);
+    outbox.link(link(), &[]);
+    busy(&outbox);
+    offer(&outbox, "a", PLAIN);
+    assert!(matches!(offer(&outbox, "b", PLAIN), Some(Next::Nothing)));
+    assert!(matches!(offer(&outbox, "c", ANSWER), Some(Next::Write)));
+    assert_eq!(write(&outbox, 100).unwrap().0, b"\0\x01a\0\x01b\0\x01c");
+}
+
+#[test]
+fn answers_that_go_together_gather_for_the_socket_and_not_for_the_reactor() {
+    let together = Manner { together: true, inline: false, ..ANSWER };
+    let outbox = outbox(10, 1_000, false);
+    outbox.link(link(), &[]);
+    assert!(matches!(offer(&outbox, "a", together), Some(Next::Gather)));
+    assert!(matches!(offer(&outbox, "b", together), Some(Next::Nothing)));
+    assert!(outbox.claim_scheduled(), "the socket flushes");
+    assert_eq!(write(&outbox, 100).unwrap().0, b"\0\x01a\0\x01b");
+    assert!(matches!(offer(&outbox, "c", together), Some(Next::Gather)), "told anew");
 }
 
 #[test]
@@ -138,7 +162,7 @@ fn a_sender_that_looks_at_the_clock_writes_what_gathers_for_too_long() {
     let outbox = outbox(1_000, 1_000_000, false);
     outbox.link(link(), &[]);
     busy(&outbox);
-    assert!(matches!(offer(&outbox, "a", PLAIN), Some(Next::Schedule(_))));
+    assert!(matches!(offer(&outbox, "a", PLAIN), Some(Next::Schedule { .. })));
     for _ in 0..200 {
         assert!(matches!(offer(&outbox, "b", PLAIN), Some(Next::Nothing)));
     }
