@@ -23,8 +23,8 @@ const METHOD: &str = "\
   rzmq), so that publishers do not burn their core with messages that nobody gets; rzmq runs without its adaptive
   throttle, as in its own published figures, and without its empty delimiter frame, which others do not send. One I/O
   thread where there is a choice. Kernel buffers and allocator as they come.
-- Each library makes a message from a fixed buffer in its cheapest way: small ones are copied, those above 4 KiB are
-  passed by reference where it can. The body of an open-loop message is written anew each time.
+- Each library makes a message from a fixed buffer in its cheapest way: small ones are copied, longer ones passed
+  by reference where it can (libzmq and omq above 4 KiB, peermq above the 64 B that a frame stores in itself). The body of an open-loop message is written anew each time.
 - All libraries are compiled in one program with `lto = \"thin\"` and `codegen-units = 1`; libzmq comes from the system and
   NNG from its own build. Async libraries run on tokio: current-thread for round trips, multi-thread for streams, the
   faster of the two for each in trials; zeromq's PUB on current-thread, giving way.
