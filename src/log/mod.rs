@@ -1,0 +1,1 @@
+//! Durable topics: a log of partitions on a storage that outlives the process (feature `log`).
