@@ -1,1 +1,3 @@
 //! Durable topics: a log of partitions on a storage that outlives the process (feature `log`).
+
+pub mod storage;
