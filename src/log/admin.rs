@@ -181,8 +181,11 @@ impl LogInner {
             let (storage, directory) = (&*self.shared.storage, &self.shared.directory);
             Ok(disk::replace(storage, directory, CLEAN_SHUTDOWN, CLEAN_SHUTDOWN_TEXT.as_bytes())?)
         });
+        // Another process may open the log from now on, so that not even a late ticket may write.
+        self.shared.poison.get_or_init(|| LogError::Closed);
         for topic in state.topics.values() {
             for partition in &topic.partitions {
+                drop(lock(&partition.writer));
                 partition.followers.wake_all();
                 partition.durables.wake_all();
             }

@@ -45,7 +45,7 @@ impl Partition {
     }
 
     /// The wish is looked at after the lock was given up: either its holder sees the wish, or who wishes gets the lock.
-    fn write_if_wanted(&self) {
+    pub(in crate::log) fn write_if_wanted(&self) {
         while self.write_wanted.load(Ordering::SeqCst) {
             let Some(mut writer) = self.try_writer() else { return };
             self.write_wanted.store(false, Ordering::SeqCst);
@@ -152,11 +152,12 @@ impl Partition {
         let active = writer.active.clone();
         let watermark = writer.watermark(self.shared.epoch);
         drop(writer);
+        // Before the sync: who wishes something written does not wait for the medium.
+        self.write_if_wanted();
         if watermark.offset > self.durable_end() {
             active.sync().map_err(|error| self.poison(&error))?;
             self.now_durable(watermark);
         }
-        self.write_if_wanted();
         Ok(())
     }
 

@@ -198,11 +198,12 @@ impl Partition {
             segment.next_offset() > offset || segment.base_offset == writer.active.base_offset
         });
         let (gone, kept) = view.segments.split_at(keep_from.unwrap_or(0));
+        *lock(&self.view) = Arc::new(View { segments: kept.to_vec() });
+        drop(writer);
+        self.write_if_wanted();
         if gone.is_empty() {
             return Ok(());
         }
-        *lock(&self.view) = Arc::new(View { segments: kept.to_vec() });
-        drop(writer);
         for segment in gone {
             super::recovery::remove_segment(&self.home, segment.base_offset)?;
         }

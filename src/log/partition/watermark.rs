@@ -218,11 +218,11 @@ mod tests {
         file.store(at(7));
         assert_eq!(WatermarkFile::open(&home).unwrap().last(), at(7));
         let raw = home.storage.open(&home.directory.join(FILE), OpenMode::Write).unwrap();
-        raw.write_at(&[0xff], 40).unwrap();
+        raw.write_at(&[0xff], 33).unwrap();
         assert_eq!(WatermarkFile::open(&home).unwrap().last(), at(3));
-        raw.write_at(&[0xff], SLOT_DISTANCE + 40).unwrap();
+        raw.write_at(&[0xff], SLOT_DISTANCE + 33).unwrap();
         assert_eq!(WatermarkFile::open(&home).unwrap().last(), Watermark::empty(0));
-        raw.write_at(&[0xff], SLOTS * SLOT_DISTANCE + 40).unwrap();
+        raw.write_at(&[0xff], SLOTS * SLOT_DISTANCE + 33).unwrap();
         assert!(WatermarkFile::open(&home).unwrap_err().is_corruption());
     }
 
