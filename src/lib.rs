@@ -64,6 +64,8 @@
 mod completion;
 mod context;
 mod error;
+#[cfg(feature = "log")]
+pub mod log;
 #[cfg(all(test, loom))]
 mod loom_models;
 mod message;

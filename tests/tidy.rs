@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules from low to high; those of one line may use each other. A module uses only those before it, and its own line.
-const LAYERS: [&[&str]; 10] = [
+const LAYERS: [&[&str]; 11] = [
     &["sync"],
     &["wire", "transport"],
     &["peer"],
@@ -17,6 +17,7 @@ const LAYERS: [&[&str]; 10] = [
     &["pattern"],
     &["reactor"],
     &["socket"],
+    &["log"],
     &["loom_models", "stages"],
 ];
 

@@ -1,0 +1,211 @@
+//! The topics of an open log: making, changing and deleting them, cutting their front, and closing all.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::catalog::{Entry, State as TopicState};
+use super::directory::{make_partition, open_partition, open_topic, random_id, remove_partitions};
+use super::disk;
+use super::error::{LogError, Place};
+use super::format::checkpoint::{PartitionOffset, encode_offsets};
+use super::format::names::{self, CLEAN_SHUTDOWN, LOG_START_OFFSETS, RECOVERY_POINTS};
+use super::options::TopicOptions;
+use super::topic::TopicInner;
+use super::{LogInner, State};
+use crate::sync::lock;
+
+/// What a clean stop leaves, in the form that Kafka reads.
+const CLEAN_SHUTDOWN_TEXT: &str = "{\"version\":0,\"brokerEpoch\":-1}";
+
+impl LogInner {
+    fn check_writable(&self) -> Result<(), LogError> {
+        self.shared.check()
+    }
+
+    pub(super) fn create_topic(
+        &self,
+        name: &str,
+        options: TopicOptions,
+    ) -> Result<Arc<TopicInner>, LogError> {
+        self.check_writable()?;
+        if !names::is_valid_topic(name) {
+            let reason = format!("{name:?} is not 1 to 249 of [a-zA-Z0-9._-]");
+            return Err(LogError::Invalid { what: "topic name", reason });
+        }
+        options.check()?;
+        let mut state = lock(&self.state);
+        if state.topics.contains_key(name) {
+            return Err(LogError::TopicExists { topic: name.to_owned() });
+        }
+        let entry = Entry { id: random_id(), state: TopicState::Making, options };
+        let mut catalogue = state.catalogue.clone();
+        // What an earlier attempt left behind.
+        remove_partitions(&*self.shared.storage, &self.shared.directory, name, 0)?;
+        catalogue.topics.insert(name.to_owned(), entry.clone());
+        catalogue.save(&self.shared)?;
+        state.catalogue = catalogue.clone();
+        for number in 0..entry.options.partitions {
+            make_partition(&self.shared, name, entry.id, number)?;
+        }
+        self.shared.storage.sync_dir(&self.shared.directory)?;
+        let entry = Entry { state: TopicState::Live, ..entry };
+        let topic = open_topic(&self.shared, name, &entry, &state.log_starts, true)?;
+        catalogue.topics.insert(name.to_owned(), entry);
+        catalogue.save(&self.shared)?;
+        state.catalogue = catalogue;
+        let topic = Arc::new(topic);
+        state.topics.insert(name.to_owned(), topic.clone());
+        Ok(topic)
+    }
+
+    pub(super) fn alter_topic(
+        &self,
+        name: &str,
+        options: TopicOptions,
+    ) -> Result<Arc<TopicInner>, LogError> {
+        self.check_writable()?;
+        options.check()?;
+        let mut state = lock(&self.state);
+        let (Some(old), Some(entry)) = (state.topics.get(name), state.catalogue.topics.get(name))
+        else {
+            return Err(LogError::UnknownTopic { topic: name.to_owned() });
+        };
+        let (old, mut entry) = (old.clone(), entry.clone());
+        let before = entry.options.partitions;
+        if options.partitions < before {
+            let reason = format!("there are {before} already, and none can go");
+            return Err(LogError::Invalid { what: "partitions", reason });
+        }
+        entry.options = options;
+        let mut partitions = old.partitions.clone();
+        // Partitions beyond the catalogued number are leftovers until the catalogue says otherwise.
+        remove_partitions(&*self.shared.storage, &self.shared.directory, name, before)?;
+        for number in before..entry.options.partitions {
+            make_partition(&self.shared, name, entry.id, number)?;
+        }
+        self.shared.storage.sync_dir(&self.shared.directory)?;
+        for number in before..entry.options.partitions {
+            partitions.push(open_partition(&self.shared, name, &entry, number, 0, true)?);
+        }
+        let mut catalogue = state.catalogue.clone();
+        catalogue.topics.insert(name.to_owned(), entry.clone());
+        catalogue.save(&self.shared)?;
+        state.catalogue = catalogue;
+        let topic = TopicInner::new(name.to_owned(), entry.id, entry.options, partitions);
+        let topic = Arc::new(topic);
+        state.topics.insert(name.to_owned(), topic.clone());
+        Ok(topic)
+    }
+
+    pub(super) fn delete_topic(&self, name: &str) -> Result<(), LogError> {
+        self.check_writable()?;
+        let mut state = lock(&self.state);
+        let Some(topic) = state.topics.get(name).cloned() else {
+            return Err(LogError::UnknownTopic { topic: name.to_owned() });
+        };
+        let mut catalogue = state.catalogue.clone();
+        if let Some(entry) = catalogue.topics.get_mut(name) {
+            entry.state = TopicState::Deleting;
+        }
+        catalogue.save(&self.shared)?;
+        state.catalogue = catalogue.clone();
+        state.topics.remove(name);
+        for partition in &topic.partitions {
+            partition.retired.store(true, Ordering::SeqCst);
+            // Tickets get their answer; nobody will miss what fails.
+            let _ = partition.write_now();
+        }
+        remove_partitions(&*self.shared.storage, &self.shared.directory, name, 0)?;
+        state.log_starts.retain(|(topic, _), _| topic != name);
+        self.save_log_starts(&state.log_starts)?;
+        catalogue.topics.remove(name);
+        catalogue.save(&self.shared)?;
+        state.catalogue = catalogue;
+        Ok(())
+    }
+
+    pub(super) fn truncate_front(
+        &self,
+        topic: &TopicInner,
+        number: u32,
+        offset: i64,
+    ) -> Result<(), LogError> {
+        self.check_writable()?;
+        let partition = topic.partition(number)?;
+        partition.flush_durable()?;
+        let (earliest, end) = (partition.log_start(), partition.durable_end());
+        if offset > end || offset < 0 {
+            let place = Box::new(partition.home.place().at_offset(offset));
+            return Err(LogError::OffsetOutOfRange { place, earliest, end });
+        }
+        if offset <= earliest {
+            return Ok(());
+        }
+        let mut state = lock(&self.state);
+        let key = (topic.name.clone(), number);
+        let mut log_starts = state.log_starts.clone();
+        log_starts.insert(key, offset);
+        self.save_log_starts(&log_starts)?;
+        state.log_starts = log_starts;
+        partition.drop_front(offset)
+    }
+
+    fn save_log_starts(&self, log_starts: &BTreeMap<(String, u32), i64>) -> Result<(), LogError> {
+        let offsets = log_starts.iter().map(|((topic, partition), offset)| PartitionOffset {
+            topic: topic.clone(),
+            partition: *partition,
+            offset: *offset,
+        });
+        self.save_offsets(LOG_START_OFFSETS, offsets.collect())
+    }
+
+    fn save_offsets(&self, name: &str, offsets: Vec<PartitionOffset>) -> Result<(), LogError> {
+        let text = encode_offsets(&offsets)
+            .map_err(|error| LogError::corrupt(Place::path(PathBuf::from(name)), error))?;
+        let (storage, directory) = (&*self.shared.storage, &self.shared.directory);
+        Ok(disk::replace(storage, directory, name, text.as_bytes())?)
+    }
+
+    /// Closes the log, once.
+    pub(super) fn close(&self) -> Result<(), LogError> {
+        let mut state = lock(&self.state);
+        let Some(guard) = state.lock.take() else { return Ok(()) };
+        // First of all: what is appended from now on would be lost.
+        self.shared.closed.store(true, Ordering::SeqCst);
+        let closed = self.close_partitions(&state);
+        self.shared.keeper.end();
+        let marked = closed.and_then(|offsets| {
+            self.save_offsets(RECOVERY_POINTS, offsets)?;
+            let (storage, directory) = (&*self.shared.storage, &self.shared.directory);
+            Ok(disk::replace(storage, directory, CLEAN_SHUTDOWN, CLEAN_SHUTDOWN_TEXT.as_bytes())?)
+        });
+        // Another process may open the log from now on, so that not even a late ticket may write.
+        self.shared.poison.get_or_init(|| LogError::Closed);
+        for topic in state.topics.values() {
+            for partition in &topic.partitions {
+                drop(lock(&partition.writer));
+                partition.followers.wake_all();
+                partition.durables.wake_all();
+            }
+        }
+        drop(guard);
+        marked
+    }
+
+    /// Makes everything durable; returns how far that is.
+    fn close_partitions(&self, state: &State) -> Result<Vec<PartitionOffset>, LogError> {
+        let mut offsets = Vec::new();
+        for topic in state.topics.values() {
+            for partition in &topic.partitions {
+                partition.close(!self.opened_clean)?;
+                let (topic, number) = (topic.name.clone(), partition.home.partition);
+                let offset = partition.durable_end();
+                offsets.push(PartitionOffset { topic, partition: number, offset });
+            }
+        }
+        self.shared.check_poison()?;
+        Ok(offsets)
+    }
+}

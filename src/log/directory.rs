@@ -1,0 +1,306 @@
+//! The directory of a log: opening and closing it, and the topics in it.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+
+use super::append::keeper::Keeper;
+use super::catalog::{self, Catalogue, Entry, State as TopicState};
+use super::disk;
+use super::error::{Damage, LogError, Place};
+use super::format::Id;
+use super::format::checkpoint::{PartitionOffset, decode_offsets};
+use super::format::names::{
+    CLEAN_SHUTDOWN, DirectoryName, LOCK, LOG_START_OFFSETS, META_PROPERTIES, PARTITION_METADATA,
+};
+use super::format::properties::{MetaProperties, PartitionMetadata};
+use super::partition::watermark::{Watermark, WatermarkFile};
+use super::partition::{Partition, Shared};
+use super::segment::{Home, Segment};
+use super::storage::{EntryKind, LockError, LockGuard, Storage, this_process};
+use super::topic::TopicInner;
+use super::{Log, LogInner, LogOptions, State, recovery};
+use crate::sync::Mutex;
+
+/// What `meta.properties` names as the cluster: by this a directory is known as ours.
+const CLUSTER_ID: &str = "peermq-log";
+
+/// Opens a log for writing.
+pub(super) fn open(options: LogOptions, directory: &Path) -> Result<Log, LogError> {
+    let storage = &*options.storage;
+    if options.create {
+        storage.create_dir_all(directory)?;
+    }
+    let known = recognise(storage, directory)?;
+    if !known && !options.create {
+        let reason = "there is none".to_owned();
+        return Err(LogError::NotALog { place: Box::new(Place::path(directory)), reason });
+    }
+    let guard = take_lock(storage, directory)?;
+    let mut catalogue = if recognise(storage, directory)? {
+        load_catalogue(storage, directory)?
+    } else {
+        let directory_id = Some(random_id());
+        let meta = MetaProperties { cluster_id: CLUSTER_ID.to_owned(), node_id: 0, directory_id };
+        let text = meta.encode().map_err(|error| not_a_log(directory, &error))?;
+        disk::replace(storage, directory, META_PROPERTIES, text.as_bytes())?;
+        Catalogue::default()
+    };
+    let clean = take_clean_marker(storage, directory)?;
+    tidy_up(storage, directory, &mut catalogue)?;
+    let Some(epoch) = catalogue.epoch.checked_add(1) else {
+        let place = Place::path(directory.join(catalog::FILE));
+        return Err(LogError::corrupt(place, Damage::Unreadable));
+    };
+    catalogue.epoch = epoch;
+    catalogue.save_to(storage, directory)?;
+    open_topics(options, directory, catalogue, Some(guard), clean)
+}
+
+/// Opens a log for reading.
+pub(super) fn open_read_only(options: LogOptions, directory: &Path) -> Result<Log, LogError> {
+    let storage = &*options.storage;
+    if !recognise(storage, directory)? {
+        let reason = "there is none".to_owned();
+        return Err(LogError::NotALog { place: Box::new(Place::path(directory)), reason });
+    }
+    let mut catalogue = load_catalogue(storage, directory)?;
+    catalogue.topics.retain(|_, entry| entry.state == TopicState::Live);
+    open_topics(options, directory, catalogue, None, false)
+}
+
+fn open_topics(
+    options: LogOptions,
+    directory: &Path,
+    catalogue: Catalogue,
+    guard: Option<Box<dyn LockGuard>>,
+    clean: bool,
+) -> Result<Log, LogError> {
+    let log_starts = load_log_starts(&*options.storage, directory)?;
+    let shared = Arc::new(Shared {
+        storage: options.storage,
+        directory: directory.to_owned(),
+        clock: options.clock,
+        epoch: if guard.is_some() { catalogue.epoch } else { -1 },
+        poison: OnceLock::new(),
+        closed: AtomicBool::new(false),
+        keeper: Keeper::new(options.linger),
+    });
+    let mut topics = BTreeMap::new();
+    for (name, entry) in &catalogue.topics {
+        let topic = open_topic(&shared, name, entry, &log_starts, clean)?;
+        topics.insert(name.clone(), Arc::new(topic));
+    }
+    let state = State { catalogue, topics, log_starts, lock: guard };
+    let inner = LogInner { shared, state: Mutex::new(state), opened_clean: clean };
+    Ok(Log { inner: Arc::new(inner) })
+}
+
+fn not_a_log(path: &Path, reason: &dyn std::fmt::Display) -> LogError {
+    LogError::NotALog { place: Box::new(Place::path(path)), reason: reason.to_string() }
+}
+
+/// Whether the directory is a log of ours; false if it is empty, so that it may become one.
+fn recognise(storage: &dyn Storage, directory: &Path) -> Result<bool, LogError> {
+    let path = directory.join(META_PROPERTIES);
+    if let Some(text) = disk::read(storage, &path)? {
+        let meta = MetaProperties::decode(&text).map_err(|error| not_a_log(&path, &error))?;
+        if meta.cluster_id != CLUSTER_ID {
+            let reason = format!("it belongs to the cluster {}", meta.cluster_id);
+            return Err(not_a_log(&path, &reason));
+        }
+        return Ok(true);
+    }
+    let entries = match storage.list(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    let foreign = entries.iter().find(|entry| {
+        let name = entry.name.to_string_lossy();
+        name != LOCK && !disk::is_temporary(&name)
+    });
+    match foreign {
+        Some(entry) => {
+            let reason = format!("it has no {META_PROPERTIES}, but {}", entry.name.display());
+            Err(not_a_log(directory, &reason))
+        }
+        None => Ok(false),
+    }
+}
+
+/// The catalogue of a directory that is ours.
+fn load_catalogue(storage: &dyn Storage, directory: &Path) -> Result<Catalogue, LogError> {
+    if let Some(catalogue) = Catalogue::load(storage, directory)? {
+        return Ok(catalogue);
+    }
+    // It follows `meta.properties`, and comes before everything else.
+    let entries = storage.list(directory)?;
+    if entries.iter().any(|entry| entry.kind == EntryKind::Directory) {
+        let place = Place::path(directory.join(catalog::FILE));
+        return Err(LogError::corrupt(place, Damage::Missing));
+    }
+    Ok(Catalogue::default())
+}
+
+fn take_lock(storage: &dyn Storage, directory: &Path) -> Result<Box<dyn LockGuard>, LogError> {
+    match storage.lock(&directory.join(LOCK), &this_process()) {
+        Ok(guard) => Ok(guard),
+        Err(LockError::HeldBy(holder)) => {
+            Err(LogError::Locked { directory: directory.to_owned(), holder })
+        }
+        Err(LockError::Storage(error)) => Err(error.into()),
+    }
+}
+
+/// Whether the log was closed in order. The marker is gone durably before anything is changed.
+fn take_clean_marker(storage: &dyn Storage, directory: &Path) -> Result<bool, LogError> {
+    match storage.remove_file(&directory.join(CLEAN_SHUTDOWN)) {
+        Ok(()) => {
+            storage.sync_dir(directory)?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Takes away what an interrupted creation, change or deletion of a topic left, and refuses what looks like a partition
+/// but is unknown to the catalogue: that is somebody's records. The caller saves the catalogue.
+fn tidy_up(
+    storage: &dyn Storage,
+    directory: &Path,
+    catalogue: &mut Catalogue,
+) -> Result<(), LogError> {
+    let mut removed = false;
+    for entry in storage.list(directory)? {
+        let Some(name) = entry.name.to_str().and_then(DirectoryName::parse) else { continue };
+        if entry.kind != EntryKind::Directory {
+            continue;
+        }
+        let path = directory.join(&entry.name);
+        match catalogue.topics.get(name.topic) {
+            Some(topic) if name.deleted_mark.is_none() => {
+                let live = topic.state == TopicState::Live;
+                if !live || name.partition >= topic.options.partitions {
+                    remove_partition(storage, &path)?;
+                    removed = true;
+                }
+            }
+            _ => return Err(LogError::corrupt(Place::path(path), Damage::Foreign)),
+        }
+    }
+    catalogue.topics.retain(|_, entry| entry.state == TopicState::Live);
+    if removed { Ok(storage.sync_dir(directory)?) } else { Ok(()) }
+}
+
+fn remove_partition(storage: &dyn Storage, path: &Path) -> Result<(), LogError> {
+    for file in storage.list(path)? {
+        storage.remove_file(&path.join(&file.name))?;
+    }
+    Ok(storage.remove_dir(path)?)
+}
+
+/// Removes the directories of a topic's partitions from a number on; durable when this returns.
+pub(super) fn remove_partitions(
+    storage: &dyn Storage,
+    directory: &Path,
+    topic: &str,
+    from: u32,
+) -> Result<(), LogError> {
+    let mut removed = false;
+    for entry in storage.list(directory)? {
+        let Some(name) = entry.name.to_str().and_then(DirectoryName::parse) else { continue };
+        if name.topic != topic || name.partition < from || entry.kind != EntryKind::Directory {
+            continue;
+        }
+        remove_partition(storage, &directory.join(&entry.name))?;
+        removed = true;
+    }
+    if removed { Ok(storage.sync_dir(directory)?) } else { Ok(()) }
+}
+
+fn load_log_starts(
+    storage: &dyn Storage,
+    directory: &Path,
+) -> Result<BTreeMap<(String, u32), i64>, LogError> {
+    let path = directory.join(LOG_START_OFFSETS);
+    let Some(text) = disk::read(storage, &path)? else { return Ok(BTreeMap::new()) };
+    let entries =
+        decode_offsets(&text).map_err(|error| LogError::corrupt(Place::path(path), error))?;
+    let entry = |entry: PartitionOffset| ((entry.topic, entry.partition), entry.offset);
+    Ok(entries.into_iter().map(entry).collect())
+}
+
+/// An id from the randomness that the standard library's maps have.
+pub(super) fn random_id() -> Id {
+    let half = || u128::from(RandomState::new().build_hasher().finish());
+    // The bits that make it a version 4 UUID.
+    let bits = half() << 64 | half();
+    let bits = bits & !(0xf << 76) & !(0b11 << 62);
+    Id::from_bits(bits | 4 << 76 | 0b10 << 62)
+}
+
+fn home(shared: &Shared, topic: &str, partition: u32) -> Arc<Home> {
+    let directory = shared.directory.join(format!("{topic}-{partition}"));
+    let (storage, topic) = (shared.storage.clone(), topic.to_owned());
+    Arc::new(Home { storage, directory, topic, partition, writable: shared.epoch >= 0 })
+}
+
+pub(super) fn open_topic(
+    shared: &Arc<Shared>,
+    name: &str,
+    entry: &Entry,
+    log_starts: &BTreeMap<(String, u32), i64>,
+    clean: bool,
+) -> Result<TopicInner, LogError> {
+    let mut partitions = Vec::new();
+    for number in 0..entry.options.partitions {
+        let log_start = log_starts.get(&(name.to_owned(), number)).copied().unwrap_or(0);
+        partitions.push(open_partition(shared, name, entry, number, log_start, clean)?);
+    }
+    Ok(TopicInner::new(name.to_owned(), entry.id, entry.options.clone(), partitions))
+}
+
+pub(super) fn open_partition(
+    shared: &Arc<Shared>,
+    name: &str,
+    entry: &Entry,
+    number: u32,
+    log_start: i64,
+    clean: bool,
+) -> Result<Arc<Partition>, LogError> {
+    let home = home(shared, name, number);
+    let path = home.directory.join(PARTITION_METADATA);
+    let text = disk::read(&*shared.storage, &path).map_err(|error| home.failed(error))?;
+    let place = || Place { path: Some(path.clone()), ..home.place() };
+    let Some(text) = text else { return Err(LogError::corrupt(place(), Damage::Missing)) };
+    match PartitionMetadata::decode(&text) {
+        Ok(metadata) if metadata.topic_id == entry.id => {}
+        Ok(_) => return Err(LogError::corrupt(place(), Damage::Foreign)),
+        Err(error) => return Err(LogError::corrupt(place(), error)),
+    }
+    let opened = recovery::open(home.clone(), log_start, clean)?;
+    Ok(Arc::new(Partition::new(shared.clone(), entry.options.clone(), opened)))
+}
+
+/// Makes the directory of a partition with all a partition must have. Durable but for the directory's own name.
+pub(super) fn make_partition(
+    shared: &Shared,
+    topic: &str,
+    id: Id,
+    number: u32,
+) -> Result<(), LogError> {
+    let home = home(shared, topic, number);
+    let failed = |error| home.failed(error);
+    home.storage.create_dir(&home.directory).map_err(failed)?;
+    let metadata = PartitionMetadata { topic_id: id }.encode();
+    WatermarkFile::create(&home, Watermark::empty(0))?;
+    Segment::create(home.clone(), 0)?;
+    // Syncs the directory, and so the names made before.
+    disk::replace(&*home.storage, &home.directory, PARTITION_METADATA, metadata.as_bytes())
+        .map_err(failed)
+}

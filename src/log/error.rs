@@ -1,0 +1,310 @@
+//! What can go wrong with a log, by whose fault it is, and where.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::format::FormatError;
+use super::storage::StorageError;
+
+/// Where in a log something is: what is not known is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Place {
+    /// The topic's name.
+    pub topic: Option<String>,
+    /// The partition's number.
+    pub partition: Option<u32>,
+    /// Base offset of the segment.
+    pub segment: Option<i64>,
+    /// The offset of the record that is, or should be, there.
+    pub offset: Option<i64>,
+    /// The file, or the directory.
+    pub path: Option<PathBuf>,
+    /// Bytes from the start of the file.
+    pub position: Option<u64>,
+}
+
+impl Place {
+    /// A place known by its path alone.
+    pub(super) fn path(path: impl Into<PathBuf>) -> Self {
+        Self { path: Some(path.into()), ..Self::default() }
+    }
+
+    /// The same place, of this offset.
+    pub(super) fn at_offset(self, offset: i64) -> Self {
+        Self { offset: Some(offset), ..self }
+    }
+
+    /// The same place, at this byte of its file.
+    pub(super) fn at_position(self, position: u64) -> Self {
+        Self { position: Some(position), ..self }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        let mut part = |text: fmt::Arguments<'_>| {
+            let written = write!(f, "{separator}{text}");
+            separator = ", ";
+            written
+        };
+        if let Some(topic) = &self.topic {
+            part(format_args!("topic {topic}"))?;
+        }
+        if let Some(partition) = self.partition {
+            part(format_args!("partition {partition}"))?;
+        }
+        if let Some(segment) = self.segment {
+            part(format_args!("segment {segment}"))?;
+        }
+        if let Some(offset) = self.offset {
+            part(format_args!("offset {offset}"))?;
+        }
+        if let Some(path) = &self.path {
+            part(format_args!("{}", path.display()))?;
+        }
+        if let Some(position) = self.position {
+            part(format_args!("byte {position}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Why stored bytes are not what they should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Damage {
+    /// The bytes break the format.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// A batch says it starts at another offset than the one that is next.
+    #[error("a batch starts at offset {found}, not at {expected}")]
+    WrongOffset {
+        /// The offset that is next.
+        expected: i64,
+        /// What the batch says.
+        found: i64,
+    },
+    /// A batch says that it is from a writer that cannot have written it there.
+    #[error("a batch is from the writer of epoch {found}, expected was one of {at_least} or later")]
+    WrongEpoch {
+        /// The lowest epoch possible.
+        at_least: i32,
+        /// What the batch says.
+        found: i32,
+    },
+    /// A file is shorter than what was made durable of it.
+    #[error("has {found} bytes, but {expected} were durable")]
+    Short {
+        /// Bytes that were durable.
+        expected: u64,
+        /// Bytes there are.
+        found: u64,
+    },
+    /// A file that must be there is not.
+    #[error("is missing")]
+    Missing,
+    /// A file of this module's own has a wrong checksum or a wrong form.
+    #[error("is damaged")]
+    Unreadable,
+    /// Names in a directory contradict each other.
+    #[error("is not a file or directory of this log")]
+    Foreign,
+}
+
+/// Why an operation on a log failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// The caller named a topic that does not exist.
+    #[error("there is no topic {topic}")]
+    UnknownTopic {
+        /// The name.
+        topic: String,
+    },
+    /// The caller named a partition that the topic does not have.
+    #[error("topic {topic} has no partition {partition}")]
+    UnknownPartition {
+        /// The topic's name.
+        topic: String,
+        /// The number.
+        partition: u32,
+    },
+    /// The caller wanted to create a topic that exists.
+    #[error("topic {topic} exists already")]
+    TopicExists {
+        /// The name.
+        topic: String,
+    },
+    /// The caller gave something that no topic or log can have.
+    #[error("{what}: {reason}")]
+    Invalid {
+        /// What it was for.
+        what: &'static str,
+        /// Why it is refused.
+        reason: String,
+    },
+    /// The caller's record or batch is larger than the topic allows.
+    #[error(
+        "{bytes} bytes are more than the {limit} that topic {topic} allows in a record or batch"
+    )]
+    TooLarge {
+        /// The topic's name.
+        topic: String,
+        /// Bytes of the record or batch.
+        bytes: u64,
+        /// Bytes allowed.
+        limit: u64,
+    },
+    /// The caller asked for an offset that is not there any more, or not yet.
+    #[error(
+        "{place} is out of range: there are offsets {earliest} to {end}, the last one excluded"
+    )]
+    OffsetOutOfRange {
+        /// Topic, partition and offset.
+        place: Box<Place>,
+        /// First offset that is there.
+        earliest: i64,
+        /// The offset that the next record will get.
+        end: i64,
+    },
+    /// The caller's batch breaks the format.
+    #[error("refused a batch for {place}: {source}")]
+    BadBatch {
+        /// Topic and partition.
+        place: Box<Place>,
+        /// What is wrong with it; positions count from the start of the batch.
+        source: FormatError,
+    },
+    /// The caller's idempotent producer skipped or repeated a sequence number.
+    #[error(
+        "refused a batch for {place}: producer {producer} sent sequence {found}, next is {expected}"
+    )]
+    OutOfSequence {
+        /// Topic and partition.
+        place: Box<Place>,
+        /// The producer's id.
+        producer: i64,
+        /// The sequence number that is next.
+        expected: i32,
+        /// The sequence number of the batch's first record.
+        found: i32,
+    },
+    /// The caller's idempotent producer was replaced by one of a later epoch.
+    #[error(
+        "refused a batch for {place}: producer {producer} has epoch {current} now, not {found}"
+    )]
+    Fenced {
+        /// Topic and partition.
+        place: Box<Place>,
+        /// The producer's id.
+        producer: i64,
+        /// Its epoch now.
+        current: i16,
+        /// The epoch of the batch.
+        found: i16,
+    },
+    /// The log was opened for reading only.
+    #[error("the log is open for reading only")]
+    ReadOnly,
+    /// The log, or the topic, was closed or deleted meanwhile.
+    #[error("the log or topic is closed")]
+    Closed,
+    /// Somebody else has the directory open for writing.
+    #[error("{} is in use by {holder}", directory.display())]
+    Locked {
+        /// The directory.
+        directory: PathBuf,
+        /// Who has it.
+        holder: String,
+    },
+    /// The directory holds something else than a log of this library.
+    #[error("{place} is not a log of this library: {reason}")]
+    NotALog {
+        /// The directory or file.
+        place: Box<Place>,
+        /// What speaks against it.
+        reason: String,
+    },
+    /// The medium is full. Nothing of the append is there; reading goes on, and a later append may succeed.
+    #[error("no space for {place}: {source}")]
+    Full {
+        /// What was to be written.
+        place: Box<Place>,
+        /// What the storage said.
+        source: Arc<StorageError>,
+    },
+    /// The medium failed.
+    #[error("{place}: {source}")]
+    Storage {
+        /// What was read or written.
+        place: Box<Place>,
+        /// What the storage said.
+        source: Arc<StorageError>,
+    },
+    /// A write or sync failed earlier, so that nobody knows what the medium holds. Nothing more is appended until the log
+    /// is opened anew. Whether an append that ended with this error is there will be seen then.
+    #[error(
+        "the log takes no appends until it is opened anew, because of an earlier failure: {cause}"
+    )]
+    Poisoned {
+        /// The failure.
+        cause: Box<LogError>,
+    },
+    /// Stored bytes that were durable are not what they should be.
+    #[error("{place} is damaged: {damage}")]
+    Corrupt {
+        /// Where.
+        place: Box<Place>,
+        /// What is wrong.
+        damage: Damage,
+    },
+}
+
+impl LogError {
+    /// A failure of the storage at a place; a full medium is told from a broken one.
+    #[cold]
+    pub(super) fn storage(place: Place, source: StorageError) -> Self {
+        let full = matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+        );
+        let (place, source) = (Box::new(place), Arc::new(source));
+        if full { Self::Full { place, source } } else { Self::Storage { place, source } }
+    }
+
+    /// Damage at a place.
+    #[cold]
+    pub(super) fn corrupt(place: Place, damage: impl Into<Damage>) -> Self {
+        Self::Corrupt { place: Box::new(place), damage: damage.into() }
+    }
+
+    /// What later calls get to hear after this failure.
+    #[cold]
+    pub(super) fn poisoned(&self) -> Self {
+        match self {
+            Self::Poisoned { .. } => self.clone(),
+            other => Self::Poisoned { cause: Box::new(other.clone()) },
+        }
+    }
+
+    /// Whether the medium was full: nothing was appended, and it may work later.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full { .. })
+    }
+
+    /// Whether stored bytes were found damaged.
+    pub fn is_corruption(&self) -> bool {
+        matches!(self, Self::Corrupt { .. })
+    }
+}
+
+/// A failure of the storage where nothing but its path is known.
+impl From<StorageError> for LogError {
+    fn from(source: StorageError) -> Self {
+        Self::storage(Place::default(), source)
+    }
+}

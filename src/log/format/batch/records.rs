@@ -1,0 +1,134 @@
+//! Walks the records of a batch, borrowed or sharing its memory.
+
+use std::iter::FusedIterator;
+
+use bytes::Bytes;
+
+use super::header::{BatchHeader, COUNT_AT};
+use crate::log::format::error::{Fault, Field, FormatError};
+use crate::log::format::record::{Record, RecordRef};
+
+/// A sensible limit on the decompressed records of one batch, in bytes: far above what producers are allowed to send.
+pub const DECOMPRESSED_BYTES_MAX: usize = 128 << 20;
+
+/// Where a walk through the records is. It ends with the first error.
+#[derive(Clone, Debug)]
+struct Walk {
+    position: usize,
+    /// Records still to come by the header's count.
+    left: i32,
+    last_delta: i32,
+    delta_max: i32,
+}
+
+impl Walk {
+    fn new(header: &BatchHeader, position: usize) -> Self {
+        Self {
+            position,
+            left: header.records_count,
+            last_delta: -1,
+            delta_max: header.last_offset_delta,
+        }
+    }
+
+    /// The next record of `bytes`, which must be the same at each call.
+    #[inline]
+    fn step<'b>(&mut self, bytes: &'b [u8]) -> Option<Result<RecordRef<'b>, FormatError>> {
+        if self.left == 0 {
+            return None;
+        }
+        let stepped = self.try_step(bytes);
+        if stepped.is_err() {
+            self.left = 0;
+        }
+        Some(stepped)
+    }
+
+    #[inline]
+    fn try_step<'b>(&mut self, bytes: &'b [u8]) -> Result<RecordRef<'b>, FormatError> {
+        if self.position >= bytes.len() {
+            return Err(FormatError::new(
+                Field::RecordsCount,
+                COUNT_AT,
+                Fault::TooLarge { limit: u64::from(self.last_delta.wrapping_add(1) as u32) },
+            ));
+        }
+        let (record, next) = RecordRef::decode(bytes, self.position)?;
+        // Offsets rise, and none lies beyond what the header promises.
+        if record.offset_delta <= self.last_delta || record.offset_delta > self.delta_max {
+            let fault = Fault::Invalid { found: record.offset_delta.into() };
+            return Err(FormatError::new(Field::OffsetDelta, self.position, fault));
+        }
+        self.last_delta = record.offset_delta;
+        self.position = next;
+        self.left -= 1;
+        if self.left == 0 && next != bytes.len() {
+            let fault = Fault::Trailing { count: (bytes.len() - next) as u64 };
+            return Err(FormatError::new(Field::Records, next, fault));
+        }
+        Ok(record)
+    }
+}
+
+/// The records of a batch, borrowed. Ends after an error.
+#[derive(Clone, Debug)]
+pub struct RecordsRef<'a> {
+    bytes: &'a [u8],
+    walk: Walk,
+}
+
+impl<'a> RecordsRef<'a> {
+    pub(super) fn new(header: &BatchHeader, bytes: &'a [u8], position: usize) -> Self {
+        Self { bytes, walk: Walk::new(header, position) }
+    }
+}
+
+impl<'a> Iterator for RecordsRef<'a> {
+    type Item = Result<RecordRef<'a>, FormatError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.walk.step(self.bytes)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, usize::try_from(self.walk.left).ok())
+    }
+}
+
+impl FusedIterator for RecordsRef<'_> {}
+
+/// The records of a batch, sharing its memory (or that of its decompressed records). Ends after an error.
+#[derive(Clone, Debug)]
+pub struct Records {
+    bytes: Bytes,
+    walk: Walk,
+}
+
+impl Records {
+    pub(super) fn new(header: &BatchHeader, bytes: Bytes, position: usize) -> Self {
+        Self { bytes, walk: Walk::new(header, position) }
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<Record, FormatError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let record = match self.walk.step(&self.bytes)? {
+            Ok(record) => record.to_record(&self.bytes),
+            Err(error) => Err(error),
+        };
+        if record.is_err() {
+            self.walk.left = 0;
+        }
+        Some(record)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, usize::try_from(self.walk.left).ok())
+    }
+}
+
+impl FusedIterator for Records {}

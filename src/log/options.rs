@@ -1,0 +1,255 @@
+//! What can be set: per topic, stored with it; the rest is set when a log is opened.
+
+use super::error::LogError;
+use super::format::Codec;
+use super::format::batch::TimestampType;
+
+/// Largest record or batch that any topic may allow, in bytes: what a reader allocates for a batch is below this.
+pub const BATCH_BYTES_MAX: u32 = 64 << 20;
+
+/// Bytes of batches between two index entries, where a topic does not say.
+pub(super) const INDEX_INTERVAL_BYTES: u32 = 4096;
+
+/// When an append counts as done.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Level {
+    /// As soon as the record has its offset, in memory: it survives nothing.
+    Buffered,
+    /// When it is written: it survives the end of this process, but no power cut.
+    Written,
+    /// When the medium says it is durable: it survives a power cut.
+    #[default]
+    Durable,
+}
+
+impl Level {
+    const ALL: [(Self, &'static str); 3] =
+        [(Self::Buffered, "buffered"), (Self::Written, "written"), (Self::Durable, "durable")];
+
+    /// The level's name.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(level, _)| *level == self).map_or("durable", |(_, name)| name)
+    }
+
+    /// The level of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, known)| *known == name).map(|(level, _)| *level)
+    }
+}
+
+/// How a topic keeps its records.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct TopicOptions {
+    /// Number of partitions, from 1 on.
+    pub partitions: u32,
+    /// The level of an append that does not say one.
+    pub level: Level,
+    /// How batches are packed.
+    pub codec: Codec,
+    /// Whose time counts: the record's own, or that of the append.
+    pub timestamps: TimestampType,
+    /// A segment is not continued beyond this many bytes; below 2 GiB.
+    pub segment_bytes: u32,
+    /// A segment whose first record is older than this many milliseconds is not continued.
+    pub segment_ms: i64,
+    /// An index entry each so many bytes of batches.
+    pub index_interval_bytes: u32,
+    /// Largest index of a segment, in bytes; a full index ends the segment.
+    pub index_bytes_max: u32,
+    /// Largest record with its framing, or encoded batch, in bytes.
+    pub record_bytes_max: u32,
+    /// Records gather into batches of about this many bytes.
+    pub batch_bytes: u32,
+    /// Space is reserved ahead in steps of this many bytes; 0 for none.
+    pub preallocate_bytes: u32,
+}
+
+impl Default for TopicOptions {
+    fn default() -> Self {
+        Self {
+            partitions: 1,
+            level: Level::Durable,
+            codec: Codec::None,
+            timestamps: TimestampType::Create,
+            segment_bytes: 1 << 30,
+            segment_ms: 7 * 24 * 3600 * 1000,
+            index_interval_bytes: INDEX_INTERVAL_BYTES,
+            index_bytes_max: 10 << 20,
+            record_bytes_max: 1 << 20,
+            batch_bytes: 64 << 10,
+            preallocate_bytes: 0,
+        }
+    }
+}
+
+/// Declares the setters, and the texts by which options are stored.
+macro_rules! topic_options {
+    ($($name:ident: $type:ty,)*) => {
+        impl TopicOptions {
+            $(
+                #[doc = concat!("Sets [`", stringify!($name), "`](field@Self::", stringify!($name), ").")]
+                #[must_use]
+                pub fn $name(mut self, value: $type) -> Self {
+                    self.$name = value;
+                    self
+                }
+            )*
+
+            /// The options as `name=value` words.
+            pub(super) fn words(&self) -> Vec<String> {
+                vec![$(format!("{}={}", stringify!($name), Word::show(&self.$name)),)*]
+            }
+
+            /// Sets what a `name=value` word says; false if it says nothing known.
+            pub(super) fn set_word(&mut self, word: &str) -> bool {
+                match word.split_once('=') {
+                    $(Some((stringify!($name), value)) => match Word::read(value) {
+                        Some(value) => { self.$name = value; true }
+                        None => false,
+                    },)*
+                    _ => false,
+                }
+            }
+        }
+    };
+}
+
+topic_options! {
+    partitions: u32,
+    level: Level,
+    codec: Codec,
+    timestamps: TimestampType,
+    segment_bytes: u32,
+    segment_ms: i64,
+    index_interval_bytes: u32,
+    index_bytes_max: u32,
+    record_bytes_max: u32,
+    batch_bytes: u32,
+    preallocate_bytes: u32,
+}
+
+impl TopicOptions {
+    /// Refuses what cannot work.
+    pub(super) fn check(&self) -> Result<(), LogError> {
+        let invalid = |what, reason: String| Err(LogError::Invalid { what, reason });
+        if !(1..=1_000_000).contains(&self.partitions) {
+            return invalid("partitions", format!("{} is not in 1..=1000000", self.partitions));
+        }
+        if !self.codec.is_available() {
+            let name = self.codec.name();
+            return invalid("codec", format!("{name} needs the cargo feature `{name}`"));
+        }
+        if !(64..=BATCH_BYTES_MAX).contains(&self.record_bytes_max) {
+            let found = self.record_bytes_max;
+            return invalid(
+                "record_bytes_max",
+                format!("{found} is not in 64..={BATCH_BYTES_MAX}"),
+            );
+        }
+        if self.batch_bytes > BATCH_BYTES_MAX {
+            return invalid("batch_bytes", format!("is above {BATCH_BYTES_MAX}"));
+        }
+        // A segment may exceed its size by one batch, and positions in it are 31 bits.
+        if !(64..=1 << 30).contains(&self.segment_bytes) {
+            return invalid("segment_bytes", format!("{} is not in 64..=2^30", self.segment_bytes));
+        }
+        if self.segment_ms <= 0 {
+            return invalid("segment_ms", "must be positive".to_owned());
+        }
+        if self.index_bytes_max < 24 {
+            return invalid("index_bytes_max", "is below 24".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// A value as one word of the catalogue.
+trait Word: Sized {
+    fn show(&self) -> String;
+    fn read(text: &str) -> Option<Self>;
+}
+
+impl Word for u32 {
+    fn show(&self) -> String {
+        self.to_string()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl Word for i64 {
+    fn show(&self) -> String {
+        self.to_string()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl Word for Level {
+    fn show(&self) -> String {
+        self.name().to_owned()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        Self::parse(text)
+    }
+}
+
+impl Word for Codec {
+    fn show(&self) -> String {
+        self.name().to_owned()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|codec| codec.name() == text)
+    }
+}
+
+impl Word for TimestampType {
+    fn show(&self) -> String {
+        match self {
+            Self::Create => "create".to_owned(),
+            Self::Append => "append".to_owned(),
+        }
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        match text {
+            "create" => Some(Self::Create),
+            "append" => Some(Self::Append),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_read_back_from_their_words() {
+        let options = TopicOptions::default()
+            .level(Level::Buffered)
+            .codec(Codec::Lz4)
+            .timestamps(TimestampType::Append)
+            .segment_ms(12)
+            .batch_bytes(7);
+        let mut read = TopicOptions::default();
+        assert!(options.words().iter().all(|word| read.set_word(word)));
+        assert_eq!(read, options);
+        assert!(!read.set_word("colour=blue") && !read.set_word("level=x"));
+    }
+
+    #[test]
+    fn options_that_cannot_work_are_refused() {
+        TopicOptions::default().check().unwrap();
+        assert!(TopicOptions::default().partitions(0).check().is_err());
+        assert!(TopicOptions::default().segment_bytes(u32::MAX).check().is_err());
+        assert!(TopicOptions::default().record_bytes_max(u32::MAX).check().is_err());
+    }
+}

@@ -1,0 +1,244 @@
+//! One partition: its segments in order, who appends to them and who reads them.
+//!
+//! A record passes three locks, never two of them against this order:
+//!
+//! 1. `writer`: held while batches are written; whoever has it writes all that has gathered.
+//! 2. `gather`: held for moments; records get their offsets and are encoded under it, in memory.
+//! 3. `watermark`, `view`: held for moments.
+//!
+//! Readers take a [`View`] (an `Arc`) and the published ends (atomics), and so never wait for a writer or keep one.
+//! What is published only grows: `durable_end <= written_end`, except that the front may be cut.
+
+pub(super) mod producers;
+mod waiters;
+pub(super) mod watermark;
+pub(super) mod writer;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use super::append::commit::Commit;
+use super::append::gather::Gather;
+use super::append::keeper::Keeper;
+use super::clock::Clock;
+use super::error::LogError;
+use super::format::FormatError;
+use super::options::TopicOptions;
+use super::segment::{Home, Segment};
+use super::storage::Storage;
+use crate::sync::{Mutex, lock};
+pub(super) use waiters::Waiters;
+use watermark::{Watermark, WatermarkFile};
+use writer::Writer;
+
+/// What all partitions of an open log share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) directory: PathBuf,
+    pub(super) clock: Arc<dyn Clock>,
+    /// The incarnation of this opening, in the leader epoch of every batch. -1 when open for reading only.
+    pub(super) epoch: i32,
+    /// The failure after which nothing is appended any more.
+    pub(super) poison: OnceLock<LogError>,
+    pub(super) closed: AtomicBool,
+    pub(super) keeper: Keeper,
+}
+
+impl Shared {
+    /// Whether appends are taken at all.
+    pub(super) fn check(&self) -> Result<(), LogError> {
+        if let Some(poison) = self.poison.get() {
+            return Err(poison.clone());
+        }
+        if self.epoch < 0 {
+            return Err(LogError::ReadOnly);
+        }
+        if self.closed.load(Ordering::Acquire) { Err(LogError::Closed) } else { Ok(()) }
+    }
+}
+
+/// The segments that readers may read, by rising base offset. Never empty.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) segments: Vec<Arc<Segment>>,
+}
+
+impl View {
+    /// The segment that has, or would get, this offset; the first for lower ones.
+    pub(super) fn segment_of(&self, offset: i64) -> Option<(usize, &Arc<Segment>)> {
+        let above = self.segments.partition_point(|segment| segment.base_offset <= offset);
+        let index = above.saturating_sub(1);
+        self.segments.get(index).map(|segment| (index, segment))
+    }
+}
+
+/// One partition of an open log.
+#[derive(Debug)]
+pub(super) struct Partition {
+    pub(super) home: Arc<Home>,
+    pub(super) options: TopicOptions,
+    pub(super) shared: Arc<Shared>,
+    pub(super) writer: Mutex<Writer>,
+    pub(super) gather: Mutex<Gather>,
+    pub(super) view: Mutex<Arc<View>>,
+    pub(super) watermark: Mutex<WatermarkFile>,
+    /// The offset after the last one that readers see.
+    pub(super) written_end: AtomicI64,
+    /// The offset after the last one that survives a power cut.
+    pub(super) durable_end: AtomicI64,
+    /// The first offset that is there.
+    pub(super) log_start: AtomicI64,
+    /// The topic was deleted, or the log closed.
+    pub(super) retired: AtomicBool,
+    pub(super) commit: Commit,
+    /// Those who wait for records to read.
+    pub(super) followers: Waiters,
+    /// Tasks that wait for records to become durable.
+    pub(super) durables: Waiters,
+    /// Somebody found the writer busy and wants what has gathered written when it is done.
+    pub(super) write_wanted: AtomicBool,
+    /// Whether the keeper has been asked to write what gathers.
+    pub(super) lingering: AtomicBool,
+}
+
+/// What opening found out about a partition.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) home: Arc<Home>,
+    pub(super) segments: Vec<Arc<Segment>>,
+    pub(super) writer: Writer,
+    pub(super) watermark: WatermarkFile,
+    pub(super) durable_end: i64,
+    pub(super) log_start: i64,
+}
+
+impl Partition {
+    pub(super) fn new(shared: Arc<Shared>, options: TopicOptions, opened: Opened) -> Self {
+        let end = opened.writer.active.next_offset();
+        let gather = Gather::new(end, opened.writer.producers.clone());
+        Self {
+            home: opened.home,
+            options,
+            shared,
+            writer: Mutex::new(opened.writer),
+            gather: Mutex::new(gather),
+            view: Mutex::new(Arc::new(View { segments: opened.segments })),
+            watermark: Mutex::new(opened.watermark),
+            written_end: AtomicI64::new(end),
+            durable_end: AtomicI64::new(opened.durable_end),
+            log_start: AtomicI64::new(opened.log_start),
+            retired: AtomicBool::new(false),
+            commit: Commit::default(),
+            followers: Waiters::default(),
+            durables: Waiters::default(),
+            write_wanted: AtomicBool::new(false),
+            lingering: AtomicBool::new(false),
+        }
+    }
+
+    /// Refuses appends to a log that takes none.
+    #[inline]
+    pub(super) fn check(&self) -> Result<(), LogError> {
+        if self.retired.load(Ordering::Relaxed) {
+            return Err(LogError::Closed);
+        }
+        self.shared.check()
+    }
+
+    /// The segments now.
+    pub(super) fn view(&self) -> Arc<View> {
+        lock(&self.view).clone()
+    }
+
+    /// The offset after the last one that readers see.
+    pub(super) fn written_end(&self) -> i64 {
+        self.written_end.load(Ordering::SeqCst)
+    }
+
+    /// The offset after the last one that survives a power cut.
+    pub(super) fn durable_end(&self) -> i64 {
+        self.durable_end.load(Ordering::SeqCst)
+    }
+
+    /// The first offset that is there.
+    pub(super) fn log_start(&self) -> i64 {
+        self.log_start.load(Ordering::SeqCst)
+    }
+
+    /// A sync confirmed this watermark.
+    pub(super) fn now_durable(&self, watermark: Watermark) {
+        lock(&self.watermark).store(watermark);
+        self.durable_end.fetch_max(watermark.offset, Ordering::SeqCst);
+        self.durables.wake_all();
+    }
+
+    /// Stops all appends until the log is opened anew; returns what callers get to hear.
+    #[cold]
+    pub(super) fn poison(&self, cause: &LogError) -> LogError {
+        lock(&self.watermark).sync_failed();
+        let poison = self.shared.poison.get_or_init(|| cause.poisoned()).clone();
+        self.durables.wake_all();
+        poison
+    }
+
+    #[cold]
+    pub(super) fn bad_batch(&self, source: FormatError) -> LogError {
+        LogError::BadBatch { place: Box::new(self.home.place()), source }
+    }
+
+    /// Lets go of the segments that lie before `offset` as a whole and removes their files. The caller has made the new
+    /// start durable before.
+    pub(super) fn drop_front(&self, offset: i64) -> Result<(), LogError> {
+        let writer = lock(&self.writer);
+        self.log_start.fetch_max(offset, Ordering::SeqCst);
+        let view = self.view();
+        let keep_from = view.segments.iter().position(|segment| {
+            segment.next_offset() > offset || segment.base_offset == writer.active.base_offset
+        });
+        let (gone, kept) = view.segments.split_at(keep_from.unwrap_or(0));
+        *lock(&self.view) = Arc::new(View { segments: kept.to_vec() });
+        drop(writer);
+        self.write_if_wanted();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        for segment in gone {
+            super::recovery::remove_segment(&self.home, segment.base_offset)?;
+        }
+        let synced = self.home.storage.sync_dir(&self.home.directory);
+        synced.map_err(|error| self.home.failed(error))
+    }
+}
+
+impl Partition {
+    /// Makes everything durable that was appended, and what helps to open it fast. `all`: also if nothing was appended.
+    pub(super) fn close(&self, all: bool) -> Result<(), LogError> {
+        self.flush_durable()?;
+        let writer = lock(&self.writer);
+        if !writer.begun && !all {
+            return Ok(());
+        }
+        writer.active.save_indexes(true)?;
+        writer.save_snapshot(self);
+        let watermark = lock(&self.watermark);
+        watermark.sync(&self.home)
+    }
+
+    /// Looks what another process has written, if the log is open for reading only. Whether there is more than before.
+    pub(super) fn refresh(&self) -> Result<bool, LogError> {
+        if self.home.writable {
+            return Ok(false);
+        }
+        let mut writer = lock(&self.writer);
+        let before = self.written_end();
+        super::recovery::refresh(self, &mut writer)?;
+        let now = self.written_end();
+        drop(writer);
+        if now > before {
+            self.followers.wake_all();
+        }
+        Ok(now > before)
+    }
+}

@@ -1,0 +1,213 @@
+//! What a partition has seen of idempotent producers: the last batches of each, by which repetitions are known.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::log::error::{LogError, Place};
+use crate::log::format::BatchHeader;
+use crate::log::format::producers::ProducerEntry;
+
+/// Batches remembered of each producer.
+const BATCHES_MAX: usize = 5;
+
+/// A batch that was appended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Seen {
+    first_sequence: i32,
+    last_sequence: i32,
+    last_offset: i64,
+    offset_delta: i32,
+    timestamp_ms: i64,
+}
+
+/// One producer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct State {
+    epoch: i16,
+    batches: VecDeque<Seen>,
+}
+
+/// The producers of a partition.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(in crate::log) struct Producers {
+    states: HashMap<i64, State>,
+}
+
+/// What is to be done with a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::log) enum Verdict {
+    /// It is the next one.
+    Append,
+    /// It is there already, and ends with this offset.
+    Duplicate { first_offset: i64, last_offset: i64 },
+}
+
+/// The sequence number after this one; they wrap from the largest to 0.
+fn after(sequence: i32) -> i32 {
+    if sequence == i32::MAX { 0 } else { sequence + 1 }
+}
+
+impl Producers {
+    /// Whether there are none.
+    pub(in crate::log) fn is_empty(&self) -> bool {
+        self.states.is_empty()
+    }
+
+    /// Judges a batch by its producer, epoch and sequence.
+    ///
+    /// # Errors
+    /// `Fenced` for an old epoch, `OutOfSequence` for a gap.
+    pub(in crate::log) fn judge(
+        &self,
+        header: &BatchHeader,
+        place: impl FnOnce() -> Place,
+    ) -> Result<Verdict, LogError> {
+        let producer = header.producer_id;
+        if producer < 0 {
+            return Ok(Verdict::Append);
+        }
+        let (found, last) = (header.base_sequence, header.last_sequence());
+        let out_of_sequence = |expected, place: Place| {
+            Err(LogError::OutOfSequence { place: Box::new(place), producer, expected, found })
+        };
+        // A producer nobody remembers may go on where it likes: it may have been silent for long.
+        let Some(state) = self.states.get(&producer) else { return Ok(Verdict::Append) };
+        if header.producer_epoch < state.epoch {
+            let (current, found) = (state.epoch, header.producer_epoch);
+            return Err(LogError::Fenced { place: Box::new(place()), producer, current, found });
+        }
+        if header.producer_epoch > state.epoch {
+            return if found == 0 { Ok(Verdict::Append) } else { out_of_sequence(0, place()) };
+        }
+        let repeated = state
+            .batches
+            .iter()
+            .find(|seen| (seen.first_sequence, seen.last_sequence) == (found, last));
+        if let Some(seen) = repeated {
+            let first_offset = seen.last_offset - i64::from(seen.offset_delta);
+            return Ok(Verdict::Duplicate { first_offset, last_offset: seen.last_offset });
+        }
+        let expected = state.batches.back().map_or(0, |seen| after(seen.last_sequence));
+        if found == expected { Ok(Verdict::Append) } else { out_of_sequence(expected, place()) }
+    }
+
+    /// Takes a batch in, whose header has its final offsets.
+    pub(in crate::log) fn note(&mut self, header: &BatchHeader) {
+        if header.producer_id < 0 {
+            return;
+        }
+        let new = || State { epoch: header.producer_epoch, batches: VecDeque::new() };
+        let state = self.states.entry(header.producer_id).or_insert_with(new);
+        if state.epoch != header.producer_epoch {
+            *state = new();
+        }
+        if state.batches.len() == BATCHES_MAX {
+            state.batches.pop_front();
+        }
+        state.batches.push_back(Seen {
+            first_sequence: header.base_sequence,
+            last_sequence: header.last_sequence(),
+            last_offset: header.last_offset(),
+            offset_delta: header.last_offset_delta,
+            timestamp_ms: header.max_timestamp,
+        });
+    }
+
+    /// The last batch of each producer, for a snapshot, by id.
+    pub(in crate::log) fn entries(&self) -> Vec<ProducerEntry> {
+        let entry = |(producer_id, state): (&i64, &State)| {
+            let last = state.batches.back()?;
+            Some(ProducerEntry {
+                producer_id: *producer_id,
+                epoch: state.epoch,
+                last_sequence: last.last_sequence,
+                last_offset: last.last_offset,
+                offset_delta: last.offset_delta,
+                timestamp_ms: last.timestamp_ms,
+                coordinator_epoch: -1,
+                transaction_first_offset: -1,
+            })
+        };
+        let mut entries: Vec<_> = self.states.iter().filter_map(entry).collect();
+        entries.sort_by_key(|entry| entry.producer_id);
+        entries
+    }
+
+    /// As a snapshot has them.
+    pub(in crate::log) fn from_entries(entries: &[ProducerEntry]) -> Self {
+        let state = |entry: &ProducerEntry| {
+            let first = entry.last_sequence.wrapping_sub(entry.offset_delta) & i32::MAX;
+            let seen = Seen {
+                first_sequence: if entry.last_sequence < 0 { -1 } else { first },
+                last_sequence: entry.last_sequence,
+                last_offset: entry.last_offset,
+                offset_delta: entry.offset_delta,
+                timestamp_ms: entry.timestamp_ms,
+            };
+            (entry.producer_id, State { epoch: entry.epoch, batches: VecDeque::from([seen]) })
+        };
+        Self { states: entries.iter().map(state).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::format::{BatchBuilder, BatchOptions, BatchView, Producer};
+
+    fn batch(base_offset: i64, epoch: i16, base_sequence: i32, records: usize) -> BatchHeader {
+        let producer = Producer { id: 7, epoch, base_sequence };
+        let options = BatchOptions { base_offset, producer, ..Default::default() };
+        let mut builder = BatchBuilder::new(options);
+        for _ in 0..records {
+            builder.append(0, None, Some(b"v"), []).unwrap();
+        }
+        *BatchView::parse(&builder.finish().unwrap()).unwrap().header()
+    }
+
+    fn judge(producers: &Producers, header: &BatchHeader) -> Result<Verdict, LogError> {
+        producers.judge(header, Place::default)
+    }
+
+    #[test]
+    fn a_repeated_batch_is_known_by_its_sequence_and_a_gap_is_refused() {
+        let mut producers = Producers::default();
+        producers.note(&batch(10, 0, 0, 2));
+        let again = Verdict::Duplicate { first_offset: 10, last_offset: 11 };
+        assert_eq!(judge(&producers, &batch(99, 0, 0, 2)).unwrap(), again);
+        assert_eq!(judge(&producers, &batch(99, 0, 2, 1)).unwrap(), Verdict::Append);
+        let error = judge(&producers, &batch(99, 0, 3, 1)).unwrap_err();
+        assert!(matches!(error, LogError::OutOfSequence { expected: 2, found: 3, .. }));
+    }
+
+    #[test]
+    fn a_new_epoch_starts_at_zero_and_fences_the_old_one() {
+        let mut producers = Producers::default();
+        producers.note(&batch(10, 0, 0, 2));
+        assert!(judge(&producers, &batch(12, 1, 2, 1)).is_err());
+        assert_eq!(judge(&producers, &batch(12, 1, 0, 1)).unwrap(), Verdict::Append);
+        producers.note(&batch(12, 1, 0, 1));
+        let error = judge(&producers, &batch(13, 0, 2, 1)).unwrap_err();
+        assert!(matches!(error, LogError::Fenced { current: 1, found: 0, .. }));
+    }
+
+    #[test]
+    fn sequences_wrap_and_five_batches_are_remembered() {
+        let mut producers = Producers::default();
+        producers.note(&batch(0, 0, i32::MAX - 1, 3));
+        for n in 0..5 {
+            let next = batch(3 + n, 0, 1 + n as i32, 1);
+            assert_eq!(judge(&producers, &next).unwrap(), Verdict::Append, "{n}");
+            producers.note(&next);
+        }
+        assert!(judge(&producers, &batch(0, 0, i32::MAX - 1, 3)).is_err(), "forgotten");
+        assert!(matches!(judge(&producers, &batch(0, 0, 1, 1)), Ok(Verdict::Duplicate { .. })));
+    }
+
+    #[test]
+    fn the_last_batch_survives_a_snapshot() {
+        let mut producers = Producers::default();
+        producers.note(&batch(0, 3, i32::MAX - 1, 4));
+        let read = Producers::from_entries(&producers.entries());
+        assert_eq!(read, producers);
+    }
+}

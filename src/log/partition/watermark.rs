@@ -1,0 +1,251 @@
+//! The durable watermark of a partition: up to where its bytes are known to be durable, and so must be whole.
+//!
+//! A file of two slots, each in a sector of its own, written in turn after a sync. It is never synced for that: a slot
+//! that reaches the medium says the truth whenever it does, and one that does not leaves the older one, which is true
+//! too. A third slot, durable from the beginning and never written again, says that nothing was durable: it counts when
+//! a write failed half-way and a power cut took the other slot. The watermark also guards what the CRC of a batch does
+//! not cover: length and offset up to here.
+
+use std::sync::Arc;
+
+use crate::log::error::{Damage, LogError, Place};
+use crate::log::format::crc::crc32c;
+use crate::log::segment::Home;
+use crate::log::storage::{OpenMode, StorageFile};
+
+/// The file's name in the partition's directory.
+pub(in crate::log) const FILE: &str = "durable-watermark";
+
+const MAGIC: [u8; 8] = *b"pmqwm\0\0\x01";
+/// Distance of the slots; a write to one never touches the other's sector, on mediums of 4 KiB sectors too.
+const SLOT_DISTANCE: u64 = 4096;
+/// Slots that are written in turn; the one after them is the first and last resort.
+const SLOTS: u64 = 2;
+const SLOT_BYTES: usize = 64;
+const CRC_AT: usize = SLOT_BYTES - 4;
+
+const FLAG_PRODUCERS: u32 = 1;
+const FLAG_SYNC_FAILED: u32 = 2;
+
+/// What a slot says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::log) struct Watermark {
+    /// Base offset of the segment that was written to.
+    pub(in crate::log) segment: i64,
+    /// Bytes of that segment that are durable.
+    pub(in crate::log) position: u64,
+    /// The offset after the last durable one.
+    pub(in crate::log) offset: i64,
+    /// Epoch of the writer.
+    pub(in crate::log) epoch: i32,
+    /// Largest timestamp of that segment up to here.
+    pub(in crate::log) max_timestamp: i64,
+    /// Whether there were idempotent producers.
+    pub(in crate::log) producers: bool,
+    /// A sync failed after this: what can be read beyond may not be on the medium.
+    pub(in crate::log) sync_failed: bool,
+}
+
+impl Watermark {
+    /// The watermark of a partition that is empty at this offset.
+    pub(in crate::log) fn empty(offset: i64) -> Self {
+        Self {
+            segment: offset,
+            position: 0,
+            offset,
+            epoch: -1,
+            max_timestamp: -1,
+            producers: false,
+            sync_failed: false,
+        }
+    }
+
+    fn encode(&self, sequence: u64) -> [u8; SLOT_BYTES] {
+        let flags = u32::from(self.producers) * FLAG_PRODUCERS
+            + u32::from(self.sync_failed) * FLAG_SYNC_FAILED;
+        let mut bytes = Vec::with_capacity(SLOT_BYTES);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&sequence.to_be_bytes());
+        bytes.extend_from_slice(&self.segment.to_be_bytes());
+        bytes.extend_from_slice(&self.position.to_be_bytes());
+        bytes.extend_from_slice(&self.offset.to_be_bytes());
+        bytes.extend_from_slice(&self.max_timestamp.to_be_bytes());
+        bytes.extend_from_slice(&self.epoch.to_be_bytes());
+        bytes.extend_from_slice(&flags.to_be_bytes());
+        bytes.resize(CRC_AT, 0);
+        let crc = crc32c(&bytes);
+        bytes.extend_from_slice(&crc.to_be_bytes());
+        let mut slot = [0; SLOT_BYTES];
+        slot.copy_from_slice(&bytes);
+        slot
+    }
+
+    fn decode(slot: &[u8; SLOT_BYTES]) -> Option<(u64, Self)> {
+        let long = |at: usize| {
+            let bytes = slot.get(at..)?.first_chunk::<8>()?;
+            Some(u64::from_be_bytes(*bytes))
+        };
+        let int = |at: usize| {
+            let bytes = slot.get(at..)?.first_chunk::<4>()?;
+            Some(u32::from_be_bytes(*bytes))
+        };
+        if !slot.starts_with(&MAGIC) || int(CRC_AT)? != crc32c(slot.get(..CRC_AT)?) {
+            return None;
+        }
+        let flags = int(52)?;
+        let watermark = Self {
+            segment: long(16)?.cast_signed(),
+            position: long(24)?,
+            offset: long(32)?.cast_signed(),
+            max_timestamp: long(40)?.cast_signed(),
+            epoch: int(48)?.cast_signed(),
+            producers: flags & FLAG_PRODUCERS != 0,
+            sync_failed: flags & FLAG_SYNC_FAILED != 0,
+        };
+        Some((long(8)?, watermark))
+    }
+}
+
+/// The file, open for writing.
+#[derive(Debug)]
+pub(in crate::log) struct WatermarkFile {
+    file: Arc<dyn StorageFile>,
+    sequence: u64,
+    last: Watermark,
+}
+
+impl WatermarkFile {
+    /// Creates the file with its first slot, durably but for its name.
+    pub(in crate::log) fn create(home: &Home, first: Watermark) -> Result<Self, LogError> {
+        let path = home.directory.join(FILE);
+        let created = home.storage.open(&path, OpenMode::Create).and_then(|file| {
+            file.set_len(0)?;
+            file.write_at(&first.encode(0), 0)?;
+            file.write_at(&first.encode(0), SLOTS * SLOT_DISTANCE)?;
+            file.sync_data().map(|()| file)
+        });
+        let file = created.map_err(|error| home.failed(error))?;
+        Ok(Self { file, sequence: 0, last: first })
+    }
+
+    /// Opens the file and finds the newest slot that is sound.
+    pub(in crate::log) fn open(home: &Home) -> Result<Self, LogError> {
+        let path = home.directory.join(FILE);
+        let place = || Place { path: Some(path.clone()), ..home.place() };
+        let mode = if home.writable { OpenMode::Write } else { OpenMode::Read };
+        let file = match home.storage.open(&path, mode) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(LogError::corrupt(place(), Damage::Missing));
+            }
+            Err(error) => return Err(home.failed(error)),
+        };
+        let mut newest: Option<(u64, Watermark)> = None;
+        for at in (0..=SLOTS).map(|slot| slot * SLOT_DISTANCE) {
+            let mut slot = [0; SLOT_BYTES];
+            file.read_at(&mut slot, at).map_err(|error| home.failed(error))?;
+            let found = Watermark::decode(&slot);
+            newest = newest.max_by_sequence(found);
+        }
+        match newest {
+            Some((sequence, last)) => Ok(Self { file, sequence, last }),
+            None => Err(LogError::corrupt(place(), Damage::Unreadable)),
+        }
+    }
+
+    /// What the newest slot says.
+    pub(in crate::log) fn last(&self) -> Watermark {
+        self.last
+    }
+
+    /// Writes the other slot, if this one is news. A failure is none: the older slot stays true.
+    pub(in crate::log) fn store(&mut self, watermark: Watermark) {
+        if watermark == self.last || watermark.offset < self.last.offset {
+            return;
+        }
+        let sequence = self.sequence + 1;
+        let at = (sequence % SLOTS) * SLOT_DISTANCE;
+        if self.file.write_at(&watermark.encode(sequence), at).is_ok() {
+            (self.sequence, self.last) = (sequence, watermark);
+        }
+    }
+
+    /// Notes that a sync failed, as well as that can be done now.
+    pub(in crate::log) fn sync_failed(&mut self) {
+        self.store(Watermark { sync_failed: true, ..self.last });
+    }
+
+    /// Makes the newest slot durable.
+    pub(in crate::log) fn sync(&self, home: &Home) -> Result<(), LogError> {
+        self.file.sync_data().map_err(|error| home.failed(error))
+    }
+}
+
+/// Which of two slots counts.
+trait Newest {
+    fn max_by_sequence(self, other: Self) -> Self;
+}
+
+impl Newest for Option<(u64, Watermark)> {
+    fn max_by_sequence(self, other: Self) -> Self {
+        match (self, other) {
+            (Some(one), Some(two)) => Some(if two.0 > one.0 { two } else { one }),
+            (one, two) => one.or(two),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::storage::MemoryStorage;
+
+    fn home() -> Home {
+        let storage = Arc::new(MemoryStorage::new());
+        let topic = "t".to_owned();
+        Home { storage, directory: "/".into(), topic, partition: 0, writable: true }
+    }
+
+    fn at(offset: i64) -> Watermark {
+        Watermark { offset, position: offset as u64 * 10, ..Watermark::empty(0) }
+    }
+
+    #[test]
+    fn the_newest_slot_counts_and_a_damaged_one_gives_way_to_the_older() {
+        let home = home();
+        let mut file = WatermarkFile::create(&home, Watermark::empty(0)).unwrap();
+        file.store(at(3));
+        file.store(at(7));
+        assert_eq!(WatermarkFile::open(&home).unwrap().last(), at(7));
+        let raw = home.storage.open(&home.directory.join(FILE), OpenMode::Write).unwrap();
+        raw.write_at(&[0xff], 33).unwrap();
+        assert_eq!(WatermarkFile::open(&home).unwrap().last(), at(3));
+        raw.write_at(&[0xff], SLOT_DISTANCE + 33).unwrap();
+        assert_eq!(WatermarkFile::open(&home).unwrap().last(), Watermark::empty(0));
+        raw.write_at(&[0xff], SLOTS * SLOT_DISTANCE + 33).unwrap();
+        assert!(WatermarkFile::open(&home).unwrap_err().is_corruption());
+    }
+
+    #[test]
+    fn it_never_goes_back_and_remembers_a_failed_sync() {
+        let home = home();
+        let mut file = WatermarkFile::create(&home, Watermark::empty(0)).unwrap();
+        file.store(at(7));
+        file.store(at(5));
+        assert_eq!(file.last(), at(7));
+        file.sync_failed();
+        let found = WatermarkFile::open(&home).unwrap().last();
+        assert_eq!(found, Watermark { sync_failed: true, ..at(7) });
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_slot_is_noticed() {
+        let slot = at(7).encode(9);
+        assert_eq!(Watermark::decode(&slot), Some((9, at(7))));
+        for bit in 0..SLOT_BYTES * 8 {
+            let mut flipped = slot;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Watermark::decode(&flipped), None, "bit {bit}");
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The write side of a partition: appends finished batches to the last segment and starts new ones. All of it runs
+//! under the partition's writer lock.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::producers::Producers;
+use super::watermark::Watermark;
+use super::{Partition, View};
+use crate::log::disk;
+use crate::log::error::LogError;
+use crate::log::format::checkpoint::{EpochStart, encode_epochs};
+use crate::log::format::names::{FileKind, FileName, LEADER_EPOCHS};
+use crate::log::format::{BatchHeader, producers};
+use crate::log::segment::Segment;
+use crate::sync::lock;
+
+/// The writer's own state.
+#[derive(Debug)]
+pub(in crate::log) struct Writer {
+    pub(in crate::log) active: Arc<Segment>,
+    /// Where each writer's batches begin, as in the file.
+    pub(in crate::log) epochs: Vec<EpochStart>,
+    /// Producers up to the published end; those of gathered batches are elsewhere.
+    pub(in crate::log) producers: Producers,
+    /// Whether this incarnation has appended: it is in `epochs`, the indexes are loaded.
+    pub(in crate::log) begun: bool,
+    /// Timestamp of the active segment's first batch.
+    first_timestamp: Option<i64>,
+    /// Largest timestamp of the active segment.
+    max_timestamp: i64,
+    index_full: bool,
+    /// Bytes for which space is reserved in the active segment.
+    reserved: u64,
+    /// Headers of the batches being appended; kept for its memory.
+    headers: Vec<BatchHeader>,
+}
+
+impl Writer {
+    /// A writer that goes on after what `active` holds.
+    pub(in crate::log) fn new(
+        active: Arc<Segment>,
+        epochs: Vec<EpochStart>,
+        producers: Producers,
+        max_timestamp: i64,
+    ) -> Self {
+        Self {
+            active,
+            epochs,
+            producers,
+            begun: false,
+            first_timestamp: None,
+            max_timestamp,
+            index_full: false,
+            reserved: 0,
+            headers: Vec::new(),
+        }
+    }
+
+    /// What will be durable after a sync of the active segment that begins now.
+    pub(in crate::log) fn watermark(&self, epoch: i32) -> Watermark {
+        Watermark {
+            segment: self.active.base_offset,
+            position: self.active.end(),
+            offset: self.active.next_offset(),
+            epoch,
+            max_timestamp: self.max_timestamp,
+            producers: !self.producers.is_empty(),
+            sync_failed: false,
+        }
+    }
+
+    /// Appends encoded batches, whose offsets go on from the published end. What was appended before an error is
+    /// published, and nothing else is there.
+    pub(in crate::log) fn append(
+        &mut self,
+        partition: &Partition,
+        batches: &[Vec<u8>],
+    ) -> Result<(), LogError> {
+        self.begin(partition)?;
+        let mut headers = std::mem::take(&mut self.headers);
+        headers.clear();
+        for batch in batches {
+            let decoded = BatchHeader::decode(batch);
+            headers.push(decoded.map_err(|error| partition.bad_batch(error))?);
+        }
+        let appended = self.append_all(partition, batches, &headers);
+        self.headers = headers;
+        appended
+    }
+
+    fn append_all(
+        &mut self,
+        partition: &Partition,
+        mut batches: &[Vec<u8>],
+        mut headers: &[BatchHeader],
+    ) -> Result<(), LogError> {
+        while let Some(first) = headers.first() {
+            if self.must_roll(partition, first, self.active.end()) {
+                self.roll(partition)?;
+            }
+            let mut end = self.active.end();
+            let mut count = 0;
+            for header in headers {
+                if count > 0 && self.must_roll(partition, header, end) {
+                    break;
+                }
+                end += header.batch_bytes() as u64;
+                count += 1;
+            }
+            let (batches_now, batches_later) = batches.split_at(count);
+            let (headers_now, headers_later) = headers.split_at(count);
+            self.write(partition, batches_now, headers_now, end)?;
+            (batches, headers) = (batches_later, headers_later);
+        }
+        Ok(())
+    }
+
+    /// Whether this batch must not go behind `end` bytes of the active segment.
+    fn must_roll(&self, partition: &Partition, next: &BatchHeader, end: u64) -> bool {
+        if end == 0 {
+            return false;
+        }
+        let options = &partition.options;
+        let full = end + next.batch_bytes() as u64 > u64::from(options.segment_bytes);
+        let far = next.last_offset() - self.active.base_offset > i64::from(i32::MAX);
+        let age = |first: i64| next.max_timestamp.saturating_sub(first);
+        let old = self.first_timestamp.is_some_and(|first| age(first) > options.segment_ms);
+        full || far || old || self.index_full
+    }
+
+    fn write(
+        &mut self,
+        partition: &Partition,
+        batches: &[Vec<u8>],
+        headers: &[BatchHeader],
+        end: u64,
+    ) -> Result<(), LogError> {
+        let active = self.active.clone();
+        self.reserve(partition, end);
+        if let Err(error) = active.write(batches) {
+            // What got into the file must not be taken for an append later, when something shorter follows it.
+            if !error.is_full() {
+                return Err(partition.poison(&error));
+            }
+            return match active.cut_to_end() {
+                Ok(()) => Err(error),
+                Err(error) => Err(partition.poison(&error)),
+            };
+        }
+        let mut at = active.end();
+        for header in headers {
+            let index_bytes = active.note(at, header, partition.options.index_interval_bytes);
+            self.index_full |= index_bytes >= partition.options.index_bytes_max as usize;
+            self.first_timestamp.get_or_insert(header.base_timestamp);
+            self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
+            self.producers.note(header);
+            at += header.batch_bytes() as u64;
+        }
+        let next_offset =
+            headers.last().map_or(active.next_offset(), |last| last.last_offset() + 1);
+        active.publish(end, next_offset);
+        partition.written_end.store(next_offset, Ordering::SeqCst);
+        partition.followers.wake_all();
+        Ok(())
+    }
+
+    /// Reserves space ahead, if the topic wants that. It may fail.
+    fn reserve(&mut self, partition: &Partition, end: u64) {
+        let step = u64::from(partition.options.preallocate_bytes);
+        if step > 0 && end > self.reserved {
+            self.reserved = end.next_multiple_of(step).min(partition.options.segment_bytes.into());
+            self.reserved = self.reserved.max(end);
+            if let Ok(file) = self.active.file() {
+                let _ = file.preallocate(self.reserved);
+            }
+        }
+    }
+
+    /// Makes ready for the first append of this incarnation: notes where its batches begin.
+    fn begin(&mut self, partition: &Partition) -> Result<(), LogError> {
+        if self.begun {
+            return Ok(());
+        }
+        self.active.prepare()?;
+        self.first_timestamp = match self.active.end() {
+            0 => None,
+            _ => self.active.first_timestamp()?,
+        };
+        let (epoch, start_offset) = (partition.shared.epoch, self.active.next_offset());
+        // An entry that was written in vain, for an append that failed, is replaced.
+        self.epochs.retain(|entry| entry.epoch < epoch && entry.start_offset < start_offset);
+        self.epochs.push(EpochStart { epoch, start_offset });
+        save_epochs(partition, &self.epochs)?;
+        self.begun = true;
+        Ok(())
+    }
+
+    /// Ends the active segment and starts the next. A segment only exists when all before it are durable.
+    fn roll(&mut self, partition: &Partition) -> Result<(), LogError> {
+        let ended = self.active.clone();
+        ended.sync().map_err(|error| partition.poison(&error))?;
+        partition.now_durable(self.watermark(partition.shared.epoch));
+        let base_offset = ended.next_offset();
+        self.save_snapshot(partition);
+        let next = self.create_segment(partition, base_offset)?;
+        // Indexes can be built again, so a failure to save them stops nothing.
+        let _ = ended.seal();
+        if self.reserved > ended.end() {
+            let _ = ended.file().map(|file| file.set_len(ended.end()));
+        }
+        self.active = next.clone();
+        (self.first_timestamp, self.max_timestamp) = (None, -1);
+        (self.index_full, self.reserved) = (false, 0);
+        let mut view = lock(&partition.view);
+        let mut segments = view.segments.clone();
+        segments.push(next);
+        *view = Arc::new(View { segments });
+        drop(view);
+        partition.now_durable(self.watermark(partition.shared.epoch));
+        Ok(())
+    }
+
+    fn create_segment(
+        &self,
+        partition: &Partition,
+        base_offset: i64,
+    ) -> Result<Arc<Segment>, LogError> {
+        let home = &partition.home;
+        let created = Segment::create(home.clone(), base_offset).and_then(|segment| {
+            let synced = home.storage.sync_dir(&home.directory);
+            synced.map_err(|error| home.failed(error)).map(|()| segment)
+        });
+        created.map(Arc::new).map_err(|error| {
+            // The active segment goes on, and nothing may lie beside what it gets to hold.
+            let path = home.file(base_offset, FileKind::Log);
+            match disk::remove_if_there(&*home.storage, &path) {
+                Ok(()) if error.is_full() => error,
+                _ => partition.poison(&error),
+            }
+        })
+    }
+
+    /// Writes down what is known of producers up to the end. It may fail: an older one and the log say the same.
+    pub(in crate::log) fn save_snapshot(&self, partition: &Partition) {
+        if self.producers.is_empty() {
+            return;
+        }
+        let offset = u64::try_from(self.active.next_offset()).unwrap_or_default();
+        let name = FileName::live(offset, FileKind::ProducerSnapshot).to_string();
+        let home = &partition.home;
+        if let Ok(bytes) = producers::encode(&self.producers.entries()) {
+            let _ = disk::replace(&*home.storage, &home.directory, &name, &bytes);
+        }
+    }
+}
+
+/// Replaces the file of epochs.
+pub(in crate::log) fn save_epochs(
+    partition: &Partition,
+    epochs: &[EpochStart],
+) -> Result<(), LogError> {
+    let home = &partition.home;
+    let text = encode_epochs(epochs).map_err(|error| partition.bad_batch(error))?;
+    let replaced = disk::replace(&*home.storage, &home.directory, LEADER_EPOCHS, text.as_bytes());
+    replaced.map_err(|error| home.failed(error))
+}

@@ -1,0 +1,144 @@
+//! Following a partition: at its end readers wait for more.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::Reader;
+use crate::log::error::LogError;
+use crate::log::options::Level;
+use crate::log::partition::{Partition, Waiters};
+use crate::log::read::LogRecord;
+use crate::transport::now;
+
+/// First and longest pause between two looks at a log that another process writes.
+const PAUSE_MIN: Duration = Duration::from_micros(200);
+const PAUSE_MAX: Duration = Duration::from_millis(20);
+
+/// A reader that waits at the end. As an iterator it blocks, and ends only when the log is closed and everything read.
+#[derive(Debug)]
+pub struct Follow {
+    reader: Reader,
+    /// By which a waiting task is registered.
+    task: Option<u64>,
+}
+
+impl Follow {
+    pub(super) fn new(reader: Reader) -> Self {
+        Self { reader, task: None }
+    }
+
+    /// The reader, which ends at the end again.
+    pub fn reader(&mut self) -> &mut Reader {
+        &mut self.reader
+    }
+
+    /// The next record, after waiting for it at most this long; `None` if there was none until then.
+    ///
+    /// # Errors
+    /// As [`Reader::next_batch`].
+    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<LogRecord>, LogError> {
+        self.next_within(Some(timeout))
+    }
+
+    fn next_within(&mut self, timeout: Option<Duration>) -> Result<Option<LogRecord>, LogError> {
+        let deadline = timeout.and_then(|timeout| now().checked_add(timeout));
+        loop {
+            if let Some(record) = self.reader.next_record()? {
+                return Ok(Some(record));
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(now()));
+            if left.is_some_and(|left| left.is_zero()) || self.is_over() {
+                return Ok(None);
+            }
+            self.wait(left)?;
+        }
+    }
+
+    /// Whether nothing can come any more.
+    fn is_over(&self) -> bool {
+        let partition = &self.reader.partition;
+        partition.home.writable
+            && partition.check().is_err()
+            && self.reader.next_offset() >= self.reader.end()
+    }
+
+    /// Those who wait for what this reader may see.
+    fn waiters(partition: &Partition, level: Level) -> &Waiters {
+        if level == Level::Durable { &partition.durables } else { &partition.followers }
+    }
+
+    fn wait(&self, timeout: Option<Duration>) -> Result<(), LogError> {
+        let (reader, partition) = (&self.reader, &self.reader.partition);
+        let next = reader.next_offset();
+        if !partition.home.writable {
+            return self.watch(timeout);
+        }
+        let ready = || reader.end() > next || self.is_over();
+        // What has gathered so far, nobody might write for a while.
+        let before = || partition.write_if_free();
+        Self::waiters(partition, reader.level).wait(timeout, before, ready);
+        Ok(())
+    }
+
+    /// Another process cannot wake this one, so it looks now and then.
+    fn watch(&self, timeout: Option<Duration>) -> Result<(), LogError> {
+        let deadline = timeout.and_then(|timeout| now().checked_add(timeout));
+        let mut pause = PAUSE_MIN;
+        while !self.reader.partition.refresh()? {
+            let left = deadline.map_or(pause, |end| end.saturating_duration_since(now()));
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(pause.min(left));
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+        Ok(())
+    }
+
+    /// The next record, for a task: registers it for when there is one. `None` when the log is closed. Not for logs that
+    /// are open for reading only: nobody wakes the task there.
+    pub fn poll_next(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<LogRecord, LogError>>> {
+        for registered in [false, true] {
+            match self.reader.next_record() {
+                Ok(Some(record)) => return Poll::Ready(Some(Ok(record))),
+                Err(error) => return Poll::Ready(Some(Err(error))),
+                Ok(None) if self.is_over() => return Poll::Ready(None),
+                Ok(None) if registered => break,
+                Ok(None) => {}
+            }
+            let partition = self.reader.partition.clone();
+            let waiters = Self::waiters(&partition, self.reader.level);
+            let id = *self.task.get_or_insert_with(|| waiters.id());
+            waiters.register(id, context.waker());
+            partition.write_if_free();
+        }
+        Poll::Pending
+    }
+
+    /// The next record, for a task; `None` when the log is closed. Dropping the future loses nothing.
+    pub async fn next_async(&mut self) -> Option<Result<LogRecord, LogError>> {
+        poll_fn(|context| self.poll_next(context)).await
+    }
+}
+
+impl Iterator for Follow {
+    type Item = Result<LogRecord, LogError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_within(None).transpose()
+    }
+}
+
+impl Drop for Follow {
+    fn drop(&mut self) {
+        if let Some(id) = self.task {
+            let partition: &Arc<Partition> = &self.reader.partition;
+            Self::waiters(partition, self.reader.level).forget(id);
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Reading a partition: positions, and readers that go through it batch by batch.
+
+mod cursor;
+mod follow;
+mod record;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::error::LogError;
+use super::format::batch::DECOMPRESSED_BYTES_MAX;
+use super::options::Level;
+use super::partition::Partition;
+use cursor::Cursor;
+pub use follow::Follow;
+use record::Pending;
+pub use record::{LogRecord, ReadBatch};
+
+/// Bytes read at a time, where a reader does not say otherwise.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// Where to begin to read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Position {
+    /// The record with this offset.
+    Offset(i64),
+    /// The first record that is there.
+    Earliest,
+    /// Behind the last record that is written now.
+    Latest,
+    /// The first record with a timestamp not before this one, in milliseconds since 1970; if there is none, behind the
+    /// last record.
+    Time(i64),
+}
+
+/// Reads one partition from a position on, in order, everything that is written. An iterator over records that ends at
+/// the end of the partition for now; asked again later it goes on. Keeps no writer waiting.
+#[derive(Debug)]
+pub struct Reader {
+    partition: Arc<Partition>,
+    cursor: Cursor,
+    level: Level,
+    chunk_bytes: usize,
+    /// What was read last; `taken` bytes of it are used up. Used again when nobody has slices of it any more.
+    chunk: Bytes,
+    taken: usize,
+    /// The batch whose records are being handed out.
+    pending: Option<Pending>,
+}
+
+impl Reader {
+    pub(super) fn new(partition: Arc<Partition>, from: Position) -> Result<Self, LogError> {
+        let offset = partition.offset_of(from)?;
+        Ok(Self {
+            partition,
+            cursor: Cursor::new(offset),
+            level: Level::Written,
+            chunk_bytes: CHUNK_BYTES,
+            chunk: Bytes::new(),
+            taken: 0,
+            pending: None,
+        })
+    }
+
+    /// Reads only what survives a power cut.
+    #[must_use]
+    pub fn durable_only(mut self) -> Self {
+        self.level = Level::Durable;
+        self
+    }
+
+    /// Reads about so many bytes at a time; 256 KiB. A batch that is larger is read whole.
+    #[must_use]
+    pub fn chunk_bytes(mut self, bytes: usize) -> Self {
+        self.chunk_bytes = bytes.max(1);
+        self
+    }
+
+    /// The partition's number.
+    pub fn partition_number(&self) -> u32 {
+        self.partition.home.partition
+    }
+
+    /// The offset of the next record: what to commit when all records so far are dealt with.
+    pub fn next_offset(&self) -> i64 {
+        self.pending.as_ref().map_or(self.cursor.next_offset(), Pending::next_offset)
+    }
+
+    /// Goes on reading elsewhere.
+    ///
+    /// # Errors
+    /// `OffsetOutOfRange`.
+    pub fn seek(&mut self, to: Position) -> Result<(), LogError> {
+        self.cursor = Cursor::new(self.partition.offset_of(to)?);
+        (self.chunk, self.taken, self.pending) = (Bytes::new(), 0, None);
+        Ok(())
+    }
+
+    /// The offset after the last one that this reader may see.
+    fn end(&self) -> i64 {
+        match self.level {
+            Level::Durable => self.partition.durable_end(),
+            _ => self.partition.written_end(),
+        }
+    }
+
+    /// The next batch, its CRC checked; `None` at the end for now. Its first records may lie before the position that was
+    /// asked for; [`ReadBatch`] leaves them out. After an error it stays where it is.
+    ///
+    /// # Errors
+    /// `Corrupt`, with the place; `OffsetOutOfRange` if the front was cut meanwhile; failures of the storage.
+    pub fn next_batch(&mut self) -> Result<Option<ReadBatch>, LogError> {
+        loop {
+            if self.taken < self.chunk.len() {
+                let rest = self.chunk.slice(self.taken..);
+                match self.cursor.cut_batch(&rest)? {
+                    Some((batch, first_offset)) => {
+                        self.taken += batch.bytes().len();
+                        if batch.header().last_offset() >= first_offset {
+                            return Ok(Some(ReadBatch { batch, first_offset }));
+                        }
+                        continue;
+                    }
+                    None => self.taken = self.chunk.len(),
+                }
+            }
+            let old = std::mem::take(&mut self.chunk);
+            self.taken = 0;
+            let end = self.end();
+            match self.cursor.fetch(&self.partition, end, self.chunk_bytes, old) {
+                Ok(Some(chunk)) => self.chunk = chunk,
+                Ok(None) if self.partition.refresh()? => {}
+                Ok(None) => return Ok(None),
+                Err(error) => return Err(self.cut_meanwhile(error)),
+            }
+        }
+    }
+
+    /// A file that is gone is no failure of the storage if the front was cut.
+    #[cold]
+    fn cut_meanwhile(&self, error: LogError) -> LogError {
+        let (earliest, offset) = (self.partition.log_start(), self.cursor.next_offset());
+        if offset >= earliest {
+            return error;
+        }
+        let place = Box::new(self.partition.home.place().at_offset(offset));
+        LogError::OffsetOutOfRange { place, earliest, end: self.partition.written_end() }
+    }
+
+    /// The next record; `None` at the end for now.
+    ///
+    /// # Errors
+    /// As [`next_batch`](Self::next_batch).
+    pub fn next_record(&mut self) -> Result<Option<LogRecord>, LogError> {
+        loop {
+            if let Some(pending) = &mut self.pending {
+                let next = pending.next().map_err(|error| {
+                    let place = self.partition.home.place().at_offset(pending.next_offset());
+                    LogError::corrupt(place, error)
+                });
+                match next {
+                    Ok(Some(record)) => return Ok(Some(record)),
+                    // The rest of a batch that cannot be decoded is not skipped in silence: the error stays.
+                    Err(error) => return Err(error),
+                    Ok(None) => self.pending = None,
+                }
+            }
+            let Some(batch) = self.next_batch()? else { return Ok(None) };
+            // Control records are not for readers.
+            if batch.batch.header().attributes.is_control() {
+                continue;
+            }
+            let pending = Pending::new(&batch, self.partition_number(), DECOMPRESSED_BYTES_MAX);
+            let place = || self.partition.home.place().at_offset(batch.first_offset);
+            self.pending = Some(pending.map_err(|error| LogError::corrupt(place(), error))?);
+        }
+    }
+
+    /// Waits at the end for more instead of ending: an iterator for threads, with calls for tasks beside.
+    pub fn follow(self) -> Follow {
+        Follow::new(self)
+    }
+}
+
+impl Iterator for Reader {
+    type Item = Result<LogRecord, LogError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_record().transpose()
+    }
+}
+
+impl Partition {
+    /// The offset a position stands for now.
+    pub(super) fn offset_of(&self, position: Position) -> Result<i64, LogError> {
+        let (earliest, end) = (self.log_start(), self.written_end());
+        match position {
+            Position::Earliest => Ok(earliest),
+            Position::Latest => self.look(),
+            Position::Time(timestamp_ms) => self.offset_of_time(timestamp_ms),
+            Position::Offset(offset) => {
+                // What has gathered is there for whoever asks for it.
+                let end = if offset >= end { self.look()? } else { end };
+                if (earliest..=end).contains(&offset) {
+                    return Ok(offset);
+                }
+                let place = Box::new(self.home.place().at_offset(offset));
+                Err(LogError::OffsetOutOfRange { place, earliest, end })
+            }
+        }
+    }
+
+    /// Writes what has gathered here, or looks what another process has written; returns the end then.
+    fn look(&self) -> Result<i64, LogError> {
+        if self.home.writable {
+            // Who appended hears of a failure by its ticket.
+            let _ = self.write_now();
+        } else {
+            self.refresh()?;
+        }
+        Ok(self.written_end())
+    }
+
+    fn offset_of_time(&self, timestamp_ms: i64) -> Result<i64, LogError> {
+        let (end, earliest) = (self.look()?, self.log_start());
+        for segment in &self.view().segments {
+            if segment.end() == 0 || segment.next_offset() <= earliest {
+                continue;
+            }
+            let Some(found) = segment.find_time(timestamp_ms)? else { continue };
+            let mut cursor = Cursor::at(segment.clone(), found, earliest);
+            let mut bytes = Bytes::new();
+            // The batch has a record late enough, unless that lies before the log's start.
+            while let Some(chunk) = cursor.fetch(self, end, CHUNK_BYTES, bytes)? {
+                let mut taken = 0;
+                while let Some((batch, _)) = cursor.cut_batch(&chunk.slice(taken..))? {
+                    taken += batch.bytes().len();
+                    if batch.header().max_timestamp < timestamp_ms {
+                        continue;
+                    }
+                    let corrupt = |error| LogError::corrupt(segment.place(), error);
+                    let read = ReadBatch { batch, first_offset: earliest };
+                    let found = read.first_since(timestamp_ms).map_err(corrupt)?;
+                    if let Some(offset) = found {
+                        return Ok(offset);
+                    }
+                }
+                bytes = chunk;
+            }
+        }
+        Ok(end)
+    }
+}

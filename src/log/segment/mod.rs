@@ -1,0 +1,415 @@
+//! One segment of a partition: a file of batches and its two sparse indexes.
+//!
+//! The writer appends and then publishes the new end; readers read up to the published end at any time. Whole batches
+//! only lie below it, so that a reader never meets half of one.
+
+mod indexes;
+mod scan;
+
+use std::io::IoSlice;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use super::disk;
+use super::error::{LogError, Place};
+use super::format::BatchHeader;
+use super::format::index::SegmentBounds;
+use super::format::names::{FileKind, FileName};
+use super::storage::{OpenMode, Storage, StorageError, StorageFile};
+use crate::sync::{Mutex, lock};
+use indexes::Indexes;
+pub(super) use scan::{Expected, ScanError, Scanner};
+
+/// Unsaved index entries that make it worth a write.
+const UNSAVED_ENTRIES_MAX: usize = 512;
+/// Buffers handed to one gathered write; systems refuse more than 1024.
+const SLICES_MAX: usize = 512;
+
+/// Where a partition lives.
+#[derive(Debug)]
+pub(super) struct Home {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) directory: PathBuf,
+    pub(super) topic: String,
+    pub(super) partition: u32,
+    /// Whether files may be changed.
+    pub(super) writable: bool,
+}
+
+impl Home {
+    /// The path of a live file.
+    pub(super) fn file(&self, base_offset: i64, kind: FileKind) -> PathBuf {
+        let name = FileName::live(u64::try_from(base_offset).unwrap_or_default(), kind);
+        self.directory.join(name.to_string())
+    }
+
+    /// The partition, for errors.
+    pub(super) fn place(&self) -> Place {
+        let (topic, partition) = (Some(self.topic.clone()), Some(self.partition));
+        Place { topic, partition, ..Place::default() }
+    }
+
+    /// A failure of the storage under this partition.
+    #[cold]
+    pub(super) fn failed(&self, source: StorageError) -> LogError {
+        let path = Some(source.path.clone());
+        LogError::storage(Place { path, ..self.place() }, source)
+    }
+}
+
+/// What a search in a segment found: the batch that starts at a position, if anything is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Found {
+    /// Byte of the file where the batch starts; the end of the segment if nothing was found.
+    pub(super) position: u64,
+    /// The offset the batch starts with.
+    pub(super) offset: i64,
+}
+
+/// One segment.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) home: Arc<Home>,
+    pub(super) base_offset: i64,
+    file: OnceLock<Arc<dyn StorageFile>>,
+    /// Bytes that may be read: whole batches.
+    end: AtomicU64,
+    /// The offset after the last one below `end`.
+    next_offset: AtomicI64,
+    /// Nothing is appended any more.
+    sealed: AtomicBool,
+    /// `None` until somebody needs them. Held for searches and additions in memory, and, in a sealed segment, while they
+    /// are read or built.
+    indexes: Mutex<Option<Indexes>>,
+}
+
+impl Segment {
+    /// A new, empty segment. What a failed attempt may have left is cut off. Not durable before the directory is synced.
+    pub(super) fn create(home: Arc<Home>, base_offset: i64) -> Result<Self, LogError> {
+        let path = home.file(base_offset, FileKind::Log);
+        let created = home.storage.open(&path, OpenMode::Create).and_then(|file| {
+            if file.is_empty()? { Ok(file) } else { file.set_len(0).map(|()| file) }
+        });
+        let file = created.map_err(|error| home.failed(error))?;
+        let segment = Self::known(home, base_offset, 0, base_offset, false);
+        *lock(&segment.indexes) = Some(Indexes::default());
+        segment.file.get_or_init(|| file);
+        Ok(segment)
+    }
+
+    /// A segment that is there, with what is known of it. Nothing is opened yet.
+    pub(super) fn known(
+        home: Arc<Home>,
+        base_offset: i64,
+        end: u64,
+        next_offset: i64,
+        sealed: bool,
+    ) -> Self {
+        Self {
+            home,
+            base_offset,
+            file: OnceLock::new(),
+            end: AtomicU64::new(end),
+            next_offset: AtomicI64::new(next_offset),
+            sealed: AtomicBool::new(sealed),
+            indexes: Mutex::new(None),
+        }
+    }
+
+    /// The segment, for errors.
+    pub(super) fn place(&self) -> Place {
+        let path = Some(self.home.file(self.base_offset, FileKind::Log));
+        Place { segment: Some(self.base_offset), path, ..self.home.place() }
+    }
+
+    #[cold]
+    fn failed(&self, source: StorageError) -> LogError {
+        LogError::storage(self.place(), source)
+    }
+
+    /// The file of batches, opened when first needed.
+    pub(super) fn file(&self) -> Result<&Arc<dyn StorageFile>, LogError> {
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        let mode = if self.home.writable { OpenMode::Write } else { OpenMode::Read };
+        let path = self.home.file(self.base_offset, FileKind::Log);
+        let file = self.home.storage.open(&path, mode).map_err(|error| self.failed(error))?;
+        Ok(self.file.get_or_init(|| file))
+    }
+
+    /// Bytes that may be read.
+    pub(super) fn end(&self) -> u64 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    /// The offset after the last one.
+    pub(super) fn next_offset(&self) -> i64 {
+        self.next_offset.load(Ordering::Acquire)
+    }
+
+    /// Lets readers see what was written: up to this byte, up to this offset (excluded).
+    pub(super) fn publish(&self, end: u64, next_offset: i64) {
+        self.next_offset.store(next_offset, Ordering::Release);
+        self.end.store(end, Ordering::Release);
+    }
+
+    /// Writes encoded batches at the end. They are not published, and after an error any part may be in the file.
+    pub(super) fn write(&self, batches: &[impl AsRef<[u8]>]) -> Result<(), LogError> {
+        let file = self.file()?;
+        let mut position = self.end();
+        for batches in batches.chunks(SLICES_MAX) {
+            let slices: Vec<_> = batches.iter().map(|batch| IoSlice::new(batch.as_ref())).collect();
+            let written = file.write_vectored_at(&slices, position);
+            written
+                .map_err(|error| LogError::storage(self.place().at_position(position), error))?;
+            position += slices.iter().map(|slice| slice.len() as u64).sum::<u64>();
+        }
+        Ok(())
+    }
+
+    /// Cuts off what lies beyond the published end, durably.
+    pub(super) fn cut_to_end(&self) -> Result<(), LogError> {
+        let file = self.file()?;
+        let cut = file.set_len(self.end()).and_then(|()| file.sync_data());
+        cut.map_err(|error| self.failed(error))
+    }
+
+    /// Makes what was written durable.
+    pub(super) fn sync(&self) -> Result<(), LogError> {
+        self.file()?.sync_data().map_err(|error| self.failed(error))
+    }
+
+    /// Notes an appended batch in the indexes of an unsealed segment; returns the bytes of the larger one. A failure to
+    /// save them is no failure of the append: they can be built again.
+    pub(super) fn note(&self, at: u64, header: &BatchHeader, interval: u32) -> usize {
+        let mut indexes = lock(&self.indexes);
+        let indexes = indexes.get_or_insert_default();
+        indexes.note(self.base_offset, at, header, interval);
+        if indexes.unsaved() >= UNSAVED_ENTRIES_MAX {
+            let _ = indexes.save(&self.home, self.base_offset, false);
+        }
+        indexes.bytes()
+    }
+
+    /// Saves the indexes durably. With `last_time` the time index ends with the segment's largest timestamp.
+    pub(super) fn save_indexes(&self, last_time: bool) -> Result<(), LogError> {
+        let mut indexes = lock(&self.indexes);
+        let Some(indexes) = &mut *indexes else { return Ok(()) };
+        if last_time {
+            indexes.note_time();
+        }
+        indexes.save(&self.home, self.base_offset, true).map_err(|error| self.home.failed(error))
+    }
+
+    /// Ends the segment: saves its indexes and lets go of them.
+    pub(super) fn seal(&self) -> Result<(), LogError> {
+        self.sealed.store(true, Ordering::Release);
+        self.save_indexes(true)?;
+        *lock(&self.indexes) = None;
+        Ok(())
+    }
+
+    /// The batch with this offset. Wrong indexes cost time, not truth: what they say is checked against the segment.
+    pub(super) fn find(&self, offset: i64) -> Result<Found, LogError> {
+        let relative = u32::try_from(offset.saturating_sub(self.base_offset)).unwrap_or(u32::MAX);
+        let entry = self.with_indexes(|indexes| {
+            let above = indexes.offsets.partition_point(|entry| entry.relative_offset <= relative);
+            above.checked_sub(1).and_then(|n| indexes.offsets.get(n).copied())
+        })?;
+        if let Some(entry) = entry {
+            let position = u64::from(entry.position);
+            let last = self.base_offset + i64::from(entry.relative_offset);
+            let header = self.header_at(position)?;
+            if let Some(header) = header
+                && header.last_offset() == last
+                && header.base_offset >= self.base_offset
+                && last <= offset
+            {
+                let from = Found { position, offset: header.base_offset };
+                if let Ok(found) = self.walk(from, |header| header.last_offset() >= offset) {
+                    return Ok(found);
+                }
+            }
+            self.rebuild()?;
+        }
+        self.walk(self.start(), |header| header.last_offset() >= offset)
+    }
+
+    /// The first batch with a timestamp not below this one.
+    pub(super) fn find_time(&self, timestamp_ms: i64) -> Result<Option<Found>, LogError> {
+        let start = self.with_indexes(|indexes| {
+            let above = indexes.times.partition_point(|entry| entry.timestamp_ms < timestamp_ms);
+            above.checked_sub(1).and_then(|n| indexes.times.get(n).copied())
+        })?;
+        let mut from = self.start();
+        if let Some(entry) = start {
+            let offset = self.base_offset + i64::from(entry.relative_offset);
+            let found = self.find(offset)?;
+            match self.header_at(found.position)? {
+                // An entry is wrong unless its batch has the time that it claims.
+                Some(header) if header.max_timestamp == entry.timestamp_ms => from = found,
+                _ => self.rebuild()?,
+            }
+        }
+        let found = self.walk(from, |header| header.max_timestamp >= timestamp_ms)?;
+        Ok((found.position < self.end()).then_some(found))
+    }
+
+    fn start(&self) -> Found {
+        Found { position: 0, offset: self.base_offset }
+    }
+
+    /// From batch to batch until one is wanted; the end if none is.
+    fn walk(&self, from: Found, wanted: impl Fn(&BatchHeader) -> bool) -> Result<Found, LogError> {
+        // The end first: what is published later may be missed, what lies below it is whole.
+        let end = self.end();
+        let file = self.file()?;
+        let expected = Expected { offset: from.offset, epoch: i32::MIN };
+        let mut scanner = Scanner::new(&**file, from.position, end, expected);
+        loop {
+            let offset = scanner.expected().offset;
+            match scanner.next() {
+                Ok(Some((position, header))) if wanted(&header) => {
+                    return Ok(Found { position, offset: header.base_offset });
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(Found { position: end, offset }),
+                Err(error) => return Err(self.scan_failed(error, offset)),
+            }
+        }
+    }
+
+    /// The error of a walk that should have met whole batches only.
+    #[cold]
+    pub(super) fn scan_failed(&self, error: ScanError, offset: i64) -> LogError {
+        match error {
+            ScanError::Storage(error) => self.failed(error),
+            ScanError::Bad { position, damage } => {
+                LogError::corrupt(self.place().at_offset(offset).at_position(position), damage)
+            }
+        }
+    }
+
+    /// The header at a position, if one is there.
+    fn header_at(&self, position: u64) -> Result<Option<BatchHeader>, LogError> {
+        let mut bytes = [0; super::format::batch::HEADER_BYTES];
+        if position >= self.end() {
+            return Ok(None);
+        }
+        let read = self.file()?.read_at(&mut bytes, position);
+        read.map_err(|error| self.failed(error))?;
+        Ok(BatchHeader::decode(&bytes).ok())
+    }
+
+    /// The bounds that index entries must keep, as things are now.
+    fn bounds(&self) -> SegmentBounds {
+        let last = self.next_offset().saturating_sub(1).saturating_sub(self.base_offset);
+        let bytes = u32::try_from(self.end()).unwrap_or(u32::MAX);
+        SegmentBounds { bytes, last_relative_offset: u32::try_from(last).unwrap_or(0) }
+    }
+
+    /// Works with the indexes, which are loaded if need be, and built if that fails.
+    fn with_indexes<T>(&self, work: impl FnOnce(&Indexes) -> T) -> Result<T, LogError> {
+        if let Some(indexes) = &*lock(&self.indexes) {
+            return Ok(work(indexes));
+        }
+        let bounds = self.bounds();
+        let loaded = Indexes::load(&self.home, self.base_offset, bounds);
+        // A sealed segment with batches has at least its last time.
+        let usable = |indexes: &Indexes| self.end() == 0 || !indexes.times.is_empty();
+        match loaded.map_err(|error| self.home.failed(error))?.filter(usable) {
+            Some(loaded) => Ok(work(lock(&self.indexes).get_or_insert(loaded))),
+            None => {
+                self.rebuild()?;
+                Ok(work(lock(&self.indexes).get_or_insert_default()))
+            }
+        }
+    }
+
+    /// Makes ready to note batches: reads the indexes that were saved when the log was closed.
+    pub(super) fn prepare(&self) -> Result<(), LogError> {
+        self.with_indexes(|_| ())
+    }
+
+    /// Builds the indexes from the segment and saves them if that is allowed and works. Those of a segment that is being
+    /// appended to are in memory and stay, so that this never races with `note`.
+    fn rebuild(&self) -> Result<(), LogError> {
+        let growing = self.home.writable && !self.sealed.load(Ordering::Acquire);
+        if growing && lock(&self.indexes).is_some() {
+            return Ok(());
+        }
+        let mut indexes = Indexes::default();
+        self.index_from(&mut indexes, self.start(), super::options::INDEX_INTERVAL_BYTES)?;
+        indexes.note_time();
+        if self.home.writable {
+            for kind in [FileKind::OffsetIndex, FileKind::TimeIndex] {
+                let path = self.home.file(self.base_offset, kind);
+                let _ = disk::remove_if_there(&*self.home.storage, &path);
+            }
+            let _ = indexes.save(&self.home, self.base_offset, false);
+        }
+        *lock(&self.indexes) = Some(indexes);
+        Ok(())
+    }
+
+    fn index_from(
+        &self,
+        indexes: &mut Indexes,
+        from: Found,
+        interval: u32,
+    ) -> Result<(), LogError> {
+        let file = self.file()?;
+        let expected = Expected { offset: from.offset, epoch: i32::MIN };
+        let mut scanner = Scanner::new(&**file, from.position, self.end(), expected);
+        loop {
+            let offset = scanner.expected().offset;
+            match scanner.next() {
+                Ok(Some((at, header))) => indexes.note(self.base_offset, at, &header, interval),
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(self.scan_failed(error, offset)),
+            }
+        }
+    }
+
+    /// Takes over what the index files say of the batches before `watermark`, for a segment that will be appended to;
+    /// returns the batch from which on the rest must be noted. Nothing is believed that the segment does not confirm.
+    pub(super) fn resume_indexes(
+        &self,
+        watermark: Found,
+        max_timestamp: i64,
+    ) -> Result<Found, LogError> {
+        let last = watermark.offset.saturating_sub(1).saturating_sub(self.base_offset);
+        let bounds = SegmentBounds {
+            bytes: u32::try_from(watermark.position).unwrap_or(u32::MAX),
+            last_relative_offset: u32::try_from(last).unwrap_or(0),
+        };
+        let loaded = Indexes::load_within(&self.home, self.base_offset, bounds);
+        let mut indexes = loaded.map_err(|error| self.home.failed(error))?;
+        let mut from = self.start();
+        if let Some(entry) = indexes.offsets.last().copied() {
+            let position = u64::from(entry.position);
+            let offset = self.base_offset + i64::from(entry.relative_offset);
+            match self.header_at(position)? {
+                Some(header) if header.last_offset() == offset => {
+                    indexes.cut(position, header.base_offset - self.base_offset);
+                    from = Found { position, offset: header.base_offset };
+                }
+                _ => indexes = Indexes::default(),
+            }
+        } else {
+            indexes = Indexes::default();
+        }
+        if from.position > 0 {
+            indexes.not_later_than(max_timestamp, bounds.last_relative_offset);
+        }
+        *lock(&self.indexes) = Some(indexes);
+        Ok(from)
+    }
+
+    /// Timestamp of the first batch; `None` in an empty segment.
+    pub(super) fn first_timestamp(&self) -> Result<Option<i64>, LogError> {
+        Ok(self.header_at(0)?.map(|header| header.base_timestamp))
+    }
+}
