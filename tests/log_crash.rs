@@ -301,6 +301,10 @@ fn every_flipped_bit_is_noticed_or_does_no_harm() {
 fn read_rotten(storage: &FaultyStorage, expected: &[(i64, String)], context: &str) -> bool {
     let Ok(log) = try_open(storage) else { return false };
     let Ok(topic) = log.topic("t") else { return false };
+    // In one go, and then each record by itself, which takes other ways through the indexes.
+    if let Ok(found) = read_all(&log, "t", 0) {
+        assert_eq!(found, expected, "{context}");
+    }
     for (offset, value) in expected {
         let Ok(mut reader) = topic.read(0, peermq::log::Position::Offset(*offset)) else {
             return false;

@@ -209,6 +209,24 @@ fn a_full_medium_takes_nothing_back_and_lets_later_appends_in() {
 }
 
 #[test]
+fn nothing_of_a_write_that_did_not_fit_is_ever_taken_for_an_append() {
+    let storage = FaultyStorage::new();
+    let log = open(&storage);
+    let topic = log.create_topic("t", TopicOptions::default().batch_bytes(1)).unwrap();
+    topic.append("a").unwrap().wait().unwrap();
+    // Two batches of one size in one write, of which exactly the first fits.
+    let short = FaultAction::ShortWrite(Errno::NoSpace);
+    storage.inject(Fault::at(0, short).of(Operation::Write).on(".log"));
+    let records = [NewRecord::new("lost"), NewRecord::new("lost")];
+    let ticket = topic.append_all(0, Level::Durable, &records).unwrap().unwrap();
+    assert!(ticket.wait().unwrap_err().is_full());
+    assert_eq!(values(&open(&storage.kill()), "t", 0), ["a"]);
+    for seed in 0..100 {
+        assert_eq!(values(&open(&storage.power_cut(seed).storage()), "t", 0), ["a"], "{seed}");
+    }
+}
+
+#[test]
 fn a_failed_sync_stops_appends_but_not_reads_until_the_log_is_opened_anew() {
     let storage = FaultyStorage::new();
     let log = open(&storage);

@@ -136,7 +136,7 @@ impl Topic {
     /// Records of one thread to one partition keep their order.
     ///
     /// # Errors
-    /// `TooLarge`; `Poisoned`, `Closed`, `ReadOnly`; what writing says when much has gathered.
+    /// `TooLarge`; `Poisoned`, `Closed`, `ReadOnly`. Whether it could be written is told by the ticket.
     #[inline]
     pub fn append<'a>(&self, record: impl Into<NewRecord<'a>>) -> Result<Ticket, LogError> {
         let record = record.into();

@@ -184,7 +184,7 @@ impl Partition {
     /// Appends one record. It has its offset when this returns; the ticket tells when more has happened.
     ///
     /// # Errors
-    /// `TooLarge`; whatever stops all appends; with a full buffer what writing it says.
+    /// `TooLarge`; whatever stops all appends.
     #[inline]
     pub(in crate::log) fn append(
         self: &Arc<Self>,
@@ -198,7 +198,7 @@ impl Partition {
         let gathered = gather.bytes();
         drop(gather);
         let ticket = Ticket::new(group, offset, offset, level);
-        self.gathered(gathered)?;
+        self.gathered(gathered);
         Ok(ticket)
     }
 
@@ -223,7 +223,7 @@ impl Partition {
         let group = gather.group(self).clone();
         let gathered = gather.bytes();
         drop(gather);
-        self.gathered(gathered)?;
+        self.gathered(gathered);
         Ok(Some(Ticket::new(group, first, last, level)))
     }
 
@@ -264,7 +264,7 @@ impl Partition {
         let group = gather.group(self).clone();
         let gathered = gather.bytes();
         drop(gather);
-        self.gathered(gathered)?;
+        self.gathered(gathered);
         Ok(Ticket::new(group, first, header.last_offset(), level))
     }
 
@@ -289,18 +289,15 @@ impl Partition {
 
     /// Writes if enough has gathered, or if somebody waits for it.
     #[inline]
-    fn gathered(self: &Arc<Self>, bytes: usize) -> Result<(), LogError> {
+    fn gathered(self: &Arc<Self>, bytes: usize) {
         let batch = self.options.batch_bytes as usize;
         if bytes >= batch.saturating_mul(GATHERED_BATCHES_MAX).max(batch) {
-            self.write_now()
+            // A failure may be that of others; the ticket knows.
+            let _ = self.write_now();
         } else if bytes >= batch || self.followers.any() {
             self.write_if_free();
-            Ok(())
-        } else {
-            if !self.lingering.load(Ordering::Relaxed) {
-                self.linger();
-            }
-            Ok(())
+        } else if !self.lingering.load(Ordering::Relaxed) {
+            self.linger();
         }
     }
 
