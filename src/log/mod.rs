@@ -32,7 +32,7 @@
 //! 4. A [`Reader`] (`read/`) finds the segment and reads whole batches, checks them and cuts records out of them.
 //! 5. The next [`Log::open`] finds what is whole (`recovery.rs`).
 //!
-//! The bytes on the medium are those of [`format`]; what is asked of the medium is said in [`storage`].
+//! The bytes on the medium are those of [`mod@format`]; what is asked of the medium is said in [`storage`].
 
 mod admin;
 mod append;
