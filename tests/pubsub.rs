@@ -180,6 +180,31 @@ fn a_burst_reaches_all_of_many_subscribers_though_nothing_follows_it() {
 }
 
 #[test]
+fn what_goes_to_all_arrives_after_what_went_to_one_of_them() {
+    for transport in TRANSPORTS {
+        let context = Context::new();
+        let publisher = context.publish().no_drop(true).bind(transport.fresh()).unwrap();
+        let [one, other] = [["all", "one"], ["all", "other"]].map(|[first, second]| {
+            let subscriber = context.subscribe().topic(first).topic(second);
+            subscriber.connect(endpoint(&publisher)).unwrap()
+        });
+        publisher.wait_for_subscribers(2, SOON).unwrap();
+        for _ in 0..3 {
+            (0..20).for_each(|_| publisher.send("one").unwrap());
+            (0..20).for_each(|_| assert_eq!(one.recv_timeout(SOON).unwrap().body(), b"one"));
+            // Meanwhile the reactor strikes the outbox off its list.
+            assert_silent(other.recv_timeout(MOMENT));
+            (0..20).for_each(|_| publisher.send("all").unwrap());
+            for subscriber in [&one, &other] {
+                for _ in 0..20 {
+                    assert_eq!(subscriber.recv_timeout(SOON).unwrap().body(), b"all");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_late_subscriber_misses_what_was_published_before_it_came() {
     for transport in TRANSPORTS {
         let context = Context::new();

@@ -115,7 +115,7 @@ pub(super) fn info(pipe: &Pipe) -> Arc<PeerInfo> {
 
 /// Sends as a socket does that answers: the sender writes.
 pub(super) fn send(pipe: &Arc<Pipe>, text: &str) {
-    let manner = Manner { answering: true, together: false, inline: true, sole: false };
+    let manner = Manner { answering: true, together: false, inline: true, told: true, sole: false };
     match pipe.offer(Content::Message(&Message::from(text)), manner) {
         Offer::AcceptedToWrite(role) => role.run(),
         Offer::Accepted => {}

@@ -163,11 +163,11 @@ impl Sending {
         let fans_out = matches!(content, Content::Framed(_));
         let together = fans_out || self.together && answering;
         let inline = self.inline_left > 0 && !(together && self.together);
-        let manner = Manner { answering, together, inline, sole: false };
+        let told = self.receives || fans_out;
+        let manner = Manner { answering, together, inline, told, sole: false };
         match pipe.offer(content, manner) {
             Offer::Full => false,
             Offer::Accepted => true,
-            Offer::AcceptedToGather if !self.receives && !fans_out => true,
             Offer::AcceptedToGather => {
                 match self.gathering_first {
                     None => self.gathering_first = Some(Arc::clone(pipe)),

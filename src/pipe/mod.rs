@@ -1,7 +1,7 @@
 //! A pipe is this side's end of one peer: an outbox of framed chunks, the credit of an inbox, and what is
 //! known of the peer. Between `pattern`, which chooses pipes, and the stream, which a pipe's writer writes.
 //!
-//! Lock order, from first to last: a socket's consumer, its state, an outbox, an inbox credit, a socket's
+//! Lock order, from first to last: a socket's consumer, its state, its answers, an outbox, an inbox credit, a socket's
 //! arrivals, a reactor's mailbox. A pipe calls its owner and its doorbell with none of its own locks held.
 
 mod candidate;
@@ -239,6 +239,11 @@ impl Pipe {
         if self.outbox.claim_scheduled() {
             self.write();
         }
+    }
+
+    /// Whether the socket that was told of a gathering still has something to flush here; if not, it is told anew.
+    pub(crate) fn stays_noted(&self) -> bool {
+        self.outbox.stays_noted()
     }
 
     /// The writer's loop. Precondition: this thread holds the writer role.

@@ -342,6 +342,13 @@ impl Outbox {
         state.claim_if(|phase| phase == Phase::Scheduled)
     }
 
+    /// Whether the socket is to keep this outbox among those that it flushes. One that does not gather is told of anew.
+    pub(super) fn stays_noted(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.noted = state.phase == Phase::Scheduled;
+        state.noted
+    }
+
     /// Whether to write now, and whether to stay on the reactor's list. A sender that writes its units itself is left alone; the
     /// outbox stays listed until a whole tick brought nothing, so that such a sender does not ring at every unit.
     pub(super) fn claim_tick(&self, now: Instant) -> (bool, bool) {

@@ -17,9 +17,9 @@ use crate::transport;
 /// An application that takes longer than this from one answer to the next is not quick.
 const QUICK: Duration = Duration::from_micros(20);
 
-/// Pipes that a thread flushes before it waits, of those that the reactor's tick serves as well. A socket that never waits for
-/// messages keeps no more of them, however many peers come and go.
-const FLUSHED_MAX: usize = 1_024;
+/// With so many pipes, and then with twice as many as were left, those that gather no more are struck off: a socket that never
+/// waits for messages keeps none of the peers that came and went.
+const SIFTED_AFTER: usize = 64;
 
 /// Ticks of the keeper after which everything goes out: one for so many pipes, up to a maximum.
 const PIPES_PER_TICK: usize = 2;
@@ -76,6 +76,8 @@ struct Left {
     pipes: Vec<Arc<Pipe>>,
     /// The keeper ticks over this socket.
     listed: bool,
+    /// See `SIFTED_AFTER`.
+    sift_at: usize,
     sends_seen: u64,
     ticks: usize,
 }
@@ -130,8 +132,10 @@ impl Answers {
     /// reactor does not do so for its pipes (`unlisted`).
     pub(super) fn note(&self, pipes: impl IntoIterator<Item = Arc<Pipe>>, unlisted: bool) -> bool {
         let mut left = lock(&self.left);
-        if unlisted || left.pipes.len() < FLUSHED_MAX {
-            left.pipes.extend(pipes);
+        left.pipes.extend(pipes);
+        if left.pipes.len() >= left.sift_at.max(SIFTED_AFTER) {
+            left.pipes.retain(|pipe| pipe.stays_noted());
+            left.sift_at = 2 * left.pipes.len();
         }
         let ask = unlisted && !left.listed;
         left.listed |= ask;
@@ -140,7 +144,11 @@ impl Answers {
 
     /// Writes what gathered.
     pub(super) fn flush(&self) {
-        let pipes = std::mem::take(&mut lock(&self.left).pipes);
+        let pipes = {
+            let mut left = lock(&self.left);
+            left.ticks = 0;
+            std::mem::take(&mut left.pipes)
+        };
         pipes.iter().for_each(Pipe::flush);
     }
 
@@ -160,7 +168,6 @@ impl Answers {
             if goes_on && left.ticks < ticks_max {
                 return true;
             }
-            left.ticks = 0;
         }
         self.flush();
         true

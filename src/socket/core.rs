@@ -161,8 +161,13 @@ impl<P: Behaviour> Core<P> {
         }
         let answer = if P::FANS_OUT { Answer::No } else { self.next_answer() };
         let together = answer == Answer::Together;
-        let manner =
-            Manner { answering: answer != Answer::No, together, inline: !together, sole: true };
+        let manner = Manner {
+            answering: answer != Answer::No,
+            together,
+            inline: !together,
+            told: P::RECEIVES,
+            sole: true,
+        };
         match pipe.offer(Content::Message(message), manner) {
             Offer::Full => return false,
             Offer::Accepted => {}

@@ -48,6 +48,9 @@ pub(crate) struct Manner {
     pub(crate) together: bool,
     /// The sender may write on its own thread.
     pub(crate) inline: bool,
+    /// The socket wants to know when this begins a gathering (`Offer::AcceptedToGather`), and flushes it then. Whatever goes
+    /// `together` must be told: nobody else writes it.
+    pub(crate) told: bool,
     /// The socket has no other peer and leaves it to the outbox to count what it sent.
     pub(crate) sole: bool,
 }

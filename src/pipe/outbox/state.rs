@@ -100,7 +100,8 @@ impl State {
             }
             Phase::Idle => {
                 self.phase = Phase::Scheduled;
-                let news = !std::mem::replace(&mut self.noted, true);
+                debug_assert!(manner.told || !manner.together, "nobody would write it");
+                let news = manner.told && !std::mem::replace(&mut self.noted, true);
                 match self.schedule(manner.together) {
                     Some(link) => Next::Schedule { link, news },
                     None if news => Next::Gather,

@@ -20,8 +20,10 @@ fn link() -> Link {
     Link::Inproc { doorbell: Arc::new(NoBell) }
 }
 
-const PLAIN: Manner = Manner { answering: false, together: false, inline: true, sole: false };
-const ANSWER: Manner = Manner { answering: true, together: false, inline: true, sole: false };
+const PLAIN: Manner =
+    Manner { answering: false, together: false, inline: true, told: true, sole: false };
+const ANSWER: Manner =
+    Manner { answering: true, together: false, inline: true, told: true, sole: false };
 
 fn outbox(messages: usize, bytes: usize, conflate: bool) -> Outbox {
     Outbox::new(Marks { messages, bytes }, conflate, crate::transport::now())
@@ -145,6 +147,32 @@ fn answers_that_go_together_gather_for_the_socket_and_not_for_the_reactor() {
     assert!(outbox.claim_scheduled(), "the socket flushes");
     assert_eq!(write(&outbox, 100).unwrap().0, b"\0\x01a\0\x01b");
     assert!(matches!(offer(&outbox, "c", together), Some(Next::Gather)), "told anew");
+}
+
+#[test]
+fn an_outbox_that_is_struck_off_the_sockets_list_is_told_of_anew() {
+    let together = Manner { together: true, inline: false, ..ANSWER };
+    let outbox = outbox(10, 1_000, false);
+    outbox.link(link(), &[]);
+    assert!(matches!(offer(&outbox, "a", together), Some(Next::Gather)));
+    assert!(outbox.stays_noted(), "it gathers");
+    assert!(matches!(offer(&outbox, "b", ANSWER), Some(Next::Write)));
+    write(&outbox, 100).unwrap();
+    assert!(!outbox.stays_noted());
+    assert!(matches!(offer(&outbox, "c", together), Some(Next::Gather)));
+}
+
+#[test]
+fn a_sender_that_does_not_want_to_be_told_takes_the_news_from_nobody() {
+    let stream = Manner { told: false, ..PLAIN };
+    let outbox = outbox(10, 1_000, false);
+    outbox.link(link(), &[]);
+    let moment = busy(&outbox);
+    assert!(matches!(offer(&outbox, "a", stream), Some(Next::Schedule { news: false, .. })));
+    assert_eq!(outbox.claim_tick(moment + GATHER_MAX), (true, true));
+    write(&outbox, 100).unwrap();
+    let together = Manner { together: true, inline: false, ..ANSWER };
+    assert!(matches!(offer(&outbox, "b", together), Some(Next::Gather)));
 }
 
 #[test]
