@@ -1,6 +1,8 @@
 //! Locks, atomics and the parking of threads: the one place that says whose they are. The standard library's, or with
 //! `--cfg loom` those of loom, which runs the models of `src/loom_models` through all interleavings.
 
+mod barrier;
+mod biased;
 #[cfg(loom)]
 mod model;
 
@@ -15,6 +17,8 @@ pub(crate) use model::{
     Condvar, Mutex, MutexGuard, atomic, begin, model_failed, planted, thread, thread_local,
     time_passed,
 };
+
+pub(crate) use biased::{Biased, Guard as BiasedGuard};
 
 /// Locks, also after a panic of another holder: every state behind our locks is valid between statements.
 #[inline]
@@ -45,6 +49,8 @@ pub(crate) enum Fault {
     EndedWhileJoining,
     /// Both ends end their session (J1).
     EndedTwice,
+    /// Whoever takes a favour away does not wait for the favourite's stores (`Biased`).
+    BarrierForgotten,
 }
 
 /// Whether a model planted this mistake.

@@ -5,6 +5,7 @@
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --release --lib loom_`
 
+mod biased;
 mod joint;
 mod outbox;
 mod owner;

@@ -146,6 +146,8 @@ pub(crate) mod thread {
     use super::super::lock;
     use super::{Condvar, Mutex};
 
+    pub(crate) use loom::thread::yield_now;
+
     #[derive(Clone, Debug)]
     pub(crate) struct Thread(Arc<Token>);
 

@@ -1,0 +1,67 @@
+//! A barrier in two halves: one that costs nothing, for the thread that comes often, and one that makes up for it.
+//!
+//! Of two threads that each store to one place and then read the other's, with `light` between on one side and `heavy` on
+//! the other, at least one reads what the other stored.
+
+#[cfg(all(target_os = "linux", not(loom)))]
+mod system {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{Ordering, compiler_fence};
+
+    use rustix::thread::{MembarrierCommand, membarrier};
+
+    fn register() -> bool {
+        membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok()
+    }
+
+    /// Whether `heavy` works here: the kernel may lack it, a sandbox may forbid it.
+    pub(crate) fn is_there() -> bool {
+        static THERE: OnceLock<bool> = OnceLock::new();
+        *THERE.get_or_init(register)
+    }
+
+    /// Keeps the compiler from moving memory accesses across; the processor may.
+    #[inline]
+    pub(crate) fn light() {
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    /// A full barrier on every processor that runs a thread of this process. Precondition: `is_there`.
+    pub(crate) fn heavy() {
+        let run = || membarrier(MembarrierCommand::PrivateExpedited).is_ok();
+        // A child of fork is not registered though its parent was.
+        assert!(run() || (register() && run()), "membarrier worked before");
+    }
+}
+
+#[cfg(not(any(target_os = "linux", loom)))]
+mod system {
+    pub(crate) fn is_there() -> bool {
+        false
+    }
+
+    pub(crate) fn light() {}
+
+    /// Precondition: `is_there`, which never is.
+    pub(crate) fn heavy() {}
+}
+
+#[cfg(loom)]
+mod system {
+    use crate::sync::atomic::{Ordering, fence};
+
+    pub(crate) fn is_there() -> bool {
+        true
+    }
+
+    /// What the other half makes of it.
+    pub(crate) fn light() {
+        fence(Ordering::SeqCst);
+    }
+
+    pub(crate) fn heavy() {
+        fence(Ordering::SeqCst);
+    }
+}
+
+pub(super) use system::{heavy, is_there, light};

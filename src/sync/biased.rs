@@ -1,0 +1,218 @@
+//! A lock for state that one thread uses all the time and others now and then: a queue and its one sender, received runs and
+//! their one receiver.
+//!
+//! Taking and releasing a mutex are two atomic read-modify-write operations, each of which waits until all stores
+//! before it have left the processor. For a message of 64 bytes that is a third of what it costs to send it. Here a thread
+//! that keeps coming back alone becomes the *favourite*, and pays neither; a thread that comes between pays for both: it takes
+//! the favour away with a barrier that all running threads of the process execute (`membarrier(2)`). Where there is no such
+//! barrier nobody becomes a favourite, and this is a mutex.
+//!
+//! # Why two threads are never inside at once
+//!
+//! Everybody but the favourite holds the mutex `door` while inside, and only a thread that holds it writes `favourite`. So
+//! the question is a favourite F against a thread R that holds the door. F stores `inside = true` and then reads
+//! `favourite`; R stores `favourite = NOBODY` and then reads `inside`. The barrier of R lies between its two operations
+//! and, on the processor that runs F, either before F's read or after F's store:
+//!
+//! - before F's read: F reads `NOBODY`, leaves and goes to the door, which R holds;
+//! - after F's store: R reads `inside == true` and waits until F has left.
+//!
+//! What F did inside is seen by R, because R reads (acquire) the `inside = false` that F stored (release) when it left.
+//! What others did inside is seen by F, because F became the favourite while it held the door. A thread that enters twice
+//! is refused by an assertion, as a mutex would never let it in again.
+//!
+//! `loom_biased` runs this through all interleavings, with the barrier left out as its negative control; there both halves
+//! of it are fences, which is what the barrier makes of the favourite's half.
+
+#![allow(unsafe_code)]
+
+use std::cell::UnsafeCell;
+use std::ops::{Deref, DerefMut};
+
+use super::atomic::{AtomicBool, AtomicU64, Ordering};
+use super::{Fault, Mutex, MutexGuard, barrier, lock, planted, thread};
+
+/// No thread has this number.
+const NOBODY: u64 = 0;
+
+/// So often in a row a thread must come through the door before it becomes the favourite.
+const PATIENCE: u32 = 64;
+
+/// A favour that was used less often did not pay for its end: the next one takes twice the patience. One that paid halves it.
+const WORTHWHILE: u32 = 2048;
+
+/// No favour takes more patience, so that what once came between is forgotten in the end.
+const PATIENCE_MAX: u32 = 1 << 16;
+
+/// A mutex with a favourite. See the head of this file.
+#[derive(Debug)]
+pub(crate) struct Biased<T> {
+    favourite: AtomicU64,
+    /// The favourite is inside without the door. Only the favourite writes it.
+    inside: AtomicBool,
+    door: Mutex<Door>,
+    room: UnsafeCell<Room<T>>,
+}
+
+/// What is touched only inside.
+#[derive(Debug)]
+struct Room<T> {
+    value: T,
+    /// Entries of this favourite.
+    entries: u32,
+}
+
+/// Who came through the door.
+#[derive(Debug)]
+struct Door {
+    last: u64,
+    in_a_row: u32,
+    patience: u32,
+    /// And never less than this.
+    least: u32,
+}
+
+// SAFETY: the head of this file argues that one thread at a time is inside, and that each sees what the one before did. So
+// sharing it hands the value from thread to thread, as a mutex does.
+unsafe impl<T: Send> Sync for Biased<T> {}
+
+impl<T> Biased<T> {
+    pub(crate) fn new(value: T) -> Self {
+        // A model that is not about this lock is spared its states.
+        Self::with_patience(value, if cfg!(loom) { u32::MAX } else { PATIENCE })
+    }
+
+    pub(crate) fn with_patience(value: T, patience: u32) -> Self {
+        Self {
+            favourite: AtomicU64::new(NOBODY),
+            inside: AtomicBool::new(false),
+            door: Mutex::new(Door { last: NOBODY, in_a_row: 0, patience, least: patience }),
+            room: UnsafeCell::new(Room { value, entries: 0 }),
+        }
+    }
+
+    /// Waits until nobody else is inside, and enters.
+    #[inline]
+    pub(crate) fn lock(&self) -> Guard<'_, T> {
+        let favourite = self.favourite.load(Ordering::Relaxed);
+        if favourite != NOBODY && favourite == thread_number() {
+            assert!(!self.inside.load(Ordering::Relaxed), "a thread enters once at a time");
+            self.inside.store(true, Ordering::Relaxed);
+            barrier::light();
+            if self.favourite.load(Ordering::Relaxed) == favourite {
+                let mut guard = Guard { lock: self, door: None };
+                let entries = &mut guard.room().entries;
+                *entries = entries.saturating_add(1);
+                return guard;
+            }
+            self.inside.store(false, Ordering::Release);
+        }
+        self.lock_at_door()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn lock_at_door(&self) -> Guard<'_, T> {
+        let mut door = lock(&self.door);
+        let ended = self.favourite.load(Ordering::Relaxed) != NOBODY;
+        if ended {
+            self.favourite.store(NOBODY, Ordering::Relaxed);
+            if !planted(Fault::BarrierForgotten) {
+                barrier::heavy();
+            }
+            // The favourite is inside for moments; if it does not run, this thread must not keep its processor from it.
+            while self.inside.load(Ordering::Acquire) {
+                thread::yield_now();
+            }
+        }
+        let me = thread_number();
+        door.in_a_row = if door.last == me { door.in_a_row.saturating_add(1) } else { 1 };
+        door.last = me;
+        let mut guard = Guard { lock: self, door: Some(door) };
+        if ended {
+            let paid = std::mem::take(&mut guard.room().entries) >= WORTHWHILE;
+            guard.learn(paid);
+        }
+        guard
+    }
+}
+
+/// A thread is inside. Dropped, it leaves.
+pub(crate) struct Guard<'a, T> {
+    lock: &'a Biased<T>,
+    /// `None` for the favourite.
+    door: Option<MutexGuard<'a, Door>>,
+}
+
+impl<T> Guard<'_, T> {
+    #[inline]
+    fn room(&mut self) -> &mut Room<T> {
+        // SAFETY: this thread is inside until the guard is dropped, and the guard is borrowed alone.
+        unsafe { &mut *self.lock.room.get() }
+    }
+
+    fn learn(&mut self, paid: bool) {
+        if let Some(door) = &mut self.door {
+            let next = if paid { door.patience / 2 } else { door.patience.saturating_mul(2) };
+            door.patience = next.clamp(door.least, PATIENCE_MAX.max(door.least));
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn leave_by_door(lock: &Biased<T>, door: &Door) {
+        // From here on the value is not touched: the next entry may be the favourite's, with no door in its way.
+        if door.last != NOBODY && door.in_a_row >= door.patience && barrier::is_there() {
+            lock.favourite.store(door.last, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: this thread is inside until the guard is dropped; whoever borrows the guard mutably excludes this.
+        unsafe { &(*self.lock.room.get()).value }
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.room().value
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        match &self.door {
+            None => self.lock.inside.store(false, Ordering::Release),
+            Some(door) => Self::leave_by_door(self.lock, door),
+        }
+    }
+}
+
+super::thread_local! {
+    static NUMBER: std::cell::Cell<u64> = const { std::cell::Cell::new(NOBODY) };
+}
+
+/// A number of this thread that no other thread ever has; `NOBODY` for a thread whose locals are gone.
+#[inline]
+fn thread_number() -> u64 {
+    NUMBER
+        .try_with(|number| if number.get() == NOBODY { number_anew(number) } else { number.get() })
+        .unwrap_or(NOBODY)
+}
+
+#[cold]
+fn number_anew(number: &std::cell::Cell<u64>) -> u64 {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(NOBODY + 1);
+    number.set(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+    number.get()
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;
