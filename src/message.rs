@@ -34,13 +34,14 @@ enum Body {
     Shared(Bytes),
 }
 
-/// A body stored in place. Both fields are whole words and nothing is stored across their border, so that a move reads just
-/// what was written: a load that spans two younger stores stalls, and costs more than the copy itself.
+/// A body stored in place. Tag and length are two words and the block follows at 16 bytes, so that whoever moves a message,
+/// also inside a `Result` with its own view of the first two words, reads just what was written: a load that spans two younger
+/// stores stalls, and costs more than the copy itself.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Inline {
-    bytes: [u8; INLINE_BYTES_MAX],
     len: usize,
+    bytes: [u8; INLINE_BYTES_MAX],
 }
 
 impl Frame {
@@ -337,6 +338,18 @@ impl Message {
     pub(crate) fn received(frame: Frame, peer: Option<&Arc<PeerInfo>>) -> Self {
         let sender = peer.map(Sender::new).unwrap_or_default();
         Self { frames: Frames::One(frame), sender }
+    }
+
+    /// A received message of one short frame, as `Frame::from_block`. The block is copied last: nothing can fail between that and
+    /// the return, so nobody but the receiver looks at what was copied.
+    #[inline]
+    pub(crate) fn received_short(
+        block: &[u8; INLINE_BYTES_MAX],
+        len: usize,
+        peer: &Arc<PeerInfo>,
+    ) -> Self {
+        let sender = Sender::new(peer);
+        Self { frames: Frames::One(Frame::from_block(block, len)), sender }
     }
 
     pub(crate) fn received_parts(frames: Vec<Frame>, peer: Option<&Arc<PeerInfo>>) -> Self {

@@ -98,17 +98,25 @@ impl<L: Lane> FairQueue<L> {
         taken
     }
 
-    /// The lane whose turn it is, for a short way of [`next`](Self::next): what is taken must leave something in the lane, and
-    /// [`pass_turn`](Self::pass_turn) follows.
+    /// The lane whose turn it is, for a short way of [`next`](Self::next) that leaves something in the lane; the lane goes last.
+    /// If nothing is taken, [`take_turn_back`](Self::take_turn_back) follows.
     #[inline]
-    pub(crate) fn front(&mut self) -> Option<&mut L> {
+    pub(crate) fn pass_front(&mut self) -> Option<&mut L> {
         let number = *self.turn.front()?;
+        self.pass_turn();
         self.slots.get_mut(number)?.lane.as_mut()
     }
 
-    /// The lane whose turn it was goes last.
+    /// The lane that went last with `pass_front` has the turn again.
     #[inline]
-    pub(crate) fn pass_turn(&mut self) {
+    pub(crate) fn take_turn_back(&mut self) {
+        if self.turn.len() > 1 {
+            self.turn.rotate_right(1);
+        }
+    }
+
+    #[inline]
+    fn pass_turn(&mut self) {
         if self.turn.len() > 1 {
             self.turn.rotate_left(1);
         }

@@ -35,10 +35,13 @@ fn send_error(not_sent: NotSent, message: Message) -> SendError {
     }
 }
 
-/// The short way of `try_recv` for sockets that do not filter.
+/// The short way of `try_recv` for sockets that do not filter. `Empty` says nothing.
 #[inline(always)]
-pub(super) fn take_short<P: Behaviour>(core: &Core<P>) -> Option<Message> {
-    if core.admits_everything() { core.inbound().take_short() } else { None }
+pub(super) fn take_short<P: Behaviour>(core: &Core<P>) -> Result<Message, RecvError> {
+    if !core.admits_everything() {
+        return Err(RecvError::Empty);
+    }
+    core.inbound().take_short()
 }
 
 /// Receives without waiting.
@@ -69,12 +72,18 @@ pub(super) fn poll_take<P: Behaviour>(
 pub(super) fn presented<P: Behaviour>(
     mut received: Result<Message, RecvError>,
 ) -> Result<Message, RecvError> {
-    if P::ENVELOPES
-        && let Ok(message) = &mut received
-    {
-        P::present(message);
+    if let Ok(message) = &mut received {
+        present::<P>(message);
     }
     received
+}
+
+/// Makes a received message what the application sees.
+#[inline]
+pub(super) fn present<P: Behaviour>(message: &mut Message) {
+    if P::ENVELOPES {
+        P::present(message);
+    }
 }
 
 /// A received message beside its sender's routing id.

@@ -11,12 +11,12 @@ use std::task::Waker;
 use super::answers::Heard;
 use super::wait::{Key, WaitList};
 use crate::error::RecvError;
-use crate::message::{Frame, INLINE_BYTES_MAX, Message};
+use crate::message::{INLINE_BYTES_MAX, Message};
 use crate::pattern::{FairQueue, Lane};
 use crate::peer::PeerInfo;
 use crate::pipe::{Loss, Pipe, Resume, Run};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use crate::sync::{Fault, Mutex, lock, planted};
+use crate::sync::{Biased, BiasedGuard, Fault, Mutex, lock, planted};
 
 /// Messages and bytes received, and messages that a filter refused.
 #[derive(Clone, Copy, Default, Debug)]
@@ -26,9 +26,8 @@ pub(crate) struct ReceivedCounts {
     pub(crate) filtered: u64,
 }
 
-#[derive(Default)]
 pub(crate) struct Inbound {
-    consumer: Mutex<Consumer>,
+    consumer: Biased<Consumer>,
     arrivals: Mutex<Arrivals>,
     /// `arrivals` holds runs. Set under its lock; read without, as a hint that costs nothing.
     arrived: AtomicBool,
@@ -42,9 +41,16 @@ struct Consumer {
     counts: ReceivedCounts,
 }
 
-impl Default for Consumer {
+impl Default for Inbound {
     fn default() -> Self {
-        Self { lanes: FairQueue::new(), counts: ReceivedCounts::default() }
+        let consumer = Consumer { lanes: FairQueue::new(), counts: ReceivedCounts::default() };
+        Self {
+            consumer: Biased::new(consumer),
+            arrivals: Mutex::default(),
+            arrived: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            heard: Heard::default(),
+        }
     }
 }
 
@@ -170,32 +176,38 @@ impl Inbound {
         Ok(())
     }
 
-    /// The short way of `take` for what most traffic consists of; `None` says nothing but that `take` must be asked. It builds
-    /// the message once, where it is returned: every further move of it costs more than the cut.
-    #[inline(always)]
-    pub(crate) fn take_short(&self) -> Option<Message> {
-        let mut consumer = lock(&self.consumer);
+    /// The short way of `take` for what most traffic consists of; `Empty` says nothing but that `take` must be asked. The message
+    /// is built last, in its final type, where the caller wants it: every further move of it costs more than the cut.
+    #[inline(never)]
+    pub(crate) fn take_short(&self) -> Result<Message, RecvError> {
+        let mut consumer = self.consumer.lock();
+        // To wake the next waiter is left to `take`.
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            return Err(RecvError::Empty);
+        }
         let Consumer { lanes, counts } = &mut *consumer;
-        let lane = lanes.front()?;
-        let (message, len) = match lane.next_short() {
-            Some((block, len, info)) => {
-                (Message::received(Frame::from_block(block, len), Some(info)), len)
-            }
-            None => {
-                let message = lanes.front()?.next_long()?;
-                let len = message.body_bytes();
-                (message, len)
-            }
+        let Some((block, len, info)) = lanes.pass_front().and_then(PeerLane::next_short) else {
+            lanes.take_turn_back();
+            return self.take_long(consumer);
         };
-        lanes.pass_turn();
         counts.messages += 1;
         counts.bytes += len as u64;
         self.heard.message(true);
-        drop(consumer);
-        if self.waiting.load(Ordering::Relaxed) > 0 {
-            self.pass_on();
-        }
-        Some(message)
+        Ok(Message::received_short(block, len, info))
+    }
+
+    /// `take_short` for a longer message.
+    #[inline(never)]
+    fn take_long(&self, mut consumer: BiasedGuard<'_, Consumer>) -> Result<Message, RecvError> {
+        let Consumer { lanes, counts } = &mut *consumer;
+        let Some(message) = lanes.pass_front().and_then(PeerLane::next_long) else {
+            lanes.take_turn_back();
+            return Err(RecvError::Empty);
+        };
+        counts.messages += 1;
+        counts.bytes += message.body_bytes() as u64;
+        self.heard.message(true);
+        Ok(message)
     }
 
     /// Takes the next message that `admits` lets through. Without one, registers `waiting` in the same breath.
@@ -206,7 +218,7 @@ impl Inbound {
         admits: impl Fn(&Message) -> bool,
     ) -> Result<Message, RecvError> {
         let mut resumes = Resumes::default();
-        let mut consumer = lock(&self.consumer);
+        let mut consumer = self.consumer.lock();
         loop {
             if self.arrived.load(Ordering::Acquire) {
                 self.take_arrivals(&mut consumer);
@@ -244,7 +256,7 @@ impl Inbound {
                 drop(arrivals);
                 drop(consumer);
                 std::mem::take(&mut resumes).run();
-                consumer = lock(&self.consumer);
+                consumer = self.consumer.lock();
                 continue;
             }
             if planted(Fault::RegisteredLate) {
@@ -311,7 +323,7 @@ impl Inbound {
 
     /// Ends all waits. What was not read is dropped, and its readers go on (to find the socket closed).
     pub(crate) fn close(&self) {
-        let mut consumer = lock(&self.consumer);
+        let mut consumer = self.consumer.lock();
         let mut arrivals = lock(&self.arrivals);
         arrivals.closed = true;
         let runs = std::mem::take(&mut arrivals.runs);
@@ -331,7 +343,7 @@ impl Inbound {
     }
 
     pub(crate) fn counts(&self) -> ReceivedCounts {
-        lock(&self.consumer).counts
+        self.consumer.lock().counts
     }
 }
 

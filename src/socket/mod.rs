@@ -6,6 +6,7 @@ mod builder;
 mod core;
 mod endpoints;
 mod futures;
+mod gathering;
 #[cfg(not(loom))]
 mod inbound;
 #[cfg(loom)]
@@ -244,8 +245,10 @@ impl<P: CanReceive> Socket<P> {
     /// [`RecvError::Timeout`], [`RecvError::Closed`].
     #[inline(always)]
     pub fn recv(&self) -> Result<Message, RecvError> {
-        if let Some(message) = futures::take_short(self.core()) {
-            return futures::presented::<P>(Ok(message));
+        let mut short = futures::take_short(self.core());
+        if let Ok(message) = &mut short {
+            futures::present::<P>(message);
+            return short;
         }
         futures::presented::<P>(self.recv_within(self.core().options().recv_timeout))
     }
@@ -256,8 +259,10 @@ impl<P: CanReceive> Socket<P> {
     /// [`RecvError::Empty`], [`RecvError::Closed`].
     #[inline]
     pub fn try_recv(&self) -> Result<Message, RecvError> {
-        if let Some(message) = futures::take_short(self.core()) {
-            return futures::presented::<P>(Ok(message));
+        let mut short = futures::take_short(self.core());
+        if let Ok(message) = &mut short {
+            futures::present::<P>(message);
+            return short;
         }
         futures::presented::<P>(futures::try_recv(self.core()))
     }
@@ -394,7 +399,7 @@ impl Socket<Router> {
     /// # Errors
     /// As [`recv`](Self::recv).
     pub fn recv_from(&self) -> Result<(RoutingId, Message), RecvError> {
-        if let Some(message) = futures::take_short(self.core()) {
+        if let Ok(message) = futures::take_short(self.core()) {
             return Ok(futures::with_sender(message));
         }
         self.recv_within(self.core().options().recv_timeout).map(futures::with_sender)
