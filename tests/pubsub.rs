@@ -205,6 +205,47 @@ fn what_goes_to_all_arrives_after_what_went_to_one_of_them() {
 }
 
 #[test]
+fn publications_stay_in_order_while_those_who_want_them_come_and_go() {
+    const ROUND: usize = 700;
+    for transport in TRANSPORTS {
+        let context = Context::new();
+        let publisher = context.publish().no_drop(true).bind(transport.fresh()).unwrap();
+        let subscriber = |topic: &str| {
+            let builder = context.subscribe().topic(topic).recv_hwm(10_000);
+            builder.connect(endpoint(&publisher)).unwrap()
+        };
+        // Bursts of different lengths: some fill a unit, some do not, some are single messages.
+        let topic = |number: usize| if number * number % 97 < 40 { "x" } else { "y" };
+        let publish = |round: usize| {
+            for number in round * ROUND..(round + 1) * ROUND {
+                publisher.send(format!("{} {number}", topic(number))).unwrap();
+            }
+        };
+        let hears = |subscriber: &Socket<Sub>, round: usize, wanted: &str| {
+            for number in round * ROUND..(round + 1) * ROUND {
+                if wanted.is_empty() || topic(number) == wanted {
+                    let message = subscriber.recv_timeout(SOON).unwrap();
+                    assert_eq!(message.to_text(), format!("{} {number}", topic(number)));
+                }
+            }
+        };
+        let (all, too, xs) = (subscriber(""), subscriber(""), subscriber("x"));
+        publisher.wait_for_subscribers(3, SOON).unwrap();
+        publish(0);
+        hears(&xs, 0, "x");
+        drop(xs);
+        publish(1);
+        [0, 1].iter().for_each(|&round| hears(&too, round, ""));
+        drop(too);
+        publish(2);
+        wait_until("one is left", || publisher.stats().peers == 1);
+        publish(3);
+        (0..4).for_each(|round| hears(&all, round, ""));
+        assert_eq!(publisher.stats().dropped_hwm, 0);
+    }
+}
+
+#[test]
 fn a_late_subscriber_misses_what_was_published_before_it_came() {
     for transport in TRANSPORTS {
         let context = Context::new();

@@ -9,7 +9,7 @@ use crate::message::Message;
 use crate::options::Options;
 use crate::peer::PeerId;
 use crate::peer::Refusal;
-use crate::pipe::{Content, Manner, Offer, Pipe, WriteRole};
+use crate::pipe::{Chunk, Content, Manner, Offer, Pipe, WriteRole};
 use crate::wire::{ProtocolError, ReadyPeer, SocketKind, Subscription};
 
 /// Pipes of one fan-out that the sender may write on its own thread; the reactor writes the others.
@@ -64,6 +64,14 @@ pub(crate) trait Behaviour: Sized + Send + 'static {
         to: Option<&[u8]>,
         sending: &mut Sending,
     ) -> Result<(), Unsent>;
+
+    /// Hands over what `route` gathered for many peers (`Sending::gather_for`).
+    fn distribute(&mut self, _sending: &mut Sending) {}
+
+    /// Messages that `route` gathered and has not handed over yet, and their bytes, over all peers.
+    fn gathered(&self) -> (usize, usize) {
+        (0, 0)
+    }
 
     /// The peer subscribed or cancelled.
     fn subscription(
@@ -132,6 +140,8 @@ pub(crate) struct Sending {
     /// Pipes that began to gather with this send.
     pub(crate) gathering_first: Option<Arc<Pipe>>,
     pub(crate) gathering_more: Vec<Arc<Pipe>>,
+    /// The pattern began to gather for so many peers; the socket sees to it that it is distributed.
+    pub(crate) gathering_for: usize,
     /// Copies dropped at a high-water mark.
     pub(crate) dropped_hwm: u64,
     /// Messages for nobody.
@@ -150,6 +160,7 @@ impl Sending {
             more: Vec::new(),
             gathering_first: None,
             gathering_more: Vec::new(),
+            gathering_for: 0,
             dropped_hwm: 0,
             dropped_unroutable: 0,
         }
@@ -182,6 +193,23 @@ impl Sending {
                     Some(_) => self.more.push(role),
                 }
                 true
+            }
+        }
+    }
+
+    /// Further sends are about to follow: the pattern may gather.
+    pub(crate) fn is_one_of_many(&self) -> bool {
+        self.together
+    }
+
+    /// Offers framed messages to one pipe, to be written by `run`. Those without room are dropped, and counted.
+    pub(crate) fn offer_front(&mut self, pipe: &Arc<Pipe>, framed: &Chunk) {
+        let (taken, role) = pipe.offer_front(framed);
+        self.dropped_hwm += (framed.messages() - taken) as u64;
+        if let Some(role) = role {
+            match self.first {
+                None => self.first = Some(role),
+                Some(_) => self.more.push(role),
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::message::Message;
 use crate::options::Options;
 use crate::peer::Refusal;
 use crate::peer::{PeerId, PeerMap};
-use crate::pipe::{Chunk, Content, Pipe, Room};
+use crate::pipe::{Chunk, Content, Pipe, Room, wire_length};
 use crate::wire::{ProtocolError, ReadyPeer, SocketKind, Subscription};
 
 /// The PUB socket type: publishes to whoever subscribed.
@@ -22,8 +22,14 @@ pub struct Pub {
     no_drop: bool,
     /// What every peer has room for, by the last time they were asked: only this socket fills their queues.
     room: Room,
-    /// Reused from message to message.
+    conflate: bool,
+    /// Whom the last message went to, in the order of the subscriptions.
     targets: Vec<Arc<Pipe>>,
+    target_ids: Vec<PeerId>,
+    /// Messages for all targets, framed once; they reach the peers' queues by `distribute`.
+    gathered: Chunk,
+    /// Reused from message to message.
+    matched: Vec<PeerId>,
     arena: Vec<u8>,
 }
 
@@ -51,7 +57,11 @@ impl Behaviour for Pub {
             subscriptions: Subscriptions::new(SubscriptionLimits::default()),
             no_drop: options.no_drop,
             room: Room::default(),
+            conflate: options.conflate,
             targets: Vec::new(),
+            target_ids: Vec::new(),
+            gathered: Chunk::default(),
+            matched: Vec::new(),
             arena: Vec::new(),
         }
     }
@@ -70,6 +80,8 @@ impl Behaviour for Pub {
     fn gone(&mut self, id: PeerId) {
         self.subscriptions.remove_peer(id);
         self.peers.remove(&id);
+        self.targets.retain(|pipe| pipe.id() != id);
+        self.target_ids.retain(|&target| target != id);
     }
 
     fn route(
@@ -78,26 +90,36 @@ impl Behaviour for Pub {
         _: Option<&[u8]>,
         sending: &mut Sending,
     ) -> Result<(), Unsent> {
-        let Self { peers, subscriptions, targets, .. } = self;
-        targets.clear();
-        subscriptions.matches(message.body(), |id| targets.extend(peers.get(&id).cloned()));
-        if let [only] = targets.as_slice() {
-            let only = Arc::clone(only);
-            return self.publish_to_one(&only, message, sending);
+        self.matched.clear();
+        self.subscriptions.matches(message.body(), |id| self.matched.push(id));
+        if self.matched != self.target_ids {
+            self.distribute(sending);
+            self.aim();
         }
-        let mut framed = Chunk::reusing(std::mem::take(&mut self.arena));
-        framed.push(message);
-        if self.no_drop && !self.all_have_room(framed.wire_bytes()) {
-            self.arena = framed.into_arena();
-            return Err(Unsent::NoRoom);
+        if self.targets.len() == 1 {
+            self.distribute(sending);
+            return self.publish_to_one(message, sending);
         }
-        for pipe in self.targets.drain(..) {
-            if !sending.offer(&pipe, Content::Framed(&framed)) {
-                sending.dropped_hwm += 1;
-            }
+        if sending.is_one_of_many() && self.gather(message, sending) {
+            return Ok(());
         }
-        self.arena = framed.into_arena();
-        Ok(())
+        self.distribute(sending);
+        self.publish_to_each(message, sending)
+    }
+
+    fn distribute(&mut self, sending: &mut Sending) {
+        if self.gathered.is_empty() {
+            return;
+        }
+        for pipe in &self.targets {
+            sending.offer_front(pipe, &self.gathered);
+        }
+        self.gathered.clear();
+    }
+
+    fn gathered(&self) -> (usize, usize) {
+        let (messages, bytes) = (self.gathered.messages(), self.gathered.wire_bytes());
+        (messages * self.targets.len(), bytes * self.targets.len())
     }
 
     fn subscription(
@@ -120,7 +142,9 @@ impl Behaviour for Pub {
     }
 
     fn only_peer(&self) -> Option<&Arc<Pipe>> {
-        let all = self.peers.len() == 1 && self.subscriptions.matches_any(&[]);
+        let all = self.peers.len() == 1
+            && self.gathered.is_empty()
+            && self.subscriptions.matches_any(&[]);
         if all { self.peers.values().next() } else { None }
     }
 
@@ -130,14 +154,70 @@ impl Behaviour for Pub {
 }
 
 impl Pub {
-    fn publish_to_one(
-        &mut self,
-        pipe: &Arc<Pipe>,
-        message: &Message,
-        sending: &mut Sending,
-    ) -> Result<(), Unsent> {
+    /// Makes those that matched the targets. Nothing may be gathered for others.
+    fn aim(&mut self) {
+        debug_assert!(self.gathered.is_empty());
         self.targets.clear();
-        if sending.offer(pipe, Content::Message(message)) {
+        self.targets.extend(self.matched.iter().filter_map(|id| self.peers.get(id).cloned()));
+        self.target_ids.clear();
+        self.target_ids.extend(self.targets.iter().map(|pipe| pipe.id()));
+    }
+
+    /// Frames the message for all targets at once and leaves it to `distribute`, which this calls itself when a unit is full.
+    /// False when it must be offered to each of them now.
+    fn gather(&mut self, message: &Message, sending: &mut Sending) -> bool {
+        let wire_bytes = wire_length(message);
+        if self.conflate || self.targets.is_empty() {
+            return false;
+        }
+        if self.no_drop && !self.takes_room(wire_bytes) {
+            return false;
+        }
+        if self.gathered.is_full_for(wire_bytes) {
+            self.distribute(sending);
+        }
+        if self.gathered.is_empty() {
+            sending.gathering_for = self.targets.len();
+        }
+        self.gathered.push(message);
+        // With no room for another one like this the unit goes out now, and the next one finds the queues empty again.
+        if self.gathered.is_full_for(wire_bytes) {
+            self.distribute(sending);
+            self.room = Room::default();
+        }
+        true
+    }
+
+    /// Uses up room for one message with every peer. What is gathered has its room already.
+    fn takes_room(&mut self, wire_bytes: usize) -> bool {
+        if self.room.take(wire_bytes) {
+            return true;
+        }
+        if !self.gathered.is_empty() {
+            return false;
+        }
+        self.room = self.peers.values().map(|pipe| pipe.room()).fold(Room::MAX, Room::min);
+        self.room.take(wire_bytes)
+    }
+
+    fn publish_to_each(&mut self, message: &Message, sending: &mut Sending) -> Result<(), Unsent> {
+        let mut framed = Chunk::reusing(std::mem::take(&mut self.arena));
+        framed.push(message);
+        if self.no_drop && !self.all_have_room(framed.wire_bytes()) {
+            self.arena = framed.into_arena();
+            return Err(Unsent::NoRoom);
+        }
+        for pipe in &self.targets {
+            if !sending.offer(pipe, Content::Framed(&framed)) {
+                sending.dropped_hwm += 1;
+            }
+        }
+        self.arena = framed.into_arena();
+        Ok(())
+    }
+
+    fn publish_to_one(&mut self, message: &Message, sending: &mut Sending) -> Result<(), Unsent> {
+        if self.targets.iter().all(|pipe| sending.offer(pipe, Content::Message(message))) {
             return Ok(());
         }
         if self.no_drop {
@@ -149,11 +229,7 @@ impl Pub {
 
     /// Whether every target has room. Each full one tells when it has room again.
     fn all_have_room(&mut self, wire_bytes: usize) -> bool {
-        if self.room.take(wire_bytes) {
-            return true;
-        }
-        self.room = self.peers.values().map(|pipe| pipe.room()).fold(Room::MAX, Room::min);
-        if self.room.take(wire_bytes) {
+        if self.takes_room(wire_bytes) {
             return true;
         }
         let full = self.targets.iter().filter(|pipe| !pipe.has_room(wire_bytes)).count();

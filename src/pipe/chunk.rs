@@ -136,6 +136,30 @@ impl Chunk {
         self.wire_bytes += framed.wire_bytes;
     }
 
+    /// A copy of the first messages, as many as `messages` and `bytes` allow.
+    pub(crate) fn copy_front(&self, messages: usize, bytes: usize) -> Self {
+        let mut walk = Walk::new(self);
+        let mut cut = Cut::default();
+        while cut.messages < messages {
+            let next = walk.next_message(self).filter(|next| next.wire_bytes <= bytes);
+            let Some(next) = next else { break };
+            cut = next;
+        }
+        Self {
+            arena: self.arena.get(..cut.arena).unwrap_or_default().to_vec(),
+            large: self.large.get(..cut.large).unwrap_or_default().to_vec(),
+            messages: cut.messages,
+            wire_bytes: cut.wire_bytes,
+        }
+    }
+
+    /// Drops all messages and keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        self.arena.clear();
+        self.large.clear();
+        (self.messages, self.wire_bytes) = (0, 0);
+    }
+
     /// The bytes from offset `written` on, at most a unit of them, as slices for one write.
     pub(crate) fn with_slices<R>(
         &self,

@@ -17,7 +17,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 pub(crate) use candidate::{Candidate, Place};
-pub(crate) use chunk::Chunk;
+pub(crate) use chunk::{Chunk, wire_length};
 pub(crate) use inbox::{Inbox, Resume, Source};
 pub(crate) use joint::Joint;
 pub(crate) use outbox::{Content, Link, Manner, Outbox, OutboxReport, Room};
@@ -33,7 +33,7 @@ use crate::transport::{self, Endpoint};
 use crate::wire::{
     Allowance, Command, Established, ProtocolError, Scanner, Subscription, Version, WireLimits,
 };
-use outbox::{Next, Note, Offered, Written};
+use outbox::{Next, Note, Written};
 
 /// One peer as seen from its socket.
 pub(crate) struct Pipe {
@@ -140,21 +140,43 @@ impl Pipe {
     /// Offers a message or a framed chunk to the outbox.
     #[inline]
     pub(crate) fn offer(self: &Arc<Self>, content: Content<'_>, manner: Manner) -> Offer {
-        let Offered { next, conflated } = self.outbox.offer(content, manner);
-        if let Some(chunks) = conflated {
-            let messages: usize = chunks.iter().map(Chunk::messages).sum();
-            self.count_loss(Loss::Conflate, messages as u64);
-        }
+        let next = if self.outbox.conflates() {
+            self.offer_newest(content, manner)
+        } else {
+            self.outbox.offer(content, manner)
+        };
         match next {
             None => Offer::Full,
             Some(Next::Nothing) => Offer::Accepted,
             Some(Next::Write) => Offer::AcceptedToWrite(WriteRole(Arc::clone(self))),
             Some(Next::Gather) => Offer::AcceptedToGather,
-            Some(Next::Schedule { link, news }) => {
+            Some(Next::Schedule(link)) => {
                 link.doorbell().ring(Ring::Flush(Arc::clone(self)));
-                if news { Offer::AcceptedToGather } else { Offer::Accepted }
+                Offer::Accepted
+            }
+            Some(Next::ScheduleAndTell(link)) => {
+                link.doorbell().ring(Ring::Flush(Arc::clone(self)));
+                Offer::AcceptedToGather
             }
         }
+    }
+
+    #[cold]
+    fn offer_newest(&self, content: Content<'_>, manner: Manner) -> Option<Next> {
+        let (next, replaced) = self.outbox.offer_newest(content, manner)?;
+        let messages: usize = replaced.iter().map(Chunk::messages).sum();
+        self.count_loss(Loss::Conflate, messages as u64);
+        Some(next)
+    }
+
+    /// Offers framed messages, of which as many are taken as there is room for. Returns how many, and the role that comes of it.
+    pub(crate) fn offer_front(self: &Arc<Self>, framed: &Chunk) -> (usize, Option<WriteRole>) {
+        let (next, taken) = self.outbox.offer_front(framed);
+        debug_assert!(
+            matches!(next, Next::Nothing | Next::Write),
+            "what goes at once is not scheduled"
+        );
+        (taken, matches!(next, Next::Write).then(|| WriteRole(Arc::clone(self))))
     }
 
     /// Whether `content` would be taken now; one that would not is remembered, so that `Owner::writable` follows.
@@ -250,8 +272,9 @@ impl Pipe {
     fn write(self: &Arc<Self>) {
         for turn in 1.. {
             let Some(mut job) = self.outbox.begin_write() else { return };
-            let written = match job.link().clone() {
-                Link::Wire { stream, .. } => job.flight().write_to(&stream),
+            let link = Arc::clone(job.link());
+            let written = match &*link {
+                Link::Wire { stream, .. } => job.flight().write_to(stream),
                 Link::Inproc { .. } => self.hand_over(job.flight_mut()),
                 #[cfg(loom)]
                 Link::Modelled { kernel, .. } => job.flight().write_with(|s| kernel.write(s)),

@@ -19,15 +19,16 @@ mod state;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+pub(super) use self::offer::Next;
 pub(crate) use self::offer::{Content, Manner, Room};
-pub(super) use self::offer::{Next, Offered};
-use self::state::{Phase, STREAMING_GAP, State};
+use self::state::{GATHER_MAX, Phase, STREAMING_GAP, State};
 use super::chunk::{Chunk, LargeBody};
 use super::{Doorbell, Loss, Now};
 use crate::options::Marks;
-use crate::sync::{Fault, Mutex, MutexGuard, lock, planted};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Biased, BiasedGuard, Fault, planted};
 use crate::transport::Stream;
 
 /// Writes one thread does in one role before it leaves the rest to the reactor.
@@ -81,7 +82,11 @@ pub(crate) struct OutboxReport {
 pub(crate) struct Outbox {
     marks: Marks,
     conflate: bool,
-    state: Mutex<State>,
+    state: Biased<State>,
+    made: Instant,
+    /// When the last write that left nothing to write ended, in nanoseconds since `made`. Changed with the state, read without: a
+    /// tick that asks a busy sender's outbox must not take the favour away.
+    wrote_ns: AtomicU64,
 }
 
 /// What a writer is writing. A chunk keeps all its messages until it is wholly written.
@@ -137,12 +142,12 @@ pub(super) enum Written {
 /// A flight with the session it is written in.
 pub(super) struct Job {
     flight: Flight,
-    link: Link,
+    link: Arc<Link>,
     session: u64,
 }
 
 impl Job {
-    pub(super) fn link(&self) -> &Link {
+    pub(super) fn link(&self) -> &Arc<Link> {
         &self.link
     }
 
@@ -162,7 +167,7 @@ pub(super) struct Step {
     pub(super) made_room: bool,
     pub(super) torn: u64,
     pub(super) cause: Loss,
-    pub(super) note: Option<(Link, Note)>,
+    pub(super) note: Option<(Arc<Link>, Note)>,
     /// Bodies that were written; dropped by the writer.
     pub(super) spent: Vec<LargeBody>,
 }
@@ -203,50 +208,87 @@ impl Outbox {
             sole_bytes: 0,
             spare: None,
         };
-        Self { marks, conflate, state: Mutex::new(state) }
+        Self { marks, conflate, state: Biased::new(state), made: now, wrote_ns: AtomicU64::new(0) }
     }
 
-    /// Takes the message if the marks allow it and decides who writes it.
+    /// Takes the message if the marks allow it and decides who writes it; `None` when it is full.
     #[inline]
-    pub(super) fn offer(&self, content: Content<'_>, manner: Manner) -> Offered {
-        let mut state = lock(&self.state);
+    pub(super) fn offer(&self, content: Content<'_>, manner: Manner) -> Option<Next> {
+        let mut state = self.state.lock();
         if !manner.answers_at_once() && state.append_quickly(content) {
             state.count_sole(content, manner);
-            return Offered { next: Some(Next::Nothing), conflated: None };
+            return Some(Next::Nothing);
         }
         self.offer_slowly(state, content, manner)
     }
 
+    #[inline(never)]
     fn offer_slowly(
         &self,
-        mut state: MutexGuard<'_, State>,
+        mut state: BiasedGuard<'_, State>,
         content: Content<'_>,
         manner: Manner,
-    ) -> Offered {
+    ) -> Option<Next> {
         let wire_bytes = content.wire_bytes();
         if state.abandoned.is_some() || state.closing {
-            return Offered { next: None, conflated: None };
+            return None;
         }
-        let mut conflated = None;
-        if self.conflate {
-            conflated = Some(state.take_queue());
-        } else if !self.marks.admit(state.messages, state.bytes, wire_bytes) {
+        if !self.marks.admit(state.messages, state.bytes, wire_bytes) {
             state.refused = true;
-            return Offered { next: None, conflated: None };
+            return None;
         }
         state.append(content, wire_bytes);
         state.count_sole(content, manner);
-        let at_mark = !self.conflate && !self.marks.admit(state.messages, state.bytes, 0);
+        let at_mark = !self.marks.admit(state.messages, state.bytes, 0);
         let next = state.after_append(manner, wire_bytes, at_mark);
         state.quick = 0;
-        if state.phase == Phase::Scheduled && !self.conflate {
+        if state.phase == Phase::Scheduled {
             state.grant_quick(self.marks, wire_bytes);
         }
-        Offered { next: Some(next), conflated }
+        Some(next)
+    }
+
+    /// `offer` where only the newest message is kept: returns what it replaces too, to be dropped outside the lock.
+    pub(super) fn offer_newest(
+        &self,
+        content: Content<'_>,
+        manner: Manner,
+    ) -> Option<(Next, VecDeque<Chunk>)> {
+        let wire_bytes = content.wire_bytes();
+        let mut state = self.state.lock();
+        if state.abandoned.is_some() || state.closing {
+            return None;
+        }
+        let replaced = state.take_queue();
+        state.append(content, wire_bytes);
+        state.count_sole(content, manner);
+        Some((state.after_append(manner, wire_bytes, false), replaced))
+    }
+
+    /// Takes as many of the framed messages as the marks allow, to be written at once. Returns how many, too.
+    pub(super) fn offer_front(&self, framed: &Chunk) -> (Next, usize) {
+        let mut state = self.state.lock();
+        if state.abandoned.is_some() || state.closing {
+            return (Next::Nothing, 0);
+        }
+        let room = state.room(self.marks);
+        let fits = room.messages >= framed.messages() && room.bytes >= framed.wire_bytes();
+        let front = (!fits).then(|| framed.copy_front(room.messages, room.bytes));
+        let taken = front.as_ref().unwrap_or(framed);
+        if taken.is_empty() {
+            return (Next::Nothing, 0);
+        }
+        state.append(Content::Framed(taken), taken.wire_bytes());
+        state.quick = 0;
+        (state.after_append(Manner::AT_ONCE, taken.wire_bytes(), true), taken.messages())
+    }
+
+    pub(super) fn conflates(&self) -> bool {
+        self.conflate
     }
 
     pub(super) fn has_room(&self, wire_bytes: usize) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let room = self.conflate || self.marks.admit(state.messages, state.bytes, wire_bytes);
         state.refused |= !room;
         room
@@ -256,16 +298,12 @@ impl Outbox {
         if self.conflate {
             return Room::MAX;
         }
-        let state = lock(&self.state);
-        Room {
-            messages: self.marks.messages.saturating_sub(state.messages),
-            bytes: self.marks.bytes.saturating_sub(state.bytes),
-        }
+        self.state.lock().room(self.marks)
     }
 
     /// True when the caller got the writer role.
     pub(super) fn control(&self, commands: &[u8]) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.link.is_none() {
             return false;
         }
@@ -275,9 +313,9 @@ impl Outbox {
 
     /// True when the caller got the writer role.
     pub(super) fn link(&self, link: Link, opening: &[u8]) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         debug_assert!(state.link.is_none(), "a session ends before the next begins");
-        state.link = Some(link);
+        state.link = Some(Arc::new(link));
         state.wrote_messages = false;
         state.session += 1;
         state.control.extend_from_slice(opening);
@@ -287,14 +325,14 @@ impl Outbox {
 
     /// Returns how many messages were torn, and whether that made the room that a refused sender waits for (O4).
     pub(super) fn unlink(&self) -> (u64, bool) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let torn = state.end_session();
         (torn, state.take_made_room(self.marks))
     }
 
     /// Returns how many messages were dropped; a flight that is out is counted by its writer.
     pub(super) fn abandon(&self, cause: Loss) -> u64 {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let torn = state.end_session();
         let queue = state.take_queue();
         state.abandoned = Some(cause);
@@ -307,13 +345,13 @@ impl Outbox {
     }
 
     pub(super) fn begin_close(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.closing = true;
         state.quick = 0;
     }
 
     pub(super) fn report(&self) -> OutboxReport {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         OutboxReport {
             messages: state.messages,
             bytes: state.bytes,
@@ -327,24 +365,24 @@ impl Outbox {
 
     /// Bytes of commands waiting to be written.
     pub(crate) fn control_bytes(&self) -> usize {
-        lock(&self.state).control.len()
+        self.state.lock().control.len()
     }
 
     pub(super) fn claim_writable(&self) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.kicked |= state.phase == Phase::Writing && !planted(Fault::KickForgotten);
         state.claim_if(|phase| phase == Phase::Blocked)
     }
 
     pub(super) fn claim_scheduled(&self) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.noted = false;
         state.claim_if(|phase| phase == Phase::Scheduled)
     }
 
     /// Whether the socket is to keep this outbox among those that it flushes. One that does not gather is told of anew.
     pub(super) fn stays_noted(&self) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.noted = state.phase == Phase::Scheduled;
         state.noted
     }
@@ -352,7 +390,10 @@ impl Outbox {
     /// Whether to write now, and whether to stay on the reactor's list. A sender that writes its units itself is left alone; the
     /// outbox stays listed until a whole tick brought nothing, so that such a sender does not ring at every unit.
     pub(super) fn claim_tick(&self, now: Instant) -> (bool, bool) {
-        let mut state = lock(&self.state);
+        if self.wrote_recently(now) {
+            return (false, true);
+        }
+        let mut state = self.state.lock();
         let gathers = state.phase == Phase::Scheduled;
         let claimed = gathers && state.gathers_long(now);
         if claimed {
@@ -362,9 +403,14 @@ impl Outbox {
         (claimed, state.listed)
     }
 
+    fn wrote_recently(&self, now: Instant) -> bool {
+        let ended = self.made + Duration::from_nanos(self.wrote_ns.load(Ordering::Relaxed));
+        ended != self.made && now.saturating_duration_since(ended) < 2 * GATHER_MAX
+    }
+
     /// The next flight of the writer; `None` ends the role.
     pub(super) fn begin_write(&self) -> Option<Job> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         debug_assert_eq!(state.phase, Phase::Writing);
         state.kicked = false;
         let link = state.link.clone();
@@ -386,7 +432,7 @@ impl Outbox {
         last: bool,
         now: Now,
     ) -> Step {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let Job { flight, link, session } = job;
         let mut step = Step {
             more: false,
@@ -425,6 +471,10 @@ impl Outbox {
         }
         step.made_room = state.take_made_room(self.marks);
         let note = state.after_write(&mut step, last, now);
+        if state.phase == Phase::Idle {
+            let since = state.last_write.saturating_duration_since(self.made);
+            self.wrote_ns.store(since.as_nanos() as u64, Ordering::Relaxed);
+        }
         let note = if broken { Some(Note::Broken) } else { note };
         step.note = note.map(|note| (link, note));
         step

@@ -74,6 +74,8 @@ pub(super) struct Answers {
 #[derive(Default)]
 struct Left {
     pipes: Vec<Arc<Pipe>>,
+    /// The pattern gathers for so many pipes.
+    shared_by: usize,
     /// The keeper ticks over this socket.
     listed: bool,
     /// See `SIFTED_AFTER`.
@@ -130,9 +132,15 @@ impl Answers {
 
     /// Remembers pipes that began to gather. True when the keeper is to be asked to tick over this socket, because the
     /// reactor does not do so for its pipes (`unlisted`).
-    pub(super) fn note(&self, pipes: impl IntoIterator<Item = Arc<Pipe>>, unlisted: bool) -> bool {
+    pub(super) fn note(
+        &self,
+        pipes: impl IntoIterator<Item = Arc<Pipe>>,
+        shared_by: usize,
+        unlisted: bool,
+    ) -> bool {
         let mut left = lock(&self.left);
         left.pipes.extend(pipes);
+        left.shared_by = left.shared_by.max(shared_by);
         if left.pipes.len() >= left.sift_at.max(SIFTED_AFTER) {
             left.pipes.retain(|pipe| pipe.stays_noted());
             left.sift_at = 2 * left.pipes.len();
@@ -142,36 +150,39 @@ impl Answers {
         ask
     }
 
-    /// Writes what gathered.
-    pub(super) fn flush(&self) {
-        let pipes = {
-            let mut left = lock(&self.left);
-            left.ticks = 0;
-            std::mem::take(&mut left.pipes)
-        };
-        pipes.iter().for_each(Pipe::flush);
+    /// Takes over what gathered: the pipes to flush. What the pattern gathers is distributed after this and before they are
+    /// flushed; so whoever begins to gather anew is noted anew.
+    pub(super) fn take(&self) -> Vec<Arc<Pipe>> {
+        let mut left = lock(&self.left);
+        left.ticks = 0;
+        left.shared_by = 0;
+        std::mem::take(&mut left.pipes)
     }
 
-    /// The keeper's tick. False when there was nothing, and it need not come again.
-    pub(super) fn tick(&self) -> bool {
-        {
-            let mut left = lock(&self.left);
-            if left.pipes.is_empty() {
-                left.listed = false;
-                return false;
-            }
-            let sends = self.sends.load(Ordering::Relaxed);
-            let goes_on = sends - left.sends_seen >= SENDS_PER_TICK_MIN;
-            left.sends_seen = sends;
-            left.ticks += 1;
-            let ticks_max = TICKS_MAX.min(left.pipes.len() / PIPES_PER_TICK);
-            if goes_on && left.ticks < ticks_max {
-                return true;
-            }
+    /// The keeper's tick.
+    pub(super) fn tick(&self) -> Tick {
+        let mut left = lock(&self.left);
+        let pipes = left.pipes.len().max(left.shared_by);
+        if pipes == 0 {
+            left.listed = false;
+            return Tick::Over;
         }
-        self.flush();
-        true
+        let sends = self.sends.load(Ordering::Relaxed);
+        let goes_on = sends - left.sends_seen >= SENDS_PER_TICK_MIN;
+        left.sends_seen = sends;
+        left.ticks += 1;
+        let ticks_max = TICKS_MAX.min(pipes / PIPES_PER_TICK);
+        if goes_on && left.ticks < ticks_max { Tick::Wait } else { Tick::Flush }
     }
+}
+
+/// What the keeper's tick finds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Tick {
+    /// Nothing gathers, and it need not come again.
+    Over,
+    Wait,
+    Flush,
 }
 
 #[cfg(test)]
@@ -210,10 +221,10 @@ mod tests {
     #[test]
     fn the_keeper_is_asked_once_and_told_when_it_need_not_come_again() {
         let answers = answers_of_a_quick_socket();
-        assert!(answers.note([], true));
-        assert!(!answers.note([], true));
-        assert!(!answers.tick(), "nothing gathers");
-        assert!(!answers.note([], false), "the reactor ticks over these itself");
-        assert!(answers.note([], true));
+        assert!(answers.note([], 0, true));
+        assert!(!answers.note([], 0, true));
+        assert_eq!(answers.tick(), Tick::Over, "nothing gathers");
+        assert!(!answers.note([], 0, false), "the reactor ticks over these itself");
+        assert!(answers.note([], 0, true));
     }
 }

@@ -22,7 +22,7 @@ use crate::monitor::{DisconnectReason, Event, Reporter};
 use crate::options::Options;
 use crate::pattern::{Behaviour, Sending, Unsent};
 use crate::peer::PeerId;
-use crate::pipe::{Content, Doorbell, Loss, Manner, Offer, Pipe, Ring};
+use crate::pipe::{Content, Loss, Manner, Offer, Pipe};
 use crate::reactor::{EndpointId, Job, Scope, Slot, SocketId, random_seed};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard, lock};
@@ -50,7 +50,7 @@ pub(crate) struct Core<P: Behaviour> {
     pub(super) changed: Condvar,
     pub(super) inbound: Inbound,
     pub(super) losses: LossCounters,
-    answers: Answers,
+    pub(super) answers: Answers,
     next_peer: AtomicU64,
     monitors: Mutex<Vec<Reporter>>,
 }
@@ -177,7 +177,7 @@ impl<P: Behaviour> Core<P> {
                     self.answers.wrote();
                 }
             }
-            Offer::AcceptedToGather => self.note_gathering([Arc::clone(pipe)], answer),
+            Offer::AcceptedToGather => self.note_gathering([Arc::clone(pipe)], 0, answer),
         }
         true
     }
@@ -224,7 +224,10 @@ impl<P: Behaviour> Core<P> {
         self.count_drops(&sending);
         if let Some(first) = sending.gathering_first.take() {
             let more = std::mem::take(&mut sending.gathering_more);
-            self.note_gathering(std::iter::once(first).chain(more), answer);
+            self.note_gathering(std::iter::once(first).chain(more), 0, answer);
+        }
+        if sending.gathering_for > 0 {
+            self.note_gathering([], sending.gathering_for, answer);
         }
         if sending.run() && Self::GATHERS {
             self.answers.wrote();
@@ -236,7 +239,7 @@ impl<P: Behaviour> Core<P> {
     }
 
     #[inline]
-    fn count_drops(&self, sending: &Sending) {
+    pub(super) fn count_drops(&self, sending: &Sending) {
         if sending.dropped_hwm > 0 {
             self.losses.hwm.fetch_add(sending.dropped_hwm, Ordering::Relaxed);
         }
@@ -260,7 +263,7 @@ impl<P: Behaviour> Core<P> {
     }
 
     /// Whether this socket, and not only the reactor, sees to what its sends leave gathering.
-    const GATHERS: bool = P::RECEIVES || P::FANS_OUT;
+    pub(super) const GATHERS: bool = P::RECEIVES || P::FANS_OUT;
 
     #[inline]
     fn next_answer(&self) -> Answer {
@@ -281,29 +284,6 @@ impl<P: Behaviour> Core<P> {
     #[inline]
     pub(crate) fn admits(&self, message: &Message) -> bool {
         self.admits_everything() || lock(&self.state).pattern.admits(message)
-    }
-
-    /// Remembers gathering pipes for `flush`. A type that only sends leaves them to the reactor's tick.
-    fn note_gathering(&self, pipes: impl IntoIterator<Item = Arc<Pipe>>, answer: Answer) {
-        if Self::GATHERS
-            && self.answers.note(pipes, P::FANS_OUT || answer == Answer::Together)
-            && let (Some(owner), Some(slot)) = (self.this.upgrade(), self.context.slots().first())
-        {
-            slot.ring(Ring::Answers(owner));
-        }
-    }
-
-    /// Writes what this socket's own sends have gathered: a thread that is about to wait for answers must not make the
-    /// requests wait for the reactor's tick.
-    pub(crate) fn flush(&self) {
-        if Self::GATHERS {
-            self.answers.flush();
-        }
-    }
-
-    /// The keeper's tick over gathered answers.
-    pub(super) fn tick_answers(&self) -> bool {
-        self.answers.tick()
     }
 
     /// Changes the pattern under the socket's lock.
@@ -367,6 +347,9 @@ impl<P: Behaviour> Core<P> {
                 stats.sent_messages += report.sole_messages;
                 stats.sent_bytes += report.sole_bytes;
             }
+            let (messages, bytes) = state.pattern.gathered();
+            stats.queued_messages += messages as u64;
+            stats.queued_bytes += bytes as u64;
             for peer in state.peers.values() {
                 let report = peer.pipe.outbox_report();
                 stats.queued_messages += report.messages as u64;

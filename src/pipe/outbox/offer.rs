@@ -1,6 +1,6 @@
 //! What is offered to an outbox, how it wants to travel, and what follows from its being taken.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::super::chunk::{Chunk, wire_length};
 use super::Link;
@@ -19,6 +19,14 @@ impl Content<'_> {
         match self {
             Self::Message(message) => wire_length(message),
             Self::Framed(chunk) => chunk.wire_bytes(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn messages(self) -> usize {
+        match self {
+            Self::Message(_) => 1,
+            Self::Framed(chunk) => chunk.messages(),
         }
     }
 
@@ -56,6 +64,10 @@ pub(crate) struct Manner {
 }
 
 impl Manner {
+    /// Whoever sends writes too, as soon as nobody else does.
+    pub(super) const AT_ONCE: Self =
+        Self { answering: true, together: false, inline: true, told: false, sole: false };
+
     /// Whoever asked waits for this message.
     #[inline]
     pub(super) fn answers_at_once(self) -> bool {
@@ -63,25 +75,18 @@ impl Manner {
     }
 }
 
-/// What follows from a state change; done by the caller with the lock released.
+/// What follows from a state change; done by the caller with the lock released. No larger than two registers: what is returned
+/// in memory must be read back behind all that the messages before have left to store.
 pub(in crate::pipe) enum Next {
     Nothing,
     /// The caller holds the writer role now.
     Write,
     /// The message begins a gathering that is on nobody's account yet but the reactor's or the socket's tick.
     Gather,
-    /// The message begins a gathering: put the outbox on its reactor's list. `news`: the socket does not know of it yet.
-    Schedule {
-        link: Link,
-        news: bool,
-    },
-}
-
-/// Answer to an offer: `None` when full.
-pub(in crate::pipe) struct Offered {
-    pub(in crate::pipe) next: Option<Next>,
-    /// What a newer message replaced, if anything; dropped by the sender, outside the lock.
-    pub(in crate::pipe) conflated: Option<VecDeque<Chunk>>,
+    /// The message begins a gathering: put the outbox on its reactor's list.
+    Schedule(Arc<Link>),
+    /// The same, and the socket does not know of it yet.
+    ScheduleAndTell(Arc<Link>),
 }
 
 /// What fits into an outbox, or into each of several, whatever else happens to them but offers.

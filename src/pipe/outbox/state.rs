@@ -3,10 +3,11 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::chunk::{Chunk, LargeBody, SHORT_WIRE_BYTES_MAX, UNIT_BYTES};
-use super::{Content, Flight, Link, Manner, Next, Note, Step, Written};
+use super::{Content, Flight, Link, Manner, Next, Note, Room, Step, Written};
 use crate::options::Marks;
 use crate::pipe::{Loss, Now};
 
@@ -34,7 +35,7 @@ pub(super) struct State {
     pub(super) flight: Option<Flight>,
     /// Commands for the current session, written at the next chunk boundary.
     pub(super) control: Vec<u8>,
-    pub(super) link: Option<Link>,
+    pub(super) link: Option<Arc<Link>>,
     /// Counts sessions, so that a writer notices that its session ended while it wrote.
     pub(super) session: u64,
     /// Accepted and not yet written, the flight included.
@@ -80,7 +81,7 @@ impl State {
             }
         };
         content.push_onto(chunk);
-        self.messages += 1;
+        self.messages += content.messages();
         self.bytes += wire_bytes;
     }
 
@@ -103,7 +104,8 @@ impl State {
                 debug_assert!(manner.told || !manner.together, "nobody would write it");
                 let news = manner.told && !std::mem::replace(&mut self.noted, true);
                 match self.schedule(manner.together) {
-                    Some(link) => Next::Schedule { link, news },
+                    Some(link) if news => Next::ScheduleAndTell(link),
+                    Some(link) => Next::Schedule(link),
                     None if news => Next::Gather,
                     None => Next::Nothing,
                 }
@@ -119,6 +121,14 @@ impl State {
                 Next::Write
             }
             _ => Next::Nothing,
+        }
+    }
+
+    /// What the marks leave.
+    pub(super) fn room(&self, marks: Marks) -> Room {
+        Room {
+            messages: marks.messages.saturating_sub(self.messages),
+            bytes: marks.bytes.saturating_sub(self.bytes),
         }
     }
 
@@ -206,7 +216,7 @@ impl State {
     }
 
     /// The link whose reactor is to tick over this outbox from now on, unless it does so, or the socket sees to it.
-    fn schedule(&mut self, by_socket: bool) -> Option<Link> {
+    fn schedule(&mut self, by_socket: bool) -> Option<Arc<Link>> {
         if self.listed || by_socket {
             return None;
         }

@@ -1,5 +1,7 @@
 //! The outbox's rules without any stream: the test plays writer, kernel and reactor.
 
+mod accounts;
+
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -30,7 +32,13 @@ fn outbox(messages: usize, bytes: usize, conflate: bool) -> Outbox {
 }
 
 fn offer(outbox: &Outbox, text: &str, manner: Manner) -> Option<Next> {
-    outbox.offer(Content::Message(&Message::from(text)), manner).next
+    {
+        let message = Message::from(text);
+        match outbox.conflates() {
+            true => outbox.offer_newest(Content::Message(&message), manner).map(|(next, _)| next),
+            false => outbox.offer(Content::Message(&message), manner),
+        }
+    }
 }
 
 /// One write that the kernel takes only `room` bytes of. Returns what went out; `None` when there was nothing to do.
@@ -76,12 +84,15 @@ fn a_message_alone_on_an_idle_session_is_the_senders_to_write() {
 fn a_message_right_after_a_write_gathers_unless_it_is_an_answer() {
     let outbox = outbox(10, 1_000, false);
     outbox.link(link(), &[]);
-    lock(&outbox.state).last_write = crate::transport::now() + Duration::from_secs(60);
-    assert!(matches!(offer(&outbox, "a", PLAIN), Some(Next::Schedule { .. })));
+    outbox.state.lock().last_write = crate::transport::now() + Duration::from_secs(60);
+    assert!(matches!(
+        offer(&outbox, "a", PLAIN),
+        Some(Next::Schedule(_) | Next::ScheduleAndTell(_))
+    ));
     assert!(matches!(offer(&outbox, "b", PLAIN), Some(Next::Nothing)));
     assert!(outbox.claim_scheduled());
     assert_eq!(write(&outbox, 100).unwrap().0, framed(&["a", "b"]));
-    lock(&outbox.state).last_write = crate::transport::now() + Duration::from_secs(60);
+    outbox.state.lock().last_write = crate::transport::now() + Duration::from_secs(60);
     assert!(matches!(offer(&outbox, "c", ANSWER), Some(Next::Write)));
 }
 
@@ -89,15 +100,21 @@ fn a_message_right_after_a_write_gathers_unless_it_is_an_answer() {
 fn a_gathering_sender_writes_itself_when_a_unit_or_the_mark_is_reached() {
     let outbox = outbox(3, 1 << 20, false);
     outbox.link(link(), &[]);
-    lock(&outbox.state).last_write = crate::transport::now() + Duration::from_secs(60);
-    assert!(matches!(offer(&outbox, "a", PLAIN), Some(Next::Schedule { .. })));
+    outbox.state.lock().last_write = crate::transport::now() + Duration::from_secs(60);
+    assert!(matches!(
+        offer(&outbox, "a", PLAIN),
+        Some(Next::Schedule(_) | Next::ScheduleAndTell(_))
+    ));
     assert!(matches!(offer(&outbox, "b", PLAIN), Some(Next::Nothing)));
     assert!(matches!(offer(&outbox, "c", PLAIN), Some(Next::Write)));
     let outbox = super::Outbox::new(Marks::default(), false, crate::transport::now());
     outbox.link(link(), &[]);
-    lock(&outbox.state).last_write = crate::transport::now() + Duration::from_secs(60);
+    outbox.state.lock().last_write = crate::transport::now() + Duration::from_secs(60);
     let body = "x".repeat(UNIT_BYTES / 2);
-    assert!(matches!(offer(&outbox, &body, PLAIN), Some(Next::Schedule { .. })));
+    assert!(matches!(
+        offer(&outbox, &body, PLAIN),
+        Some(Next::Schedule(_) | Next::ScheduleAndTell(_))
+    ));
     assert!(matches!(offer(&outbox, &body, PLAIN), Some(Next::Write)));
 }
 
@@ -106,7 +123,10 @@ fn an_outbox_on_the_reactors_list_is_not_listed_twice() {
     let outbox = outbox(10, 1_000, false);
     outbox.link(link(), &[]);
     let moment = busy(&outbox);
-    assert!(matches!(offer(&outbox, "a", PLAIN), Some(Next::Schedule { .. })));
+    assert!(matches!(
+        offer(&outbox, "a", PLAIN),
+        Some(Next::Schedule(_) | Next::ScheduleAndTell(_))
+    ));
     assert_eq!(outbox.claim_tick(moment + GATHER_MAX), (true, true));
     write(&outbox, 100).unwrap();
     busy(&outbox);
@@ -116,13 +136,16 @@ fn an_outbox_on_the_reactors_list_is_not_listed_twice() {
     assert_eq!(outbox.claim_tick(moment), (false, true), "something was written since");
     assert_eq!(outbox.claim_tick(moment), (false, false), "nothing came since");
     busy(&outbox);
-    assert!(matches!(offer(&outbox, "c", PLAIN), Some(Next::Schedule { .. })));
+    assert!(matches!(
+        offer(&outbox, "c", PLAIN),
+        Some(Next::Schedule(_) | Next::ScheduleAndTell(_))
+    ));
 }
 
 /// Says that the last write has not ended yet: what comes now belongs to a stream. Returns that moment.
 fn busy(outbox: &Outbox) -> Instant {
     let moment = crate::transport::now() + Duration::from_secs(60);
-    lock(&outbox.state).last_write = moment;
+    outbox.state.lock().last_write = moment;
     moment
 }
 
@@ -168,7 +191,7 @@ fn a_sender_that_does_not_want_to_be_told_takes_the_news_from_nobody() {
     let outbox = outbox(10, 1_000, false);
     outbox.link(link(), &[]);
     let moment = busy(&outbox);
-    assert!(matches!(offer(&outbox, "a", stream), Some(Next::Schedule { news: false, .. })));
+    assert!(matches!(offer(&outbox, "a", stream), Some(Next::Schedule(_))));
     assert_eq!(outbox.claim_tick(moment + GATHER_MAX), (true, true));
     write(&outbox, 100).unwrap();
     let together = Manner { together: true, inline: false, ..ANSWER };
@@ -190,11 +213,14 @@ fn a_sender_that_looks_at_the_clock_writes_what_gathers_for_too_long() {
     let outbox = outbox(1_000, 1_000_000, false);
     outbox.link(link(), &[]);
     busy(&outbox);
-    assert!(matches!(offer(&outbox, "a", PLAIN), Some(Next::Schedule { .. })));
+    assert!(matches!(
+        offer(&outbox, "a", PLAIN),
+        Some(Next::Schedule(_) | Next::ScheduleAndTell(_))
+    ));
     for _ in 0..200 {
         assert!(matches!(offer(&outbox, "b", PLAIN), Some(Next::Nothing)));
     }
-    lock(&outbox.state).last_write = crate::transport::now() - GATHER_MAX;
+    outbox.state.lock().last_write = crate::transport::now() - GATHER_MAX;
     let written = (0..100).position(|_| matches!(offer(&outbox, "c", PLAIN), Some(Next::Write)));
     assert!(written.is_some_and(|after| after <= 16), "{written:?}");
 }
@@ -227,7 +253,7 @@ proptest! {
                 break;
             }
         }
-        let state = lock(&outbox.state);
+        let state = outbox.state.lock();
         prop_assert_eq!(state.queue.iter().map(Chunk::wire_bytes).sum::<usize>(), total);
         prop_assert_eq!(state.queue.iter().map(Chunk::messages).sum::<usize>(), count);
     }
@@ -338,11 +364,27 @@ fn an_abandoned_outbox_counts_everything_once_and_takes_nothing_more() {
 }
 
 #[test]
+fn of_framed_messages_the_first_are_taken_that_fit() {
+    let outbox = outbox(3, 1_000, false);
+    outbox.link(link(), &[]);
+    busy(&outbox);
+    offer(&outbox, "a", PLAIN);
+    let mut many = Chunk::default();
+    ["b", "c", "d", "e"].iter().for_each(|text| many.push(&Message::from(*text)));
+    assert!(matches!(outbox.offer_front(&many), (Next::Write, 2)));
+    assert!(matches!(outbox.offer_front(&many), (Next::Nothing, 0)), "it is full");
+    assert_eq!(outbox.report().messages, 3);
+    assert_eq!(write(&outbox, 100).unwrap().0, framed(&["a", "b", "c"]));
+    assert!(outbox.report().drained);
+    assert!(matches!(outbox.offer_front(&many), (Next::Write, 3)));
+}
+
+#[test]
 fn a_conflating_outbox_keeps_the_newest_message() {
     let outbox = outbox(1, 1, true);
     offer(&outbox, "a", PLAIN);
-    let offered = outbox.offer(Content::Message(&Message::from("b")), PLAIN);
-    assert_eq!(offered.conflated.iter().flatten().map(Chunk::messages).sum::<usize>(), 1);
+    let (_, replaced) = outbox.offer_newest(Content::Message(&Message::from("b")), PLAIN).unwrap();
+    assert_eq!(replaced.iter().map(Chunk::messages).sum::<usize>(), 1);
     assert!(outbox.link(link(), &[]));
     assert_eq!(write(&outbox, 100).unwrap().0, framed(&["b"]));
 }
@@ -399,100 +441,4 @@ fn room_that_the_end_of_a_session_makes_is_told_too() {
     write(&outbox, 0).unwrap();
     assert!(offer(&outbox, "refused", PLAIN).is_none());
     assert_eq!(outbox.unlink(), (1, true));
-}
-
-#[derive(Debug, Clone)]
-enum Action {
-    Offer(usize),
-    Write(usize),
-    Reconnect,
-    /// The session ends between a write and its account.
-    ReconnectAround(usize),
-}
-
-fn actions() -> impl Strategy<Value = Vec<Action>> {
-    let action = prop_oneof![
-        4 => (0_usize..200).prop_map(Action::Offer),
-        4 => (0_usize..300).prop_map(Action::Write),
-        1 => Just(Action::Reconnect),
-        1 => (0_usize..300).prop_map(Action::ReconnectAround),
-    ];
-    proptest::collection::vec(action, 0..60)
-}
-
-proptest! {
-    /// O1 and O3: whatever happens, each session gets whole messages in order, none twice, and what is missing at the
-    /// end is exactly what was counted as torn or is still queued.
-    #[test]
-    fn order_and_accounts_hold_over_sessions(actions in actions()) {
-        let outbox = outbox(20, 2_000, false);
-        let mut next = 0_u32;
-        let (mut sessions, mut torn) = (vec![Vec::new()], 0);
-        let mut role = outbox.link(link(), &[]);
-        for action in actions {
-            match action {
-                Action::Offer(size) => {
-                    let mut body = next.to_be_bytes().to_vec();
-                    body.resize(4 + size, 7);
-                    let offered = outbox.offer(Content::Message(&Message::from(body)), ANSWER);
-                    if let Some(decision) = offered.next {
-                        next += 1;
-                        role |= matches!(decision, Next::Write);
-                    }
-                }
-                Action::Write(room) => {
-                    role |= outbox.claim_writable();
-                    if role && let Some((bytes, step)) = write(&outbox, room) {
-                        sessions.last_mut().unwrap().extend(bytes);
-                        role = step.more;
-                    } else {
-                        role = false;
-                    }
-                }
-                Action::Reconnect => {
-                    torn += outbox.unlink().0;
-                    sessions.push(Vec::new());
-                    role |= outbox.link(link(), &[]);
-                }
-                Action::ReconnectAround(room) => {
-                    role |= outbox.claim_writable();
-                    let Some(job) = role.then(|| outbox.begin_write()).flatten() else {
-                        role = false;
-                        continue;
-                    };
-                    let bytes = flight_bytes(job.flight());
-                    let taken = room.min(bytes.len());
-                    sessions.last_mut().unwrap().extend(&bytes[..taken]);
-                    torn += outbox.unlink().0;
-                    sessions.push(Vec::new());
-                    outbox.link(link(), &[]);
-                    let written = Ok(Written::Bytes(taken));
-                    let step = outbox.end_write(job, written, false, crate::transport::now);
-                    torn += step.torn;
-                    role = step.more;
-                }
-            }
-        }
-        let mut delivered = Vec::new();
-        for bytes in &sessions {
-            let mut rest = &bytes[..];
-            while let Ok(Some(header)) = crate::wire::parse_header(rest) {
-                let Some(body) = rest.get(header.header_len..header.header_len + header.body_len) else { break };
-                delivered.push(u32::from_be_bytes(body[..4].try_into().unwrap()));
-                rest = &rest[header.header_len + header.body_len..];
-            }
-        }
-        prop_assert!(delivered.is_sorted_by(|a, b| a < b), "{:?}", delivered);
-        prop_assert_eq!(delivered.len() as u64 + torn + outbox.report().messages as u64
-            - whole_in_unfinished_chunk(&outbox), u64::from(next));
-    }
-}
-
-/// Messages of the interrupted flight that the peer has already: they count as queued until their chunk is done.
-fn whole_in_unfinished_chunk(outbox: &Outbox) -> u64 {
-    let mut state = lock(&outbox.state);
-    let Some(Flight::Chunk { mut chunk, written }) = state.flight.take() else { return 0 };
-    let before = chunk.messages() as u64;
-    let torn = chunk.drop_written(written);
-    before - chunk.messages() as u64 - torn
 }
