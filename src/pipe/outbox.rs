@@ -207,6 +207,7 @@ impl Outbox {
             sole_messages: 0,
             sole_bytes: 0,
             spare: None,
+            moved_bytes: 0,
         };
         Self { marks, conflate, state: Biased::new(state), made: now, wrote_ns: AtomicU64::new(0) }
     }

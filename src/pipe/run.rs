@@ -86,8 +86,9 @@ impl Run {
         Some((block, len))
     }
 
-    /// `next_short` for a longer frame that was received, as the frame itself.
-    pub(crate) fn next_long(&mut self) -> Option<Frame> {
+    /// `next_short` for a longer frame that was received, as its body.
+    #[inline]
+    pub(crate) fn next_long(&mut self) -> Option<Bytes> {
         if self.messages_left < 2 || !self.large.is_empty() {
             return None;
         }
@@ -97,10 +98,10 @@ impl Run {
         }
         let start = self.at + header.header_len;
         let end = start.checked_add(header.body_len)?;
-        let frame = self.frame(&Place { start, end, more: false, large: false })?;
+        let body = self.body(start, end)?;
         self.at = end;
         self.messages_left -= 1;
-        Some(frame)
+        Some(body)
     }
 
     /// The rest of a message of several frames.
@@ -142,12 +143,18 @@ impl Run {
         {
             return Some(Frame::from_block(block, len));
         }
-        let body = self.arena.get(place.start..place.end)?;
-        let pins_little = body.len().saturating_mul(PIN_FACTOR_MAX) >= self.arena.len();
-        if len > INLINE_BYTES_MAX && pins_little {
-            return Some(Frame::from(self.arena.slice(place.start..place.end)));
+        if len <= INLINE_BYTES_MAX {
+            return self.arena.get(place.start..place.end).map(Frame::copy_from);
         }
-        Some(Frame::copy_from(body))
+        self.body(place.start, place.end).map(Frame::from)
+    }
+
+    /// A body that no frame stores inline: a slice, unless it would keep too much alive.
+    #[inline]
+    fn body(&self, start: usize, end: usize) -> Option<Bytes> {
+        let body = self.arena.get(start..end)?;
+        let pins_little = body.len().saturating_mul(PIN_FACTOR_MAX) >= self.arena.len();
+        Some(if pins_little { self.arena.slice(start..end) } else { Bytes::copy_from_slice(body) })
     }
 }
 
@@ -209,7 +216,7 @@ mod tests {
             let mut short = Run::new(arena, sizes.len());
             while let Some(expected) = long.cut(None) {
                 let quick = short.next_short().map(|(block, len)| Frame::from_block(block, len));
-                let quick = quick.or_else(|| short.next_long());
+                let quick = quick.or_else(|| short.next_long().map(Frame::from));
                 let message = quick.map(Message::from).or_else(|| short.cut(None));
                 prop_assert_eq!(message, Some(expected));
                 prop_assert_eq!(short.messages_left(), long.messages_left());

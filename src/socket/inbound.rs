@@ -8,10 +8,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
+use bytes::Bytes;
+
 use super::answers::Heard;
 use super::wait::{Key, WaitList};
 use crate::error::RecvError;
-use crate::message::{INLINE_BYTES_MAX, Message};
+use crate::message::{Frame, INLINE_BYTES_MAX, Message};
 use crate::pattern::{FairQueue, Lane};
 use crate::peer::PeerInfo;
 use crate::pipe::{Loss, Pipe, Resume, Run};
@@ -115,14 +117,15 @@ impl PeerLane {
     }
 
     /// `next_short` for a longer one.
-    fn next_long(&mut self) -> Option<Message> {
+    #[inline]
+    fn next_long(&mut self) -> Option<(Bytes, &Arc<PeerInfo>)> {
         if self.taken + 1 >= self.taken_max {
             return None;
         }
         let Delivery { info, run } = self.first.as_mut()?;
-        let frame = run.next_long()?;
+        let body = run.next_long()?;
         self.taken += 1;
-        Some(Message::received(frame, Some(info)))
+        Some((body, info))
     }
 
     /// Cuts one message, and returns the credit of what was cut at the end of a run or when it has added up.
@@ -200,14 +203,14 @@ impl Inbound {
     #[inline(never)]
     fn take_long(&self, mut consumer: BiasedGuard<'_, Consumer>) -> Result<Message, RecvError> {
         let Consumer { lanes, counts } = &mut *consumer;
-        let Some(message) = lanes.pass_front().and_then(PeerLane::next_long) else {
+        let Some((body, info)) = lanes.pass_front().and_then(PeerLane::next_long) else {
             lanes.take_turn_back();
             return Err(RecvError::Empty);
         };
         counts.messages += 1;
-        counts.bytes += message.body_bytes() as u64;
+        counts.bytes += body.len() as u64;
         self.heard.message(true);
-        Ok(message)
+        Ok(Message::received(Frame::from(body), Some(info)))
     }
 
     /// Takes the next message that `admits` lets through. Without one, registers `waiting` in the same breath.

@@ -65,6 +65,8 @@ pub(super) struct State {
     pub(super) sole_messages: u64,
     pub(super) sole_bytes: u64,
     pub(super) spare: Option<Vec<u8>>,
+    /// What left last with its arena, in process: the next arena is made for as much.
+    pub(super) moved_bytes: usize,
 }
 
 impl State {
@@ -72,7 +74,8 @@ impl State {
         let chunk = match self.queue.back_mut() {
             Some(chunk) if !chunk.is_full_for(wire_bytes) => chunk,
             _ => {
-                let arena = self.spare.take().unwrap_or_default();
+                let arena = self.spare.take();
+                let arena = arena.unwrap_or_else(|| Vec::with_capacity(self.moved_bytes));
                 self.queue.push_back(Chunk::reusing(arena));
                 match self.queue.back_mut() {
                     Some(chunk) => chunk,
@@ -262,6 +265,7 @@ impl State {
                 self.messages -= messages;
                 self.bytes -= wire_bytes;
                 self.progress += wire_bytes as u64;
+                self.moved_bytes = wire_bytes.min(UNIT_BYTES);
             }
         }
         if !flight.is_done() {
@@ -272,7 +276,7 @@ impl State {
         self.messages -= chunk.messages();
         self.bytes -= chunk.wire_bytes();
         let (arena, large) = chunk.into_parts();
-        self.spare = Some(arena).filter(|arena| arena.capacity() <= 2 * UNIT_BYTES);
+        self.spare = Some(arena).filter(|arena| (1..=2 * UNIT_BYTES).contains(&arena.capacity()));
         large
     }
 
