@@ -39,10 +39,10 @@ const NOBODY: u64 = 0;
 const PATIENCE: u32 = 64;
 
 /// A favour that was used less often did not pay for its end: the next one takes twice the patience. One that paid halves it.
-const WORTHWHILE: u32 = 2048;
+const WORTHWHILE: u32 = 1024;
 
 /// No favour takes more patience, so that what once came between is forgotten in the end.
-const PATIENCE_MAX: u32 = 1 << 16;
+const PATIENCE_MAX: u32 = 512;
 
 /// A mutex with a favourite. See the head of this file.
 #[derive(Debug)]
