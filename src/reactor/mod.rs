@@ -17,6 +17,7 @@ mod slab;
 mod slot;
 mod timers;
 mod turn;
+mod watch;
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;

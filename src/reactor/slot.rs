@@ -5,8 +5,8 @@
 //!
 //! - T1: at any time exactly one of these holds the turn: the slot, one caller, the keeper.
 //! - T2: whoever puts it back decides under the slot's lock who turns next: the keeper at once, if anything cannot stand
-//!   by (another waiting thread, a waiting task, work at hand, a timer due soon); otherwise the keeper within `STAND_BY`, unless a
-//!   caller returns before that.
+//!   by (another waiting thread, a waiting task, work at hand, a timer due soon); otherwise the keeper when its watch is over
+//!   (`watch.rs`), unless a caller returns before that.
 //! - T3: a caller that finds the keeper turning asks for the turn (`wanted`) and pulls it out of its poll. With more than
 //!   one thread waiting the keeper turns and nobody asks, for a while after the crowd too: handing the turn around would cost
 //!   a wake-up a message.
@@ -20,15 +20,13 @@ use std::{fmt, mem};
 use super::mailbox::{Job, Mailbox};
 use super::parker::Parker;
 use super::turn::Turn;
+use super::watch::{UNUSED_MAX, Watch};
 use crate::pipe::{Doorbell, Owner, Pipe, Ring};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{
     Condvar, Fault, Mutex, MutexGuard, lock, model_failed, planted, thread, thread_local,
 };
 use crate::transport::now;
-
-/// How long the turn may lie in the slot before the keeper takes it: longer than a request-reply loop is away from it.
-const STAND_BY: Duration = Duration::from_millis(1);
 
 /// How long after several threads waited at once the keeper still keeps the turn to itself.
 const CROWD: Duration = Duration::from_millis(2);
@@ -245,7 +243,7 @@ impl<T: Turning> Slot<T> {
         let cannot_stand_by = state.waiting > 0
             || state.stopping
             || self.tasks.load(Ordering::SeqCst) > 0
-            || turn.has_work_within(STAND_BY);
+            || turn.has_work_within(UNUSED_MAX);
         if cannot_stand_by && !planted(Fault::KeeperNotCalled) {
             self.call_keeper(state);
         } else if state.deep {
@@ -290,7 +288,7 @@ impl<T: Turning> Slot<T> {
     /// The I/O thread's life. False when the reactor was lost to a panic.
     pub(crate) fn keep(&self) -> bool {
         let mut held = None;
-        let mut watch = Watch { moves: 0, since: now() };
+        let mut watch = Watch::new(now());
         while !lock(&self.state).over {
             let ticking = self.tick();
             held = match held {
@@ -330,15 +328,12 @@ impl<T: Turning> Slot<T> {
         Some(turn)
     }
 
-    /// Stands by: takes the turn when it is called, or when the turn lay unused for `STAND_BY`. That is measured by the
-    /// clock, whatever wakes the keeper meanwhile.
+    /// Stands by: takes the turn when it is called, or when the turn lay unused for the time of its watch.
     fn keeper_wait(&self, ticking: bool, watch: &mut Watch) -> Option<Box<T>> {
         let mut state = lock(&self.state);
-        if watch.moves != state.moves {
-            *watch = Watch { moves: state.moves, since: now() };
-        }
-        let unused = now().saturating_duration_since(watch.since);
-        if state.turn.is_some() && (state.called || unused >= STAND_BY) {
+        let time_left = watch.time_left(state.moves, now());
+        if state.turn.is_some() && (state.called || time_left.is_none()) {
+            watch.end();
             return self.keeper_take(state);
         }
         if state.over {
@@ -347,12 +342,12 @@ impl<T: Turning> Slot<T> {
         if ticking {
             drop(self.rest(state, TICK));
         } else if lock(&self.gathering).is_empty() {
-            if state.turn.is_none() && !state.called && unused >= STAND_BY {
+            if state.turn.is_none() && !state.called && time_left.is_none() {
                 state.deep = true;
                 state = self.keeper.wait(state).unwrap_or_else(PoisonError::into_inner);
                 state.deep = false;
             } else {
-                drop(self.rest(state, STAND_BY.saturating_sub(unused).max(TICK)));
+                drop(self.rest(state, time_left.unwrap_or_default().max(TICK)));
             }
         }
         None
@@ -500,12 +495,6 @@ impl Drop for InTurn {
             place.map(|place| slots.swap_remove(place))
         });
     }
-}
-
-/// What the keeper saw of the turn, and when.
-struct Watch {
-    moves: u64,
-    since: Instant,
 }
 
 impl<T: Turning> Drop for Seat<'_, T> {
