@@ -5,6 +5,8 @@
 //! change hands one by one: an owner learns in the answer to its heartbeat what it has to give up, leaves that out of a
 //! later heartbeat, and only then its next owner gets it in an answer. A partition is owned from the answer that hands
 //! it out until the heartbeat that leaves it out, or until its owner left or was expelled; so it never has two owners.
+//! A member that has something to give up stays in the generation that it was in and gets nothing new; so even one after
+//! the other no two members own a partition in the same generation.
 //!
 //! An owner may commit for what it owns, however far the group's generation has gone on meanwhile: nobody else does
 //! until it has given the partition up. What it claims to have owned in a generation before it was handed out to it
@@ -39,7 +41,9 @@ struct Member {
     heard_ms: i64,
     /// The number of that.
     sequence: u64,
-    /// What it owns, and in which generation it got it.
+    /// The last generation in which it had nothing to give up.
+    generation: i32,
+    /// What it owns, and in which generation it got it; not above `generation`.
     owned: BTreeMap<TopicPartition, i32>,
 }
 
@@ -95,24 +99,28 @@ impl Coordinator {
         shape: impl Fn(&str) -> Option<TopicShape>,
     ) -> Result<HeartbeatReply, Fencing> {
         self.expire(now_ms);
-        let mut changed = false;
+        let (mut changed, mut admitted) = (false, false);
         match self.members.get_mut(&request.member) {
             Some(member) => {
                 member.heard_ms = member.heard_ms.max(now_ms);
                 if request.sequence > member.sequence {
                     changed = member.update(request);
-                    self.release(request);
+                    self.release(&request.member, &request.owned);
                 }
             }
             None if request.generation == 0 => {
                 self.admit(now_ms, request);
-                changed = true;
+                (changed, admitted) = (true, true);
             }
             None => return Err(Fencing::UnknownMember),
         }
         changed |= self.look_at_topics(shape);
         if changed {
             self.rebalance();
+        }
+        if admitted {
+            // What its predecessor had and it shall not have, nobody works on.
+            self.release(&request.member, &[]);
         }
         Ok(self.hand_out(&request.member))
     }
@@ -234,6 +242,8 @@ impl Coordinator {
             session_timeout_ms: session_ms(request),
             heard_ms: now_ms,
             sequence: request.sequence,
+            // The one that begins with it.
+            generation: self.generation.saturating_add(1),
             owned,
         };
         self.members.insert(request.member.clone(), member);
@@ -249,14 +259,14 @@ impl Coordinator {
     }
 
     /// Frees what a member shall not have and says it has not any more.
-    fn release(&mut self, request: &HeartbeatRequest) {
-        let Some(member) = self.members.get_mut(&request.member) else { return };
-        let target = self.target.get(&request.member);
+    fn release(&mut self, id: &str, has: &[TopicPartition]) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        let target = self.target.get(id);
         let taken = &mut self.taken;
         let before = member.owned.len();
         member.owned.retain(|partition, _| {
             let shall = target.is_some_and(|target| target.contains(partition));
-            let keeps = shall || request.owned.contains(partition);
+            let keeps = shall || has.contains(partition);
             if !keeps {
                 taken.remove(partition);
             }
@@ -323,11 +333,14 @@ impl Coordinator {
             heartbeat_interval: Duration::ZERO,
         };
         if let (Some(member), Some(target)) = (self.members.get_mut(id), self.target.get(id)) {
-            for partition in target {
-                if self.taken.insert(partition.clone()) {
-                    member.owned.insert(partition.clone(), self.generation);
-                }
+            if member.owned.keys().all(|partition| target.contains(partition)) {
+                member.generation = self.generation;
+                let free = target.iter().filter(|partition| !self.taken.contains(*partition));
+                let got = free.map(|partition| (partition.clone(), self.generation));
+                member.owned.extend(got);
+                self.taken.extend(member.owned.keys().cloned());
             }
+            reply.generation = member.generation;
         }
         if let Some(member) = self.members.get(id) {
             let lists = self.lists(id, member);

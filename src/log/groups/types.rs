@@ -96,14 +96,16 @@ pub struct HeartbeatRequest {
 pub struct HeartbeatReply {
     /// The member's id, for all further requests.
     pub member: String,
-    /// The generation of the group, for heartbeats and commits.
+    /// The generation of the member, for heartbeats and commits: that of the group, or as long as it has something to give up
+    /// the one in which it had not.
     pub generation: i32,
-    /// What the member owns from now on, and may read and commit. It need not have owned it before.
+    /// What the member owns from now on, and may read and commit. It need not have owned it before; what is in neither list
+    /// it does not own (any more).
     pub assigned: Vec<TopicPartition>,
     /// What the member still owns and has to give up: it finishes and commits what it has read of it, and then leaves it
     /// out of `owned`.
     pub revoked: Vec<TopicPartition>,
-    /// How many partitions it will get when their owners have given them up.
+    /// How many partitions it will get, when it has given up what it has to, and their owners have.
     pub awaited: usize,
     /// The next heartbeat is expected after about so long, or at once if there is something to give up.
     pub heartbeat_interval: Duration,

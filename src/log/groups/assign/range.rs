@@ -20,7 +20,7 @@ pub(super) fn assign(
             .collect();
         let count = u64::try_from(readers.len()).unwrap_or(u64::MAX);
         for partition in 0..*partitions {
-            // The reader whose run has this partition, if run `n` begins at `n * partitions / count`, rounded up.
+            // Run `n` begins at `n * partitions / count`, rounded up; so the first ones are the longer ones.
             let reader = u64::from(partition) * count / u64::from(*partitions);
             if let Some(share) = usize::try_from(reader).ok().and_then(|n| readers.get_mut(n)) {
                 share.insert(TopicPartition::new(topic, partition));

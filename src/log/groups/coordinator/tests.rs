@@ -121,14 +121,23 @@ struct Game {
     players: Vec<Player>,
     partitions: u32,
     names: u32,
-    /// Requests that were sent but not delivered the first time.
+    /// Requests that come once more, later.
     delayed: Vec<HeartbeatRequest>,
+    /// Who owned a partition in a generation.
+    history: BTreeMap<(i32, TopicPartition), String>,
 }
 
 impl Game {
     fn new() -> Self {
-        let group = Coordinator::new(3);
-        Self { group, now_ms: 0, players: vec![], partitions: 5, names: 0, delayed: vec![] }
+        Self {
+            group: Coordinator::new(3),
+            now_ms: 0,
+            players: vec![],
+            partitions: 5,
+            names: 0,
+            delayed: vec![],
+            history: BTreeMap::new(),
+        }
     }
 
     fn step(&mut self, action: u8, who: usize, number: u32) {
@@ -222,10 +231,20 @@ impl Game {
                         let other = owners.insert(partition.clone(), player.id.clone());
                         assert_eq!(other, None, "{partition} has two owners: {player:?}");
                     }
-                    Err(Fencing::UnknownMember) => {}
+                    Err(Fencing::UnknownMember) => continue,
                     Err(why) => panic!("{why}: {player:?} works on {partition}"),
                 }
+                let place = (player.generation, partition.clone());
+                let first = self.history.entry(place).or_insert_with(|| player.id.clone());
+                assert_eq!(*first, player.id, "{partition} twice in {}", player.generation);
             }
+        }
+    }
+
+    fn everybody_beats(&mut self) {
+        for who in (0..self.players.len()).rev() {
+            self.beat(who, 0);
+            self.check();
         }
     }
 
@@ -234,23 +253,15 @@ impl Game {
         for player in &mut self.players {
             player.strategy = Strategy::Sticky;
         }
+        // Those that failed are expelled in time.
+        self.now_ms += SESSION_MS;
+        self.everybody_beats();
+        self.now_ms += 1;
+        self.group.expire(self.now_ms);
         for _ in 0..4 {
-            for who in (0..self.players.len()).rev() {
-                self.beat(who, 0);
-                self.check();
-            }
+            self.everybody_beats();
         }
-        let known: BTreeSet<_> = self.players.iter().map(|player| &player.id).collect();
-        let ghosts = self.group.members.keys().filter(|id| !known.contains(id)).count();
-        if ghosts > 0 {
-            // Those that failed are expelled in time.
-            self.now_ms += SESSION_MS;
-            for who in (0..self.players.len()).rev() {
-                self.beat(who, 0);
-            }
-            self.now_ms += 1;
-            return self.settle();
-        }
+        assert_eq!(self.group.members(), self.players.len());
         assert!(self.group.is_settled(), "{:?}", self.group);
         let counts: Vec<_> = self.players.iter().map(|player| player.owned.len()).collect();
         let (most, least) = (counts.iter().max(), counts.iter().min());
