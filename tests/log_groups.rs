@@ -14,8 +14,7 @@ use peermq::log::storage::faulty::{Errno, Fault, FaultAction, FaultyStorage};
 use peermq::log::storage::{MemoryStorage, Operation};
 use peermq::log::{
     Fencing, GroupEvent, GroupMember, HeartbeatRequest, Level, Log, LogError, ManualClock,
-    MemberOptions, Membership, NewRecord, OffsetCommit, Position, Strategy, TopicOptions,
-    TopicPartition,
+    MemberOptions, Membership, OffsetCommit, Position, Strategy, TopicOptions, TopicPartition,
 };
 use support::{DIRECTORY, Random, open, small};
 
@@ -131,6 +130,42 @@ fn a_partition_is_given_up_between_two_polls_and_only_then_handed_on() {
     assert_eq!(first.assigned().len(), 1);
     let described = group.describe().unwrap();
     assert!(described.settled && described.members.len() == 2);
+}
+
+#[test]
+fn what_a_heartbeat_learns_is_told_before_anything_is_given_up() {
+    let log = open(&MemoryStorage::new());
+    log.create_topic("t", small().partitions(2)).unwrap();
+    fill(&log, 2, 3);
+    let group = log.group("g").unwrap();
+    let mut first = group.join(options()).unwrap();
+    assert_eq!(poll(&mut first).records.len(), 6);
+    let mut second = group.join(options()).unwrap();
+    first.heartbeat().unwrap();
+    let events = poll(&mut first).events;
+    assert!(matches!(&events[..], [GroupEvent::Revoked(_)]), "{events:?}");
+    assert_eq!(first.assigned().len(), 2);
+    assert!(poll(&mut second).events.is_empty());
+    first.commit().unwrap();
+    assert!(group.offsets().unwrap().values().all(|committed| committed.offset == 3));
+    poll(&mut first);
+    assert!(matches!(&poll(&mut second).events[..], [GroupEvent::Assigned(_)]));
+}
+
+#[test]
+fn groups_that_were_only_asked_for_are_forgotten() {
+    let log = open(&MemoryStorage::new());
+    log.create_topic("t", small()).unwrap();
+    let kept = log.group("kept").unwrap();
+    for n in 0..300 {
+        let group = log.group(&format!("g{n}")).unwrap();
+        if n % 100 == 0 {
+            group.set_offsets(&[OffsetCommit::new("t", 0, 0)]).unwrap();
+        }
+    }
+    assert_eq!(log.groups().unwrap(), ["g0", "g100", "g200"]);
+    kept.set_offsets(&[OffsetCommit::new("t", 0, 0)]).unwrap();
+    assert_eq!(log.groups().unwrap().len(), 4, "a handle stays that of its group");
 }
 
 #[test]

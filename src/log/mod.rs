@@ -21,6 +21,36 @@
 //! # Ok::<(), peermq::log::LogError>(())
 //! ```
 //!
+//! # Reading together, and exactly once
+//!
+//! A [`Group`] divides the partitions of its topics among its members and remembers how far it has come; what is committed
+//! never expires. A [`Transaction`] appends to several partitions, and commits what a member has read, all or nothing: so
+//! what it makes of each record is there exactly once, whatever fails.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//! use peermq::log::{Log, MemberOptions, NewRecord, TopicOptions};
+//! use peermq::log::storage::MemoryStorage;
+//!
+//! let log = Log::open_in(Arc::new(MemoryStorage::new()), "/log")?;
+//! let orders = log.create_topic("orders", TopicOptions::default().partitions(2))?;
+//! log.create_topic("parcels", TopicOptions::default())?;
+//! orders.append("two apples")?.wait()?;
+//!
+//! let mut member = log.group("packers")?.join(MemberOptions::new(["orders"]))?;
+//! let orders = member.poll(Duration::from_secs(1))?.records;
+//! let mut transaction = log.transaction();
+//! for order in &orders {
+//!     let content = order.record.value.as_deref().unwrap_or_default();
+//!     transaction.append("parcels", NewRecord::new(content).key("shelf 7"))?;
+//! }
+//! transaction.commit_offsets(&member.membership(), &member.positions())?;
+//! let places = transaction.commit()?;
+//! assert_eq!((places.len(), places[0].1), (1, 0));
+//! # Ok::<(), peermq::log::LogError>(())
+//! ```
+//!
 //! # The path of a record
 //!
 //! 1. [`Topic::append`] (`topic.rs`) chooses the partition and encodes the record into the batch that gathers there
@@ -31,6 +61,8 @@
 //!    (`partition/watermark.rs`).
 //! 4. A [`Reader`] (`read/`) finds the segment and reads whole batches, checks them and cuts records out of them.
 //! 5. The next [`Log::open`] finds what is whole (`recovery.rs`).
+//!
+//! Groups (`groups/`) and transactions (`transaction/`) are built on that, with topics of the log's own (`internal.rs`).
 //!
 //! The bytes on the medium are those of [`mod@format`]; what is asked of the medium is said in [`storage`].
 

@@ -261,7 +261,7 @@ impl Coordinator {
     /// Frees what a member shall not have and says it has not any more.
     fn release(&mut self, id: &str, has: &[TopicPartition]) {
         let Some(member) = self.members.get_mut(id) else { return };
-        let target = self.target.get(id);
+        let (target, has) = (self.target.get(id), has.iter().collect::<BTreeSet<_>>());
         let taken = &mut self.taken;
         let before = member.owned.len();
         member.owned.retain(|partition, _| {

@@ -101,6 +101,8 @@ struct Lane {
     position: Option<i64>,
     /// It has to be given up: nothing more is read of it.
     revoked: bool,
+    /// A `poll` has said so.
+    told: bool,
     /// By which the member is registered for what comes.
     task: u64,
     durable_only: bool,
@@ -192,7 +194,7 @@ impl GroupMember {
     pub fn poll(&mut self, timeout: Duration) -> Result<Polled, LogError> {
         let deadline = now().checked_add(timeout);
         let before = self.lanes.len();
-        self.lanes.retain(|_, lane| !lane.revoked);
+        self.lanes.retain(|_, lane| !lane.told);
         let mut gave_up = self.lanes.len() < before;
         let mut registered = None;
         loop {
@@ -202,7 +204,7 @@ impl GroupMember {
             let records = self.fetch()?;
             let over = deadline.is_some_and(|deadline| deadline <= now());
             if !records.is_empty() || !self.events.is_empty() || over {
-                return Ok(Polled { records, events: std::mem::take(&mut self.events) });
+                return Ok(self.polled(records));
             }
             self.group.log.shared.check()?;
             match registered.take() {
@@ -292,6 +294,14 @@ impl GroupMember {
         self.group.leave(&self.id)
     }
 
+    /// What a `poll` returns. What it says is revoked, the next one gives up.
+    fn polled(&mut self, records: Vec<GroupRecord>) -> Polled {
+        for lane in self.lanes.values_mut() {
+            lane.told = lane.revoked;
+        }
+        Polled { records, events: std::mem::take(&mut self.events) }
+    }
+
     fn is_heartbeat_due(&self) -> bool {
         self.group.cell.version() != self.version || self.group.log.steady_ms() >= self.due_ms
     }
@@ -341,6 +351,7 @@ impl GroupMember {
         for partition in reply.assigned {
             match self.lanes.get_mut(&partition) {
                 Some(lane) => {
+                    lane.told = false;
                     if std::mem::take(&mut lane.revoked) {
                         assigned.push(partition);
                     }
@@ -375,6 +386,7 @@ impl GroupMember {
             reader: None,
             position: None,
             revoked: false,
+            told: false,
             task: 0,
             durable_only,
         };
@@ -385,14 +397,13 @@ impl GroupMember {
     /// Records that are there now, of each partition in its turn.
     fn fetch(&mut self) -> Result<Vec<GroupRecord>, LogError> {
         let mut records = Vec::new();
-        let after: Vec<_> = match &self.next {
+        let turns: Vec<TopicPartition> = match &self.next {
             Some(next) => {
-                self.lanes.range(next..).map(|(partition, _)| partition.clone()).collect()
+                let (after, before) = (self.lanes.range(next..), self.lanes.range(..next));
+                after.chain(before).map(|(partition, _)| partition.clone()).collect()
             }
-            None => Vec::new(),
+            None => self.assigned(),
         };
-        let all = self.lanes.keys().filter(|partition| !after.contains(partition)).cloned();
-        let turns: Vec<_> = after.iter().cloned().chain(all).collect();
         for (turn, partition) in turns.iter().enumerate() {
             if records.len() >= self.options.records_max {
                 self.next = Some(partition.clone());

@@ -20,12 +20,16 @@ use crate::log::internal::{OFFSETS, keyed_options};
 use crate::log::options::Level;
 use crate::log::partition::{Partition, Waiters};
 use crate::log::read::{LogRecord, Position, Reader};
+use crate::log::topic::TopicInner;
 use crate::sync::{Mutex, MutexGuard, lock};
 
 /// Largest text with a commit, in bytes.
 const METADATA_BYTES_MAX: usize = 4096;
 /// Longest name of a group, in bytes.
 const NAME_BYTES_MAX: usize = 249;
+
+/// From this many groups on those that do not exist are forgotten.
+const TIDY_FROM: usize = 64;
 
 /// The groups of an open log.
 #[derive(Debug, Default)]
@@ -63,7 +67,16 @@ pub(super) struct GroupState {
 }
 
 /// What records of the topic say about partitions, in their order.
-pub(in crate::log) type Said = Vec<(TopicPartition, Option<Committed>)>;
+pub(super) type Said = Vec<(TopicPartition, Option<Committed>)>;
+
+/// Commits that were checked, but for the right to make them.
+#[derive(Debug)]
+pub(in crate::log) struct Prepared {
+    /// What their records will say.
+    said: Said,
+    /// The topics that they were checked against.
+    topics: Vec<Arc<TopicInner>>,
+}
 
 /// Who wants to commit.
 #[derive(Clone, Copy, Debug)]
@@ -151,7 +164,8 @@ impl GroupCell {
 impl GroupState {
     /// Whether there is anything about this group.
     fn exists(&self) -> bool {
-        self.persisted != 0 || self.coordinator.members() > 0 || self.table.iter().next().is_some()
+        let known = || !self.table.partitions().is_empty();
+        self.persisted != 0 || self.coordinator.members() > 0 || known()
     }
 
     fn apply(&mut self, at: i64, key: Key, value: Option<&[u8]>) -> Option<()> {
@@ -226,6 +240,7 @@ impl LogInner {
     /// A group, which need not exist yet.
     pub(super) fn group(&self, name: &str) -> Result<Arc<GroupCell>, LogError> {
         let mut index = self.load_groups()?;
+        index.tidy_up();
         let new = || GroupCell::new(name);
         Ok(index.groups.entry(name.to_owned()).or_insert_with(new).clone())
     }
@@ -333,14 +348,15 @@ impl LogInner {
     }
 
     /// Checks commits but for the right to make them, and makes durable what they say was dealt with: else a power cut could
-    /// take records whose successors, with the same offsets, would then be skipped. Returns what their records will say.
+    /// take records whose successors, with the same offsets, would then be skipped.
     pub(in crate::log) fn prepare_commit(
         &self,
         offsets: &[OffsetCommit],
-    ) -> Result<Said, LogError> {
+    ) -> Result<Prepared, LogError> {
         self.shared.check()?;
         let timestamp_ms = self.shared.clock.now_ms();
         let mut said = Vec::with_capacity(offsets.len());
+        let mut topics: Vec<Arc<TopicInner>> = Vec::new();
         for commit in offsets {
             if commit.metadata.len() > METADATA_BYTES_MAX {
                 let reason = format!("{} bytes, of {METADATA_BYTES_MAX}", commit.metadata.len());
@@ -361,8 +377,22 @@ impl LogInner {
             let (offset, metadata) = (commit.offset, commit.metadata.clone());
             let key = TopicPartition::new(&commit.topic, commit.partition);
             said.push((key, Some(Committed { offset, metadata, timestamp_ms })));
+            if topics.last().is_none_or(|last| last.id != topic.id) {
+                topics.push(topic);
+            }
         }
-        Ok(said)
+        Ok(Prepared { said, topics })
+    }
+
+    /// Refuses commits that were checked against a topic that is not there any more. The caller has the group's lock: whoever
+    /// deletes a topic takes that afterwards, to forget what was committed for it until then.
+    fn check_topics(&self, topics: &[Arc<TopicInner>]) -> Result<(), LogError> {
+        for topic in topics {
+            if self.find_topic(&topic.name).is_none_or(|now| now.id != topic.id) {
+                return Err(LogError::UnknownTopic { topic: topic.name.clone() });
+            }
+        }
+        Ok(())
     }
 
     /// Commits offsets. Whether the committer may is decided before this returns.
@@ -373,9 +403,10 @@ impl LogInner {
         offsets: &[OffsetCommit],
         level: Level,
     ) -> Result<Option<Ticket>, LogError> {
-        let said = self.prepare_commit(offsets)?;
+        let Prepared { said, topics } = self.prepare_commit(offsets)?;
         let log = self.offsets_partition()?;
         let mut state = lock(&cell.state);
+        self.check_topics(&topics)?;
         cell.authorise(&mut state, self.steady_ms(), committer, offsets)?;
         state.table.settle();
         if said.is_empty() {
@@ -393,10 +424,11 @@ impl LogInner {
         group: &str,
         committer: Committer<'_>,
         offsets: &[OffsetCommit],
-        said: Said,
+        prepared: Prepared,
         run: impl FnOnce(Option<Vec<u8>>) -> Result<(T, Option<i64>), LogError>,
     ) -> Result<T, LogError> {
         check_name(group)?;
+        let Prepared { said, topics } = prepared;
         let cell = self.group(group)?;
         let log = self.offsets_partition()?;
         let batch = match said.is_empty() {
@@ -404,6 +436,7 @@ impl LogInner {
             false => Some(commit_batch(&log, group, &said)?),
         };
         let mut state = lock(&cell.state);
+        self.check_topics(&topics)?;
         cell.authorise(&mut state, self.steady_ms(), committer, offsets)?;
         let (result, first) = run(batch)?;
         if let Some(first) = first {
@@ -432,6 +465,14 @@ impl LogInner {
 }
 
 impl Index {
+    /// Forgets groups that were asked for and do not exist, now and then; nobody else has them.
+    fn tidy_up(&mut self) {
+        let count = self.groups.len();
+        if count >= TIDY_FROM && count.is_power_of_two() {
+            self.groups.retain(|_, cell| Arc::strong_count(cell) > 1 || lock(&cell.state).exists());
+        }
+    }
+
     fn apply(&mut self, partition: &Partition, record: &LogRecord) -> Result<(), LogError> {
         let damaged = || {
             let place = partition.home.place().at_offset(record.offset);

@@ -24,11 +24,12 @@ impl LogInner {
             return Ok(());
         };
         let intents = topic.partition(0)?;
+        // What is there was written at least. A mark is relied on from now on, and an intent must not be forgotten once a part
+        // of it is there.
+        intents.flush_durable()?;
         let Some(Record::Intent(parts)) = last_record(intents)? else { return Ok(()) };
         let mut turn = self.transactions.turn();
         *turn = Turn::Unmarked;
-        // It was written at least; it must not be forgotten once a part of it is there.
-        intents.flush_durable()?;
         for part in &parts {
             self.complete_part(part)?;
         }

@@ -55,33 +55,6 @@ pub(super) enum Turn {
 }
 
 /// Collects records for any partitions of a log, and offsets that a group commits with them, to append them all or none.
-///
-/// ```
-/// use std::sync::Arc;
-/// use std::time::Duration;
-/// use peermq::log::{Log, MemberOptions, NewRecord, TopicOptions};
-/// use peermq::log::storage::MemoryStorage;
-///
-/// let log = Log::open_in(Arc::new(MemoryStorage::new()), "/log")?;
-/// let orders = log.create_topic("orders", TopicOptions::default())?;
-/// log.create_topic("bills", TopicOptions::default())?;
-/// orders.append(NewRecord::new("two apples").key("alice"))?.wait()?;
-///
-/// // Consume, transform, produce: each order is billed exactly once, whatever fails in between.
-/// let mut member = log.group("billing")?.join(MemberOptions::new(["orders"]))?;
-/// let polled = member.poll(Duration::from_secs(1))?;
-/// let mut transaction = log.transaction();
-/// for found in &polled.records {
-///     let order = found.record.value.as_deref().unwrap_or_default();
-///     let bill = [b"one coin for ", order].concat();
-///     transaction.append("bills", NewRecord::new(&bill))?;
-/// }
-/// transaction.commit_offsets(&member.membership(), &member.positions())?;
-/// transaction.commit()?;
-///
-/// assert_eq!(log.group("billing")?.committed("orders", 0)?.unwrap().offset, 1);
-/// # Ok::<(), peermq::log::LogError>(())
-/// ```
 #[derive(Debug)]
 #[must_use = "nothing of a transaction is appended before it is committed"]
 pub struct Transaction {
@@ -170,7 +143,7 @@ impl Transaction {
         let log = self.log.clone();
         let offsets = self.offsets.take();
         let commits = offsets.as_ref().map_or(&[][..], |(_, commits)| commits);
-        let said = log.prepare_commit(commits)?;
+        let prepared = log.prepare_commit(commits)?;
         let mut turn = log.take_turn()?;
         let mut parts = Vec::new();
         for gathered in std::mem::take(&mut self.parts).into_values() {
@@ -180,7 +153,7 @@ impl Transaction {
             Some((membership, commits)) => {
                 let Membership { group, member, generation } = membership;
                 let committer = Committer::Member(member, *generation);
-                log.commit_within(group, committer, commits, said, |batch| {
+                log.commit_within(group, committer, commits, prepared, |batch| {
                     if let Some(batch) = batch {
                         let topic = log.internal_topic(OFFSETS, keyed_options())?;
                         let partition = topic.partition(0)?;

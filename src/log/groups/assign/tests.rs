@@ -159,9 +159,7 @@ fn least_squares(members: &Members, topics: &BTreeMap<String, u32>) -> usize {
             };
             let mut here = end;
             while let Some(Some(at)) = reached.get(&here).copied() {
-                let from = placed[at].1;
-                placed[at].1 = here;
-                here = from;
+                std::mem::swap(&mut placed[at].1, &mut here);
             }
             placed.push((topic.clone(), here));
         }
