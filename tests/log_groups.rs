@@ -153,22 +153,6 @@ fn what_a_heartbeat_learns_is_told_before_anything_is_given_up() {
 }
 
 #[test]
-fn groups_that_were_only_asked_for_are_forgotten() {
-    let log = open(&MemoryStorage::new());
-    log.create_topic("t", small()).unwrap();
-    let kept = log.group("kept").unwrap();
-    for n in 0..300 {
-        let group = log.group(&format!("g{n}")).unwrap();
-        if n % 100 == 0 {
-            group.set_offsets(&[OffsetCommit::new("t", 0, 0)]).unwrap();
-        }
-    }
-    assert_eq!(log.groups().unwrap(), ["g0", "g100", "g200"]);
-    kept.set_offsets(&[OffsetCommit::new("t", 0, 0)]).unwrap();
-    assert_eq!(log.groups().unwrap().len(), 4, "a handle stays that of its group");
-}
-
-#[test]
 fn a_silent_member_is_expelled_and_its_late_commit_refused() {
     let (log, clock) = timed(&MemoryStorage::new());
     log.create_topic("t", small()).unwrap();

@@ -258,3 +258,26 @@ impl Group {
         self.log.delete_group(&self.cell)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::TopicOptions;
+    use crate::log::storage::MemoryStorage;
+
+    #[test]
+    fn groups_that_were_only_asked_for_are_forgotten() {
+        let log = Log::open_in(Arc::new(MemoryStorage::new()), "/log").unwrap();
+        log.create_topic("t", TopicOptions::default()).unwrap();
+        let kept = log.group("kept").unwrap();
+        for n in 0..300 {
+            let group = log.group(&format!("g{n}")).unwrap();
+            if n % 100 == 0 {
+                group.set_offsets(&[OffsetCommit::new("t", 0, 0)]).unwrap();
+            }
+        }
+        assert_eq!(log.groups().unwrap(), ["g0", "g100", "g200"]);
+        assert!(Arc::ptr_eq(&kept.cell, &log.group("kept").unwrap().cell), "it is in use");
+        assert!(log.inner.groups.known() <= 70, "{} are known", log.inner.groups.known());
+    }
+}

@@ -464,6 +464,14 @@ impl LogInner {
     }
 }
 
+impl Groups {
+    /// How many groups are in memory.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> usize {
+        lock(&self.index).groups.len()
+    }
+}
+
 impl Index {
     /// Forgets groups that were asked for and do not exist, now and then; nobody else has them.
     fn tidy_up(&mut self) {
