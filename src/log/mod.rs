@@ -42,6 +42,7 @@ mod directory;
 mod disk;
 mod error;
 pub mod format;
+pub mod inspect;
 mod options;
 mod partition;
 mod read;

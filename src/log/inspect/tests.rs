@@ -1,0 +1,1 @@
+//! Tests of what is inside; those of the whole are in `tests/log_tool.rs`.
