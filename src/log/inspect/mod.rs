@@ -92,6 +92,14 @@ pub enum Issue {
         /// The producer's id.
         producer: i64,
     },
+    /// The front is cut behind the end.
+    #[error("begins at offset {start}, but ends at {end}")]
+    StartBehindEnd {
+        /// Where the partition begins by its checkpoint.
+        start: i64,
+        /// The offset after its last record.
+        end: i64,
+    },
     /// An interrupted operation left it. The next opening completes the operation or removes it.
     #[error("is left over from an interrupted operation")]
     Leftover,
@@ -230,7 +238,8 @@ impl<'p> Inspector<'p> {
     }
 
     /// Checks everything in the directory of a log: that every batch is intact, decodes and continues the one before;
-    /// indexes and snapshots against the segments; watermark, checkpoints and catalogue.
+    /// indexes and snapshots against the segments; watermark, checkpoints and catalogue. Where partitions begin is only
+    /// known from a checkpoint without checksum, so that a wrong number there is found only if it is impossible.
     ///
     /// # Errors
     /// `NotALog`, or failures of the storage that leave nothing to look at. Everything else is in the report, files that

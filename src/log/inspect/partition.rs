@@ -90,6 +90,11 @@ impl PartitionVerifier<'_, '_> {
             let expectation = Expectation { base_offset, limit, whole_to, watermark };
             self.segment(expectation, &files, &mut along);
         }
+        let (start, end) = (self.log_start, along.snapshots.end);
+        if start > end {
+            let place = self.home.place().at_offset(start);
+            self.report.find(Finding::unsound(place, Issue::StartBehindEnd { start, end }));
+        }
         for finding in along.snapshots.finish(self.home) {
             self.report.find(finding);
         }

@@ -12,7 +12,7 @@ use super::walk::{BadRange, Continuity, Piece, Walk, Why};
 use super::{Finding, Issue, Progress};
 use crate::log::catalog::Catalogue;
 use crate::log::directory::{make_ours, random_id};
-use crate::log::error::{LogError, Place};
+use crate::log::error::{Damage, LogError, Place};
 use crate::log::format::batch::{Attributes, set_leader_epoch};
 use crate::log::format::names::FileKind;
 use crate::log::format::{BatchHeader, Codec};
@@ -23,6 +23,9 @@ use crate::log::storage::{OpenMode, Storage};
 use crate::log::topic::Topic;
 use crate::log::{Log, TimestampType};
 use crate::sync::lock;
+
+/// Offsets that are left out at most in one place. More are no damage to a log, but a number that is wrong.
+const OFFSETS_LOST_MAX: i64 = 1 << 48;
 
 /// Bytes of batches handed over at a time.
 const LOAD_BYTES: usize = 1 << 20;
@@ -133,12 +136,21 @@ fn salvage_partition(
         }
     };
     let target = copy.inner.partition(number)?.clone();
-    let (bases, _) = files.split(start);
+    let WatermarkSurvey { newest: watermark, damaged } =
+        WatermarkSurvey::read(&home).ok().flatten().unwrap_or_default();
+    let mut durable = watermark.map(|watermark| watermark.offset);
+    if watermark.is_none() || !damaged.is_empty() {
+        // It may have said more.
+        let closed = survey.recovery_point(&topic.name, number);
+        let last = files.logs.last().copied().unwrap_or_default();
+        durable = durable.max(closed.filter(|closed| closed - last < OFFSETS_LOST_MAX));
+    }
+    // A start beyond what was durable is doubtful: nothing is left out for its sake before the end is known.
+    let doubtful = watermark.is_none_or(|watermark| watermark.offset < start);
+    let (bases, _) = files.split(if doubtful { 0 } else { start });
     let first = bases.first().copied().unwrap_or(start);
     let writer = Loader { partition: target, load: Vec::new(), bytes: 0, next: 0, latest_ms: -1 };
     let cleaned_to = survey.cleaned_to(&topic.name, number);
-    let watermark = WatermarkSurvey::read(&home).ok().flatten();
-    let watermark = watermark.and_then(|survey| survey.newest);
     let mut copier = Copier { home: &home, cleaned_to, watermark, writer, report, meter };
     copier.writer.skip_to(first)?;
     if first > start {
@@ -147,8 +159,12 @@ fn salvage_partition(
     for (n, base) in bases.iter().enumerate() {
         copier.segment(*base, bases.get(n + 1).copied())?;
     }
-    copier.finish(start)?;
-    copy.truncate_front(number, start.max(first))
+    let end = copier.finish(durable)?;
+    if start > end {
+        let place = home.place().at_offset(start);
+        report.findings.push(Finding::unsound(place, Issue::StartBehindEnd { start, end }));
+    }
+    copy.truncate_front(number, if start > end { first } else { start.max(first) })
 }
 
 /// Copies one partition.
@@ -208,10 +224,9 @@ impl Copier<'_, '_> {
             self.meter.advance(&self.home.topic, self.home.partition, bytes);
             if offset < self.writer.next {
                 // A segment in front of this one reached too far.
-                let damage = batch.trouble.unwrap_or(crate::log::Damage::WrongOffset {
-                    expected: self.writer.next,
-                    found: offset,
-                });
+                let damage = batch
+                    .trouble
+                    .unwrap_or(Damage::WrongOffset { expected: self.writer.next, found: offset });
                 self.find(base_offset, offset, batch.position, damage);
                 continue;
             }
@@ -267,11 +282,17 @@ impl Copier<'_, '_> {
         true
     }
 
-    /// Leaves out what was durable and is not there, so that its offsets are not given out again.
-    fn finish(mut self, log_start: i64) -> Result<(), LogError> {
-        let durable = self.watermark.map_or(0, |watermark| watermark.offset).max(log_start);
-        if durable > self.writer.next {
-            let end = self.writer.next;
+    /// `durable`: the offset after the last one that is known to have been durable; `None` if nothing is known of that.
+    /// Leaves out what was durable and is not there, so that its offsets are not given out again; returns the offset
+    /// after the last one.
+    fn finish(mut self, durable: Option<i64>) -> Result<i64, LogError> {
+        let end = self.writer.next;
+        let Some(durable) = durable else {
+            self.lose(end, None);
+            self.writer.flush()?;
+            return Ok(end);
+        };
+        if durable > end {
             let known = self.report.lost.last_mut().filter(|lost| {
                 (lost.from, lost.to) == (end, None)
                     && (&lost.topic, lost.partition) == (&self.home.topic, self.home.partition)
@@ -282,7 +303,8 @@ impl Copier<'_, '_> {
             }
             self.writer.skip_to(durable)?;
         }
-        self.writer.flush()
+        self.writer.flush()?;
+        Ok(self.writer.next)
     }
 }
 
@@ -300,6 +322,11 @@ struct Loader {
 impl Loader {
     /// Spans the offsets up to this one by batches without records.
     fn skip_to(&mut self, offset: i64) -> Result<(), LogError> {
+        if offset - self.next > OFFSETS_LOST_MAX {
+            let damage = Damage::WrongOffset { expected: self.next, found: offset };
+            let place = self.partition.home.place().at_offset(self.next);
+            return Err(LogError::corrupt(place, damage));
+        }
         while self.next < offset {
             let count = (offset - self.next).min(i64::from(i32::MAX));
             let header = BatchHeader {

@@ -43,6 +43,8 @@ pub(super) struct Survey {
     log_starts: BTreeMap<(String, u32), i64>,
     /// Up to where compaction has come.
     cleaned: BTreeMap<(String, u32), i64>,
+    /// How far partitions reached when the log was closed last.
+    recovery_points: BTreeMap<(String, u32), i64>,
     /// What is wrong with the files of the log itself.
     pub(super) findings: Vec<Finding>,
 }
@@ -56,6 +58,7 @@ impl Survey {
             topics: Vec::new(),
             log_starts: BTreeMap::new(),
             cleaned: BTreeMap::new(),
+            recovery_points: BTreeMap::new(),
             findings: Vec::new(),
         };
         let entries = storage.list(directory)?;
@@ -90,7 +93,8 @@ impl Survey {
         }
         survey.log_starts = survey.read_offsets(LOG_START_OFFSETS, true);
         survey.cleaned = survey.read_offsets(CLEANER_OFFSETS, false);
-        survey.read_offsets(RECOVERY_POINTS, false);
+        survey.recovery_points = survey.read_offsets(RECOVERY_POINTS, false);
+        survey.check_log_starts();
         Ok(survey)
     }
 
@@ -195,6 +199,21 @@ impl Survey {
         }
     }
 
+    /// A topic that is deleted leaves the checkpoint after it has left the catalogue.
+    fn check_log_starts(&mut self) {
+        let known = |(name, partition): &(String, u32)| {
+            let topic = self.topics.iter().find(|topic| topic.name == *name);
+            topic.is_some_and(|topic| *partition < topic.options.partitions)
+        };
+        let unknown: Vec<_> = self.log_starts.keys().filter(|key| !known(key)).cloned().collect();
+        for (topic, partition) in unknown {
+            let path = Some(self.directory.join(LOG_START_OFFSETS));
+            let (topic, partition) = (Some(topic), Some(partition));
+            let place = Place { topic, partition, path, ..Place::default() };
+            self.find(Finding::harmless(place, super::Issue::Leftover));
+        }
+    }
+
     /// Where a partition begins by its checkpoint.
     pub(super) fn log_start(&self, topic: &str, partition: u32) -> i64 {
         self.log_starts.get(&(topic.to_owned(), partition)).copied().unwrap_or(0)
@@ -203,6 +222,11 @@ impl Survey {
     /// Up to where a partition was cleaned.
     pub(super) fn cleaned_to(&self, topic: &str, partition: u32) -> i64 {
         self.cleaned.get(&(topic.to_owned(), partition)).copied().unwrap_or(0)
+    }
+
+    /// How far a partition reached when the log was closed last.
+    pub(super) fn recovery_point(&self, topic: &str, partition: u32) -> Option<i64> {
+        self.recovery_points.get(&(topic.to_owned(), partition)).copied()
     }
 
     /// A partition's place.

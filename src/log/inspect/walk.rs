@@ -23,6 +23,9 @@ const MAGIC: u8 = 2;
 /// What the length field leaves out.
 const LENGTH_OVERHEAD: u64 = 12;
 
+/// Offsets that the smallest batch can span.
+const OFFSETS_PER_BATCH_MAX: i64 = 1 << 31;
+
 /// Headers behind a batch that are asked what its offset is.
 const WITNESSES: usize = 8;
 
@@ -111,6 +114,8 @@ pub(super) struct Walk<'a> {
     next: i64,
     /// Whether what comes follows directly on what `next` was taken from.
     joined: bool,
+    /// The byte behind the last sound batch.
+    sound_to: u64,
     scratch: Vec<u8>,
 }
 
@@ -125,7 +130,8 @@ impl<'a> Walk<'a> {
     ) -> Self {
         let window = Window::new(file, len);
         let scratch = Vec::new();
-        Self { window, rule, limit, position: 0, next: base_offset, joined: true, scratch }
+        let next = base_offset;
+        Self { window, rule, limit, position: 0, next, joined: true, sound_to: 0, scratch }
     }
 
     /// The offset after all that was found so far.
@@ -219,7 +225,7 @@ impl<'a> Walk<'a> {
             trouble.get_or_insert(wrong);
         }
         header.base_offset = offset;
-        (self.next, self.joined) = (header.last_offset() + 1, true);
+        (self.next, self.joined, self.sound_to) = (header.last_offset() + 1, true, end);
         Piece::Batch(SoundBatch { position: at, header, trouble, decoded })
     }
 
@@ -229,7 +235,7 @@ impl<'a> Walk<'a> {
         if self.joined && found == self.next {
             return Some(found);
         }
-        let (next, limit) = (self.next, self.limit.unwrap_or(i64::MAX));
+        let (next, limit) = (self.next, self.limit.unwrap_or_else(|| self.reach()));
         let fits = |offset: i64| {
             offset >= next && offset.checked_add(count).is_some_and(|after| after <= limit)
         };
@@ -247,6 +253,13 @@ impl<'a> Walk<'a> {
         let votes = |claim: &i64| claims.iter().filter(|other| *other == claim).count();
         // The last of several is taken by `max_by_key`, hence the order.
         claims.iter().rev().max_by_key(|claim| votes(claim)).copied()
+    }
+
+    /// The offset that nothing in the rest of the file can reach, however much was lost in between.
+    fn reach(&self) -> i64 {
+        let batches = (self.window.len() - self.sound_to) / HEADER_BYTES as u64 + 1;
+        let offsets = i64::try_from(batches).unwrap_or(i64::MAX);
+        self.next.saturating_add(offsets.saturating_mul(OFFSETS_PER_BATCH_MAX))
     }
 
     /// The base offsets of the batches that follow a byte directly, each with the number of offsets in between; at the
@@ -332,7 +345,7 @@ impl<'a> Walk<'a> {
     }
 
     fn may_come(&self, header: &BatchHeader) -> bool {
-        header.base_offset >= self.next
-            && self.limit.is_none_or(|limit| header.last_offset() < limit)
+        let limit = self.limit.unwrap_or_else(|| self.reach());
+        header.base_offset >= self.next && header.last_offset() < limit
     }
 }
