@@ -166,6 +166,7 @@ fn check_saved(
     storage: &FaultyStorage,
     report: &SalvageReport,
     expected: &BTreeMap<u32, Vec<Row>>,
+    ruined: bool,
     context: &str,
 ) {
     let saved = open_saved(storage);
@@ -183,13 +184,16 @@ fn check_saved(
             })
         };
         for row in &found {
-            // Of what was in front of the log's start, more may be there.
-            let known = expected.contains(row) || row.0 < expected[0].0;
+            // Of what was in front of the log's start, more may be there. Ruins may have lost the true offset.
+            let same = |other: &&Row| (&row.1, &row.2, row.3) == (&other.1, &other.2, other.3);
+            let moved = ruined && expected.iter().any(|other| same(&other));
+            let known = expected.contains(row) || row.0 < expected[0].0 || moved;
             assert!(known, "{context}: {row:?} was never appended");
             assert!(!lost(row.0), "{context}: {} is there and lost", row.0);
         }
         for row in expected {
-            assert!(found.contains(row) || lost(row.0), "{context}: {} is gone unsaid", row.0);
+            let there = found.contains(row) || ruined && found.iter().any(|r| r.2 == row.2);
+            assert!(there || lost(row.0), "{context}: {} is gone unsaid", row.0);
         }
     }
     saved.close().unwrap();
@@ -208,7 +212,7 @@ fn is_unknowable(path: &Path, byte: u64) -> bool {
 fn every_flipped_bit_is_found_or_harmless_and_costs_no_record_but_those_it_hit() {
     let (mut found, mut mended) = (0, 0);
     for clean in [true, false] {
-        let (storage, expected) = sample_of(8, clean);
+        let (storage, expected) = sample_of(5, clean);
         for (path, bytes) in files(&storage) {
             for bit in (0..bytes.len() as u64 * 8).filter(|bit| !is_unknowable(&path, bit / 8)) {
                 let rotten = storage.kill();
@@ -237,12 +241,12 @@ fn every_flipped_bit_is_found_or_harmless_and_costs_no_record_but_those_it_hit()
                         .map(|lost| lost.to.unwrap_or(lost.from + 1) - lost.from)
                         .sum();
                     assert!(hit <= 3, "{context}: {:?}", report.lost);
-                    check_saved(&rotten, &report, &expected, &context);
+                    check_saved(&rotten, &report, &expected, false, &context);
                 }
             }
         }
     }
-    assert!(found > 5000 && mended > 500, "{found} found, {mended} mended");
+    assert!(found > 4000 && mended > 400, "{found} found, {mended} mended");
 }
 
 /// Overwrites, cuts and lengthens files at random.
@@ -291,7 +295,7 @@ fn ruins_are_looked_at_without_panic_and_yield_no_record_that_was_not_appended()
         }
         let Ok(report) = salvage(&ruins) else { continue };
         if open_saved(&ruins).topic("t").is_ok() {
-            check_saved(&ruins, &report, &expected, &context);
+            check_saved(&ruins, &report, &expected, true, &context);
         }
     }
 }
@@ -346,7 +350,7 @@ fn lost_offsets_are_named_and_never_given_out_again() {
     let lost: Vec<(i64, Option<i64>)> =
         report.lost.iter().map(|LostRange { from, to, .. }| (*from, *to)).collect();
     assert_eq!(lost, [(base(middle), Some(behind)), (base(last), Some(23))]);
-    check_saved(&storage, &report, &expected, "two segments gone");
+    check_saved(&storage, &report, &expected, false, "two segments gone");
     let saved = open_saved(&storage);
     let topic = saved.topic("t").unwrap();
     let mut reader = topic.read(0, Position::Offset(base(middle))).unwrap();
@@ -361,7 +365,7 @@ fn a_log_without_catalogue_is_saved_by_its_directories() {
     storage.remove_file(Path::new("/log/topics.catalogue")).unwrap();
     assert!(!verify(&storage).is_sound());
     let report = salvage(&storage).unwrap();
-    check_saved(&storage, &report, &expected, "no catalogue");
+    check_saved(&storage, &report, &expected, false, "no catalogue");
     assert!(report.is_complete());
 }
 

@@ -294,3 +294,8 @@ impl Shared {
         self.poison.get().map_or(Ok(()), |poison| Err(poison.clone()))
     }
 }
+
+/// The code of the guide is compiled and run with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/guide.md")]
+struct Guide;

@@ -254,7 +254,8 @@ impl<'p> Inspector<'p> {
     ///
     /// What was torn off by a crash and would be cut at the next opening is copied too where it is whole. Bytes in a
     /// value that imitate a batch are never taken for one, unless the batch around them has lost its length, and they
-    /// bear an offset that is missing there.
+    /// bear an offset that is missing there. A batch behind damage that reached into its own offset is put where its
+    /// neighbours say; the last batch of a log has none, and may get another offset than it had.
     ///
     /// # Errors
     /// `NotALog`; `Invalid` if there is something in `out`, or it lies within `directory`; failures of the storage where

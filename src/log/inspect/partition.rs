@@ -209,7 +209,8 @@ impl PartitionVerifier<'_, '_> {
         self.report.segments += 1;
         self.report.bytes = self.report.bytes.saturating_add(len);
         let rule = Continuity::of(base_offset, self.cleaned_to);
-        let mut walk = Walk::new(&*file, len, base_offset, expected.limit, rule);
+        let walk = Walk::new(&*file, len, base_offset, expected.limit, rule);
+        let mut walk = walk.with_landmark(expected.watermark);
         let mut state = SegmentState::new(self.report.findings.len());
         while let Some(piece) = walk.next() {
             match piece {

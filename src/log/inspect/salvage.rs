@@ -203,7 +203,9 @@ impl Copier<'_, '_> {
             }
         };
         let rule = Continuity::of(base_offset, self.cleaned_to);
-        let mut walk = Walk::new(&*file, len, base_offset, limit, rule);
+        let watermark = self.watermark.filter(|watermark| watermark.segment == base_offset);
+        let walk = Walk::new(&*file, len, base_offset, limit, rule);
+        let mut walk = walk.with_landmark(watermark);
         // Offsets that compaction took away were not lost; those behind damage were.
         let mut damaged = false;
         while let Some(piece) = walk.next() {

@@ -11,8 +11,9 @@ use super::window::Window;
 use crate::log::error::Damage;
 use crate::log::format::batch::{DECOMPRESSED_BYTES_MAX, HEADER_BYTES};
 use crate::log::format::crc::crc32c;
-use crate::log::format::{BatchHeader, BatchView, Fault, Field, FormatError};
+use crate::log::format::{BatchHeader, BatchView, Codec, Fault, Field, FormatError};
 use crate::log::options::BATCH_BYTES_MAX;
+use crate::log::partition::watermark::Watermark;
 use crate::log::storage::{StorageError, StorageFile};
 
 /// Where the fields are that the CRC does not cover, and where the bytes begin that it covers.
@@ -25,6 +26,9 @@ const LENGTH_OVERHEAD: u64 = 12;
 
 /// Offsets that the smallest batch can span.
 const OFFSETS_PER_BATCH_MAX: i64 = 1 << 31;
+
+/// Records that codecs can be expected to pack into one byte, at most.
+const PACKED_RECORDS_PER_BYTE_MAX: i64 = 64;
 
 /// Headers behind a batch that are asked what its offset is.
 const WITNESSES: usize = 8;
@@ -116,6 +120,8 @@ pub(super) struct Walk<'a> {
     joined: bool,
     /// The byte behind the last sound batch.
     sound_to: u64,
+    /// A byte where a batch starts, or the last one ends, and the offset that is next there.
+    landmark: Option<(u64, i64)>,
     scratch: Vec<u8>,
 }
 
@@ -131,7 +137,23 @@ impl<'a> Walk<'a> {
         let window = Window::new(file, len);
         let scratch = Vec::new();
         let next = base_offset;
-        Self { window, rule, limit, position: 0, next, joined: true, sound_to: 0, scratch }
+        Self {
+            window,
+            rule,
+            limit,
+            position: 0,
+            next,
+            joined: true,
+            sound_to: 0,
+            landmark: None,
+            scratch,
+        }
+    }
+
+    /// Tells the walk what the watermark of this segment says.
+    pub(super) fn with_landmark(mut self, watermark: Option<Watermark>) -> Self {
+        self.landmark = watermark.map(|watermark| (watermark.position, watermark.offset));
+        self
     }
 
     /// The offset after all that was found so far.
@@ -215,8 +237,9 @@ impl<'a> Walk<'a> {
         let end = at + header.batch_bytes() as u64;
         let (expected, found) = (self.next, header.base_offset);
         let wrong = Damage::WrongOffset { expected, found };
+        let offset = self.offset_of(&header, end);
         self.position = end;
-        let Some(offset) = self.offset_of(&header, end) else {
+        let Some(offset) = offset else {
             self.joined = false;
             return Piece::Bad(BadRange { position: at, to: end, why: Why::Damage(wrong) });
         };
@@ -240,6 +263,9 @@ impl<'a> Walk<'a> {
             offset >= next && offset.checked_add(count).is_some_and(|after| after <= limit)
         };
         let witnesses = self.witnesses(end);
+        if !self.joined && witnesses.is_empty() && !self.is_plausible(header) {
+            return None;
+        }
         if self.rule == Continuity::Rising {
             let after = found.saturating_add(count);
             let agree = witnesses.iter().filter(|(offset, _)| *offset >= after).count();
@@ -255,6 +281,15 @@ impl<'a> Walk<'a> {
         claims.iter().rev().max_by_key(|claim| votes(claim)).copied()
     }
 
+    /// Whether so many offsets can have been where nothing sound was found in front of a batch. Nothing but the batch tells
+    /// its offset then, and the damage may have reached into that.
+    fn is_plausible(&self, header: &BatchHeader) -> bool {
+        let packed = header.attributes.codec() != Codec::None;
+        let bytes = i64::try_from(self.position - self.sound_to).unwrap_or(i64::MAX);
+        let per_byte = if packed { PACKED_RECORDS_PER_BYTE_MAX } else { 1 };
+        header.base_offset.saturating_sub(self.next) <= bytes.saturating_mul(per_byte)
+    }
+
     /// The offset that nothing in the rest of the file can reach, however much was lost in between.
     fn reach(&self) -> i64 {
         let batches = (self.window.len() - self.sound_to) / HEADER_BYTES as u64 + 1;
@@ -268,6 +303,8 @@ impl<'a> Walk<'a> {
         let (mut at, mut before) = (from, 0i64);
         let mut found = Vec::new();
         while found.len() < WITNESSES {
+            let landmark = self.landmark.filter(|(position, _)| *position == at);
+            found.extend(landmark.map(|(_, offset)| (offset, before)));
             if at == self.window.len() {
                 found.extend(self.limit.map(|limit| (limit, before)));
                 break;
