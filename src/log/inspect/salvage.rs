@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::survey::{PartitionFiles, Survey, TopicSurvey, WatermarkSurvey, missing_or_unreadable};
 use super::verify::Meter;
-use super::walk::{BadRange, Continuity, Piece, Walk, Why};
+use super::walk::{BadRange, Continuity, Piece, SoundBatch, Walk, Why};
 use super::{Finding, Issue, Progress};
 use crate::log::catalog::Catalogue;
 use crate::log::directory::{make_ours, random_id};
@@ -130,8 +130,6 @@ fn salvage_partition(
         Err(error) => {
             let place = Place { path: Some(home.directory.clone()), ..home.place() };
             report.findings.push(missing_or_unreadable(place, error));
-            let (topic, to) = (topic.name.clone(), None);
-            report.lost.push(LostRange { topic, partition: number, from: start, to });
             PartitionFiles::default()
         }
     };
@@ -207,53 +205,26 @@ impl Copier<'_, '_> {
         let walk = Walk::new(&*file, len, base_offset, limit, rule);
         let mut walk = walk.with_landmark(watermark);
         // Offsets that compaction took away were not lost; those behind damage were.
+        let mut lossy = rule == Continuity::Gapless;
         let mut damaged = false;
         while let Some(piece) = walk.next() {
-            let batch = match piece {
-                Piece::Batch(batch) => batch,
-                Piece::Bad(bad) => {
-                    self.meter.advance(
-                        &self.home.topic,
-                        self.home.partition,
-                        bad.to - bad.position,
-                    );
-                    let next = walk.next_offset();
-                    damaged |= !self.torn(base_offset, limit, next, &bad);
-                    continue;
+            match piece {
+                Piece::Batch(batch) => {
+                    let bytes = batch.header.batch_bytes() as u64;
+                    self.meter.advance(&self.home.topic, self.home.partition, bytes);
+                    damaged = !self.batch(base_offset, &batch, &mut walk, lossy || damaged)?;
                 }
-            };
-            let (offset, bytes) = (batch.header.base_offset, batch.header.batch_bytes() as u64);
-            self.meter.advance(&self.home.topic, self.home.partition, bytes);
-            if offset < self.writer.next {
-                // A segment in front of this one reached too far.
-                let damage = batch
-                    .trouble
-                    .unwrap_or(Damage::WrongOffset { expected: self.writer.next, found: offset });
-                self.find(base_offset, offset, batch.position, damage);
-                continue;
+                Piece::Bad(bad) => {
+                    let bytes = bad.to - bad.position;
+                    self.meter.advance(&self.home.topic, self.home.partition, bytes);
+                    damaged |= !self.torn(base_offset, limit, walk.next_offset(), &bad);
+                }
             }
-            let mut bytes = Vec::new();
-            if let Err(why) = walk.copy(&batch, &mut bytes) {
-                self.find(base_offset, offset, batch.position, why);
-                damaged = true;
-                continue;
-            }
-            if offset > self.writer.next && (damaged || rule == Continuity::Gapless) {
-                self.lose(self.writer.next, Some(offset));
-            }
-            damaged = false;
-            if let Some(damage) = batch.trouble {
-                self.find(base_offset, offset, batch.position, damage);
-                self.report.mended_batches += 1;
-            }
-            self.report.batches += 1;
-            self.report.records += u64::try_from(batch.header.records_count).unwrap_or(0);
-            self.writer.skip_to(offset)?;
-            self.writer.push(bytes, &batch.header)?;
         }
+        lossy |= damaged;
         match limit {
             Some(limit) if limit > self.writer.next => {
-                if damaged || rule == Continuity::Gapless {
+                if lossy {
                     self.lose(self.writer.next, Some(limit));
                 }
                 self.writer.skip_to(limit)
@@ -264,6 +235,40 @@ impl Copier<'_, '_> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Copies a batch; false if that could not be done. `lossy`: offsets in front of it that are missing were lost.
+    fn batch(
+        &mut self,
+        base_offset: i64,
+        batch: &SoundBatch,
+        walk: &mut Walk<'_>,
+        lossy: bool,
+    ) -> Result<bool, LogError> {
+        let (expected, offset) = (self.writer.next, batch.header.base_offset);
+        if offset < expected {
+            // A segment in front of this one reached too far.
+            let damage = Damage::WrongOffset { expected, found: offset };
+            self.find(base_offset, offset, batch.position, damage);
+            return Ok(true);
+        }
+        let mut bytes = Vec::new();
+        if let Err(why) = walk.copy(batch, &mut bytes) {
+            self.find(base_offset, offset, batch.position, why);
+            return Ok(false);
+        }
+        if offset > expected && lossy {
+            self.lose(expected, Some(offset));
+        }
+        if let Some(damage) = &batch.trouble {
+            self.find(base_offset, offset, batch.position, damage.clone());
+            self.report.mended_batches += 1;
+        }
+        self.report.batches += 1;
+        self.report.records += u64::try_from(batch.header.records_count).unwrap_or(0);
+        self.writer.skip_to(offset)?;
+        self.writer.push(bytes, &batch.header)?;
+        Ok(true)
     }
 
     /// Notes bytes without a batch; tells whether they may be what a crash tore off, as nothing there was known to be
@@ -289,22 +294,18 @@ impl Copier<'_, '_> {
     /// after the last one.
     fn finish(mut self, durable: Option<i64>) -> Result<i64, LogError> {
         let end = self.writer.next;
-        let Some(durable) = durable else {
-            self.lose(end, None);
-            self.writer.flush()?;
-            return Ok(end);
-        };
-        if durable > end {
-            let known = self.report.lost.last_mut().filter(|lost| {
-                (lost.from, lost.to) == (end, None)
-                    && (&lost.topic, lost.partition) == (&self.home.topic, self.home.partition)
-            });
-            match known {
-                Some(lost) => lost.to = Some(durable),
-                None => self.lose(end, Some(durable)),
-            }
-            self.writer.skip_to(durable)?;
+        let durable = durable.unwrap_or(end);
+        let unknown = self.report.lost.last_mut().filter(|lost| {
+            (lost.from, lost.to) == (end, None)
+                && (&lost.topic, lost.partition) == (&self.home.topic, self.home.partition)
+        });
+        match (unknown, self.watermark) {
+            (Some(lost), Some(_)) if durable > end => lost.to = Some(durable),
+            (None, Some(_)) if durable > end => self.lose(end, Some(durable)),
+            (None, None) => self.lose(end, None),
+            _ => {}
         }
+        self.writer.skip_to(durable)?;
         self.writer.flush()?;
         Ok(self.writer.next)
     }
