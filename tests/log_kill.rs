@@ -41,7 +41,7 @@ struct Cycle {
 
 /// The record `n` of a cycle. Some are long, so that a kill finds half-written batches.
 fn value(cycle: &str, n: u64) -> String {
-    let long = if n % 97 == 0 { 5000 } else { n as usize % 40 };
+    let long = if n.is_multiple_of(97) { 5000 } else { n as usize % 40 };
     format!("{cycle} {n} {}", "x".repeat(long))
 }
 

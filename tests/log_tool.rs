@@ -297,8 +297,10 @@ fn wrong_usage_is_explained_with_status_2_and_failures_with_status_1() {
         assert!(lines.len() == 1 && lines[0].contains(text), "{arguments:?}: {lines:?}");
     }
     assert!(!Path::new(&nowhere).exists());
-    let too_large = run_with(&[b'x'; 2 << 20], &["append", &log, "t"]);
-    assert_eq!(too_large.status, Some(1));
+    let mut input = b"before\n".to_vec();
+    input.extend(std::iter::repeat_n(b'x', 2 << 20));
+    let too_large = run_with(&input, &["append", &log, "t", "--acks"]);
+    assert_eq!((too_large.status, too_large.out.as_str()), (Some(1), "0 0\n"));
     assert!(too_large.err.contains("more than the"), "{}", too_large.err);
     Log::open(&log).unwrap().close().unwrap();
 }

@@ -83,11 +83,22 @@ fn append_lines(
             progress.tell(|| format!("{count} records appended"));
         }
         line.clear();
-        if input.read_until(b'\n', &mut line)? == 0 {
-            return Ok(());
+        let appended = match input.read_until(b'\n', &mut line) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {
+                let text = line.strip_suffix(b"\n").unwrap_or(&line);
+                topic.append_at(level, record_of(text, separator)).map_err(Box::from)
+            }
+            Err(error) => Err(error.into()),
+        };
+        match appended {
+            Ok(ticket) => load.push(ticket),
+            Err(error) => {
+                // What was appended before is acknowledged.
+                sender.send(load).map_err(|_| gone())?;
+                return Err(error);
+            }
         }
-        let text = line.strip_suffix(b"\n").unwrap_or(&line);
-        load.push(topic.append_at(level, record_of(text, separator))?);
         count += 1;
     }
 }

@@ -47,7 +47,7 @@ pub(crate) fn run(job: Tail) -> Outcome {
 /// beginning, one that has not come so far yet when it has.
 fn open(topic: &Topic, partition: u32, from: &Position) -> Result<Source, LogError> {
     let Position::Offset(offset) = from else {
-        return Ok(Source { reader: topic.read(partition, from.clone())?, from: 0 });
+        return Ok(Source { reader: topic.read(partition, from.to_owned())?, from: 0 });
     };
     match topic.read(partition, Position::Offset(*offset)) {
         Ok(reader) => Ok(Source { reader, from: *offset }),

@@ -61,7 +61,9 @@ impl Survey {
             recovery_points: BTreeMap::new(),
             findings: Vec::new(),
         };
-        let entries = storage.list(directory)?;
+        let entries = storage
+            .list(directory)
+            .map_err(|error| LogError::storage(Place::path(directory), error))?;
         let ours = survey.read_meta();
         let catalogue = survey.read_catalogue();
         if !ours && !entries.iter().any(|entry| entry.name == catalog::FILE) {
