@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use peermq::log::format::batch::{Producer, set_base_offset};
-use peermq::log::format::{BatchBuilder, BatchOptions};
+use peermq::log::format::{BatchBuilder, BatchOptions, producers};
 use peermq::log::inspect::{Inspector, Issue, LostRange, SalvageReport, Severity, VerifyReport};
 use peermq::log::storage::faulty::{Errno, Fault, FaultAction, FaultyStorage};
 use peermq::log::storage::{OpenMode, Operation, Storage};
@@ -482,5 +482,67 @@ fn a_wrong_writer_and_a_wrong_snapshot_are_found() {
     let report = verify(&storage);
     let first = &report.findings[0].issue;
     assert!(matches!(first, Issue::WrongWriter { expected: 3, found: 1 }), "{first}");
-    assert!(!matches!(first, Issue::Damaged(Damage::Missing)));
+
+    let (storage, _) = sample(true);
+    let found =
+        files(&storage).into_keys().find(|path| path.to_string_lossy().contains(".snapshot"));
+    let path = found.unwrap();
+    let mut entries = producers::decode(&files(&storage)[&path]).unwrap();
+    entries[0].last_sequence += 1;
+    let file = storage.open(&path, OpenMode::Write).unwrap();
+    file.write_at(&producers::encode(&entries).unwrap(), 0).unwrap();
+    let report = verify(&storage);
+    assert!(matches!(report.findings[..], [ref finding]
+        if matches!(finding.issue, Issue::SnapshotDiffers { producer: 7 })));
+    assert!(!report.is_sound());
+}
+
+#[test]
+fn an_index_that_is_missing_or_points_elsewhere_is_harmless_and_named() {
+    for (kind, entry_bytes, at) in [("index", 8, 7), ("timeindex", 12, 7)] {
+        let (storage, expected) = sample(true);
+        let (path, bytes) = files(&storage)
+            .into_iter()
+            .find(|(path, bytes)| {
+                path.starts_with("/log/t-0")
+                    && path.extension().is_some_and(|extension| extension == kind)
+                    && bytes.len() >= 2 * entry_bytes
+            })
+            .unwrap();
+        // Between two entries, so that the order of the index stays right.
+        let last = bytes.len() - entry_bytes + at;
+        let file = storage.open(&path, OpenMode::Write).unwrap();
+        file.write_at(&[bytes[last] - 1], last as u64).unwrap();
+        let report = verify(&storage);
+        let [finding] = &report.findings[..] else { panic!("{:#?}", report.findings) };
+        let entry = bytes.len() / entry_bytes - 1;
+        let named = matches!(finding.issue, Issue::IndexEntry { entry: found } if found == entry);
+        assert!(named && finding.place.path.as_deref() == Some(&*path), "{finding}");
+        assert!(report.is_sound());
+        check_harmless(&storage.kill(), &expected, kind);
+
+        let first = Path::new("/log/t-0/00000000000000000000").with_extension(kind);
+        storage.remove_file(&first).unwrap();
+        let report = verify(&storage);
+        let missing = |issue: &Issue| matches!(issue, Issue::Damaged(Damage::Missing));
+        assert!(report.is_sound());
+        assert!(report.findings.iter().any(|finding| missing(&finding.issue)));
+    }
+}
+
+#[test]
+fn what_interrupted_operations_left_is_harmless() {
+    let (storage, _) = sample(true);
+    for path in ["/log/topics.catalogue.tmp", "/log/t-0/00000000000000000003.log.deleted"] {
+        storage.open(Path::new(path), OpenMode::Create).unwrap();
+    }
+    // A partition beyond the catalogued number.
+    storage.create_dir(Path::new("/log/t-2")).unwrap();
+    let report = verify(&storage);
+    assert!(report.is_sound());
+    assert_eq!(report.findings.len(), 3);
+    assert!(report.findings.iter().all(|finding| matches!(finding.issue, Issue::Leftover)));
+    // A partition of no topic may be somebody's records.
+    storage.create_dir(Path::new("/log/u-0")).unwrap();
+    assert!(!verify(&storage).is_sound());
 }
