@@ -9,6 +9,7 @@ use super::catalog::{Entry, State as TopicState};
 use super::directory::{make_partition, open_partition, open_topic, random_id, remove_partitions};
 use super::disk;
 use super::error::{LogError, Place};
+use super::format::Id;
 use super::format::checkpoint::{PartitionOffset, encode_offsets};
 use super::format::names::{self, CLEAN_SHUTDOWN, LOG_START_OFFSETS, RECOVERY_POINTS};
 use super::options::TopicOptions;
@@ -29,6 +30,16 @@ impl LogInner {
         name: &str,
         options: TopicOptions,
     ) -> Result<Arc<TopicInner>, LogError> {
+        self.create_topic_with_id(name, random_id(), options)
+    }
+
+    /// As [`create_topic`](Self::create_topic), with the id that the topic has elsewhere.
+    pub(super) fn create_topic_with_id(
+        &self,
+        name: &str,
+        id: Id,
+        options: TopicOptions,
+    ) -> Result<Arc<TopicInner>, LogError> {
         self.check_writable()?;
         if !names::is_valid_topic(name) {
             let reason = format!("{name:?} is not 1 to 249 of [a-zA-Z0-9._-]");
@@ -39,7 +50,7 @@ impl LogInner {
         if state.topics.contains_key(name) {
             return Err(LogError::TopicExists { topic: name.to_owned() });
         }
-        let entry = Entry { id: random_id(), state: TopicState::Making, options };
+        let entry = Entry { id, state: TopicState::Making, options };
         let mut catalogue = state.catalogue.clone();
         // What an earlier attempt left behind.
         remove_partitions(&*self.shared.storage, &self.shared.directory, name, 0)?;

@@ -28,7 +28,7 @@ use super::{Log, LogInner, LogOptions, State, recovery};
 use crate::sync::Mutex;
 
 /// What `meta.properties` names as the cluster: by this a directory is known as ours.
-const CLUSTER_ID: &str = "peermq-log";
+pub(super) const CLUSTER_ID: &str = "peermq-log";
 
 /// Opens a log for writing.
 pub(super) fn open(options: LogOptions, directory: &Path) -> Result<Log, LogError> {
@@ -45,10 +45,7 @@ pub(super) fn open(options: LogOptions, directory: &Path) -> Result<Log, LogErro
     let mut catalogue = if recognise(storage, directory)? {
         load_catalogue(storage, directory)?
     } else {
-        let directory_id = Some(random_id());
-        let meta = MetaProperties { cluster_id: CLUSTER_ID.to_owned(), node_id: 0, directory_id };
-        let text = meta.encode().map_err(|error| not_a_log(directory, &error))?;
-        disk::replace(storage, directory, META_PROPERTIES, text.as_bytes())?;
+        make_ours(storage, directory)?;
         Catalogue::default()
     };
     let clean = take_clean_marker(storage, directory)?;
@@ -102,6 +99,14 @@ fn open_topics(
     let inner = Arc::new(LogInner { shared, state, transactions, groups, opened_clean: clean });
     inner.complete_transaction()?;
     Ok(Log { inner })
+}
+
+/// Makes a directory a log of ours.
+pub(super) fn make_ours(storage: &dyn Storage, directory: &Path) -> Result<(), LogError> {
+    let directory_id = Some(random_id());
+    let meta = MetaProperties { cluster_id: CLUSTER_ID.to_owned(), node_id: 0, directory_id };
+    let text = meta.encode().map_err(|error| not_a_log(directory, &error))?;
+    Ok(disk::replace(storage, directory, META_PROPERTIES, text.as_bytes())?)
 }
 
 fn not_a_log(path: &Path, reason: &dyn std::fmt::Display) -> LogError {

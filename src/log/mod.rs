@@ -77,6 +77,7 @@ mod fields;
 pub mod format;
 mod groups;
 mod internal;
+pub mod inspect;
 mod options;
 mod partition;
 mod read;
@@ -341,3 +342,8 @@ impl Shared {
         self.poison.get().map_or(Ok(()), |poison| Err(poison.clone()))
     }
 }
+
+/// The code of the guide is compiled and run with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/guide.md")]
+struct Guide;

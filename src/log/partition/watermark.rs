@@ -181,6 +181,29 @@ impl WatermarkFile {
     }
 }
 
+/// A slot of the file as it is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::log) struct SlotFound {
+    /// Where it starts in the file.
+    pub(in crate::log) position: u64,
+    /// Sequence number and content, if it is sound.
+    pub(in crate::log) content: Option<(u64, Watermark)>,
+    /// Nothing was ever written to it.
+    pub(in crate::log) is_blank: bool,
+}
+
+/// All slots of the file with these bytes.
+pub(in crate::log) fn slots(file: &[u8]) -> impl Iterator<Item = SlotFound> + '_ {
+    (0..=SLOTS).map(|slot| {
+        let position = slot * SLOT_DISTANCE;
+        let start = usize::try_from(position).unwrap_or(usize::MAX);
+        let rest = file.get(start..).unwrap_or_default();
+        let bytes = rest.get(..SLOT_BYTES).unwrap_or(rest);
+        let content = bytes.first_chunk().and_then(Watermark::decode);
+        SlotFound { position, content, is_blank: bytes.iter().all(|byte| *byte == 0) }
+    })
+}
+
 /// Which of two slots counts.
 trait Newest {
     fn max_by_sequence(self, other: Self) -> Self;
