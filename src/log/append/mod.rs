@@ -8,6 +8,7 @@
 pub(super) mod commit;
 pub(super) mod gather;
 pub(super) mod keeper;
+mod queue;
 mod record;
 mod ticket;
 
