@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::record::{Row, Sample};
-use crate::outcome::Outcome;
 use crate::log::Task;
+use crate::outcome::Outcome;
 use crate::peer::Role;
 use crate::system;
 

@@ -199,6 +199,7 @@ fn header(options: &Options, arguments: &[String]) -> Outcome<Header> {
         started_unix_s: time.as_secs(),
         machine: system::machine(),
         kernel: system::kernel(),
+        device: system::device(&std::env::temp_dir()),
         program: program()?,
         commit: commit(),
         profile: profile.to_owned(),

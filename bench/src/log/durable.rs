@@ -60,8 +60,7 @@ fn peermq(job: &Job, directory: &Path) -> Outcome<Times> {
         Ok(times)
     };
     thread::scope(|scope| {
-        let callers: Vec<_> =
-            (0..job.peers).map(|_| scope.spawn(|| caller(&topic))).collect();
+        let callers: Vec<_> = (0..job.peers).map(|_| scope.spawn(|| caller(&topic))).collect();
         ready.wait();
         thread::sleep(job.warm_up);
         tell("start");
@@ -75,9 +74,9 @@ fn peermq(job: &Job, directory: &Path) -> Outcome<Times> {
             times.extend(caller.join().map_err(|_| failure("a caller panicked"))??);
         }
         let end = begin + Duration::from_secs_f64(seconds);
-        let within = times.into_iter().filter(|(at, took)| {
-            *at >= begin && *at + Duration::from_nanos(*took) <= end
-        });
+        let within = times
+            .into_iter()
+            .filter(|(at, took)| *at >= begin && *at + Duration::from_nanos(*took) <= end);
         Ok(Times { nanoseconds: within.map(|(_, took)| took).collect(), seconds })
     })
 }

@@ -90,7 +90,8 @@ fn records(job: &Job) -> u64 {
 /// A new log with the topic.
 fn create(directory: &Path, level: Level, partitions: u32) -> Outcome<(Log, Topic)> {
     let log = Log::open(directory.join("log"))?;
-    let topic = log.create_topic(TOPIC, TopicOptions::default().level(level).partitions(partitions))?;
+    let topic =
+        log.create_topic(TOPIC, TopicOptions::default().level(level).partitions(partitions))?;
     Ok((log, topic))
 }
 

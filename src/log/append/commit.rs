@@ -1,8 +1,8 @@
 //! Who writes, and who syncs: the first who needs it does it for all. Who waits for a sync, `queue.rs` keeps.
 
+use std::sync::Arc;
 use std::sync::TryLockError;
 use std::sync::atomic::Ordering;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::gather::{Load, Parcel};

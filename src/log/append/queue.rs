@@ -136,11 +136,13 @@ impl Queue {
         if !took.is_zero() {
             self.sync_time = (self.sync_time * 3 + took) / 4;
         }
-        // Those who wait lose what they wait; those who would come too late lose a whole sync.
-        let gain = self.sync_time / 2 * u32::try_from(released).unwrap_or(u32::MAX);
+        // Each of all loses what is waited for; each of those who would come too late loses a whole sync.
+        let gain = self.sync_time * u32::try_from(released).unwrap_or(u32::MAX);
         self.patience = gain / u32::try_from(self.expected).unwrap_or(u32::MAX);
-        done.extend(self.call_one());
-        Called(done)
+        // Whoever leads next has the longest way.
+        let mut called: Vec<_> = self.call_one().into_iter().collect();
+        called.append(&mut done);
+        Called(called)
     }
 
     /// A caller goes that may have been called, or may have been the lookout.
