@@ -140,7 +140,11 @@ impl Gather {
 
     /// Encodes a record into the open batch; returns its offset.
     #[inline]
-    pub(super) fn push(&mut self, partition: &Partition, record: &NewRecord<'_>) -> Result<i64, LogError> {
+    pub(super) fn push(
+        &mut self,
+        partition: &Partition,
+        record: &NewRecord<'_>,
+    ) -> Result<i64, LogError> {
         if self.open.is_none() {
             self.open = Some(self.start(partition));
         } else if self.clock_left == 0 {
