@@ -154,7 +154,7 @@ impl LogOptions {
     }
 
     /// How long records may gather before they are written though nobody waits for their tickets; 5 ms. `None`: until
-    /// somebody does, or a batch is full, and then there is no thread for it.
+    /// somebody does, or several batches are full, and then there is no thread for it.
     #[must_use]
     pub fn linger(mut self, linger: Option<Duration>) -> Self {
         self.linger = linger;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::error::LogError;
+use super::format::FormatError;
 use super::format::batch::DECOMPRESSED_BYTES_MAX;
 use super::options::Level;
 use super::partition::Partition;
@@ -158,21 +159,33 @@ impl Reader {
     ///
     /// # Errors
     /// As [`next_batch`](Self::next_batch).
+    #[inline]
     pub fn next_record(&mut self) -> Result<Option<LogRecord>, LogError> {
         loop {
             if let Some(pending) = &mut self.pending {
-                let next = pending.next().map_err(|error| {
-                    let place = self.partition.home.place().at_offset(pending.next_offset());
-                    LogError::corrupt(place, error)
-                });
-                match next {
+                match pending.next() {
                     Ok(Some(record)) => return Ok(Some(record)),
                     // The rest of a batch that cannot be decoded is not skipped in silence: the error stays.
-                    Err(error) => return Err(error),
+                    Err(error) => return Err(self.bad_record(error)),
                     Ok(None) => self.pending = None,
                 }
             }
-            let Some(batch) = self.next_batch()? else { return Ok(None) };
+            if !self.open_batch()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    #[cold]
+    fn bad_record(&self, error: FormatError) -> LogError {
+        LogError::corrupt(self.partition.home.place().at_offset(self.next_offset()), error)
+    }
+
+    /// Makes ready to hand out the records of the next batch; false at the end for now.
+    #[inline(never)]
+    fn open_batch(&mut self) -> Result<bool, LogError> {
+        loop {
+            let Some(batch) = self.next_batch()? else { return Ok(false) };
             // Control records are not for readers.
             if batch.batch.header().attributes.is_control() {
                 continue;
@@ -180,6 +193,7 @@ impl Reader {
             let pending = Pending::new(&batch, self.partition_number(), DECOMPRESSED_BYTES_MAX);
             let place = || self.partition.home.place().at_offset(batch.first_offset);
             self.pending = Some(pending.map_err(|error| LogError::corrupt(place(), error))?);
+            return Ok(true);
         }
     }
 
@@ -192,6 +206,7 @@ impl Reader {
 impl Iterator for Reader {
     type Item = Result<LogRecord, LogError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         self.next_record().transpose()
     }
