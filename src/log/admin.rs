@@ -13,8 +13,9 @@ use super::format::Id;
 use super::format::checkpoint::{PartitionOffset, encode_offsets};
 use super::format::names::{self, CLEAN_SHUTDOWN, LOG_START_OFFSETS, RECOVERY_POINTS};
 use super::options::TopicOptions;
+use super::partition::Partition;
 use super::topic::TopicInner;
-use super::{LogInner, State};
+use super::{LogInner, State, offsets_of};
 use crate::sync::lock;
 
 /// What a clean stop leaves, in the form that Kafka reads.
@@ -63,11 +64,13 @@ impl LogInner {
         self.shared.storage.sync_dir(&self.shared.directory)?;
         let entry = Entry { state: TopicState::Live, ..entry };
         let topic = open_topic(&self.shared, name, &entry, &state.log_starts, true)?;
+        let options = topic.options.clone();
         catalogue.topics.insert(name.to_owned(), entry);
         catalogue.save(&self.shared)?;
         state.catalogue = catalogue;
         let topic = Arc::new(topic);
         state.topics.insert(name.to_owned(), topic.clone());
+        self.shared.maintenance.wanted(&options);
         Ok(topic)
     }
 
@@ -98,15 +101,19 @@ impl LogInner {
         }
         self.shared.storage.sync_dir(&self.shared.directory)?;
         for number in before..entry.options.partitions {
-            partitions.push(open_partition(&self.shared, name, &entry, number, 0, true)?);
+            let partition =
+                open_partition(&self.shared, name, &entry, &old.options, number, 0, true)?;
+            partitions.push(partition);
         }
         let mut catalogue = state.catalogue.clone();
         catalogue.topics.insert(name.to_owned(), entry.clone());
         catalogue.save(&self.shared)?;
         state.catalogue = catalogue;
-        let topic = TopicInner::new(name.to_owned(), entry.id, entry.options, partitions);
+        old.options.set(entry.options);
+        let topic = TopicInner::new(name.to_owned(), entry.id, old.options.clone(), partitions);
         let topic = Arc::new(topic);
         state.topics.insert(name.to_owned(), topic.clone());
+        self.shared.maintenance.wanted(&topic.options);
         Ok(topic)
     }
 
@@ -128,9 +135,13 @@ impl LogInner {
             // Tickets get their answer; nobody will miss what fails.
             let _ = partition.write_now();
         }
+        // Whoever removes or replaces segments of it has given up by now, and does not begin again.
+        let upkeep: Vec<_> = topic.partitions.iter().map(|one| one.claim_upkeep()).collect();
         remove_partitions(&*self.shared.storage, &self.shared.directory, name, 0)?;
         state.log_starts.retain(|(topic, _), _| topic != name);
         self.save_log_starts(&state.log_starts)?;
+        self.forget_cleaned(name)?;
+        drop(upkeep);
         catalogue.topics.remove(name);
         catalogue.save(&self.shared)?;
         state.catalogue = catalogue;
@@ -144,18 +155,6 @@ impl LogInner {
         offset: i64,
     ) -> Result<(), LogError> {
         self.check_writable()?;
-        // What is cut off must not be missed when a transaction has to be completed.
-        let _turn = self.settle_transactions()?;
-        self.cut_front(topic, number, offset)
-    }
-
-    /// Cuts the front of a partition of which no transaction needs anything any more.
-    pub(super) fn cut_front(
-        &self,
-        topic: &TopicInner,
-        number: u32,
-        offset: i64,
-    ) -> Result<(), LogError> {
         let partition = topic.partition(number)?;
         partition.flush_durable()?;
         let (earliest, end) = (partition.log_start(), partition.durable_end());
@@ -166,8 +165,26 @@ impl LogInner {
         if offset <= earliest {
             return Ok(());
         }
+        // What is cut off must not be missed when a transaction has to be completed.
+        let _turn = self.settle_transactions()?;
+        self.cut_front(topic, partition, offset)
+    }
+
+    /// Lets a partition begin at an offset, before which everything is durable, and of which no transaction needs anything
+    /// any more.
+    pub(super) fn cut_front(
+        &self,
+        topic: &TopicInner,
+        partition: &Partition,
+        offset: i64,
+    ) -> Result<(), LogError> {
         let mut state = lock(&self.state);
-        let key = (topic.name.clone(), number);
+        partition.check()?;
+        // Somebody else may have cut more meanwhile.
+        if offset <= partition.log_start() {
+            return Ok(());
+        }
+        let key = (topic.name.clone(), partition.home.partition);
         let mut log_starts = state.log_starts.clone();
         log_starts.insert(key, offset);
         self.save_log_starts(&log_starts)?;
@@ -176,15 +193,14 @@ impl LogInner {
     }
 
     fn save_log_starts(&self, log_starts: &BTreeMap<(String, u32), i64>) -> Result<(), LogError> {
-        let offsets = log_starts.iter().map(|((topic, partition), offset)| PartitionOffset {
-            topic: topic.clone(),
-            partition: *partition,
-            offset: *offset,
-        });
-        self.save_offsets(LOG_START_OFFSETS, offsets.collect())
+        self.save_offsets(LOG_START_OFFSETS, offsets_of(log_starts))
     }
 
-    fn save_offsets(&self, name: &str, offsets: Vec<PartitionOffset>) -> Result<(), LogError> {
+    pub(super) fn save_offsets(
+        &self,
+        name: &str,
+        offsets: Vec<PartitionOffset>,
+    ) -> Result<(), LogError> {
         let text = encode_offsets(&offsets)
             .map_err(|error| LogError::corrupt(Place::path(PathBuf::from(name)), error))?;
         let (storage, directory) = (&*self.shared.storage, &self.shared.directory);
@@ -193,6 +209,9 @@ impl LogInner {
 
     /// Closes the log, once.
     pub(super) fn close(&self) -> Result<(), LogError> {
+        self.shared.maintenance.end();
+        // A pass that somebody called for ends soon, and none begins before the log is closed.
+        let _pass = lock(&self.maintaining);
         // A transaction in flight ends first.
         let _turn = self.transactions.turn();
         let mut state = lock(&self.state);

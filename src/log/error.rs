@@ -172,6 +172,12 @@ pub enum LogError {
         /// The offset that the next record will get.
         end: i64,
     },
+    /// The caller's record has no key, which a compacted topic needs to know what it supersedes.
+    #[error("topic {topic} is compacted and takes no record without key")]
+    KeyMissing {
+        /// The topic's name.
+        topic: String,
+    },
     /// The caller's batch breaks the format.
     #[error("refused a batch for {place}: {source}")]
     BadBatch {
@@ -315,6 +321,11 @@ impl LogError {
     /// Whether the medium was full: nothing was appended, and it may work later.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Full { .. })
+    }
+
+    /// Whether an offset was asked for that is not there.
+    pub(super) fn is_out_of_range(&self) -> bool {
+        matches!(self, Self::OffsetOutOfRange { .. })
     }
 
     /// Whether stored bytes were found damaged.

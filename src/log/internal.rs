@@ -31,12 +31,13 @@ pub(super) fn check_users_name(name: &str) -> Result<(), LogError> {
     Ok(())
 }
 
-/// The options of a topic in which the last record of each key counts. This is where such topics get compacted by key.
+/// The options of a topic in which the last record of each key counts: nothing else is kept of it, and nothing goes by age.
 pub(super) fn keyed_options() -> TopicOptions {
     TopicOptions::default()
         .level(Level::Durable)
         .segment_bytes(16 << 20)
         .record_bytes_max(BATCH_BYTES_MAX)
+        .compact(true)
 }
 
 /// Largest intent, in bytes; below what a batch may have, with room for its header.

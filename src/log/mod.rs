@@ -60,7 +60,9 @@
 //! 3. Whoever needs it durable syncs that segment for everybody, and notes so in the durable watermark
 //!    (`partition/watermark.rs`).
 //! 4. A [`Reader`] (`read/`) finds the segment and reads whole batches, checks them and cuts records out of them.
-//! 5. The next [`Log::open`] finds what is whole (`recovery.rs`).
+//! 5. Sealed segments go when they need not be kept (`retention.rs`), or are replaced by ones without the records that later
+//!    ones supersede (`compaction/`), in passes that run beside all this (`maintenance.rs`).
+//! 6. The next [`Log::open`] finds what is whole (`recovery.rs`).
 //!
 //! Groups (`groups/`) and transactions (`transaction/`) are built on that, with topics of the log's own (`internal.rs`).
 //!
@@ -70,18 +72,23 @@ mod admin;
 mod append;
 mod catalog;
 mod clock;
+mod compaction;
 mod directory;
 mod disk;
 mod error;
 mod fields;
 pub mod format;
 mod groups;
-mod internal;
 pub mod inspect;
+mod internal;
+mod maintenance;
 mod options;
 mod partition;
 mod read;
+mod recall;
 mod recovery;
+mod refresh;
+mod retention;
 mod segment;
 pub mod storage;
 mod topic;
@@ -102,6 +109,7 @@ pub use groups::{
     GroupOffset, GroupRecord, HeartbeatReply, HeartbeatRequest, MemberDescription, MemberOptions,
     Membership, OffsetCommit, Polled, Strategy, TopicPartition,
 };
+pub use maintenance::Maintained;
 pub use options::{BATCH_BYTES_MAX, Level, TopicOptions};
 pub use read::{Follow, LogRecord, Position, ReadBatch, Reader};
 pub use topic::{PartitionDescription, Topic, TopicDescription};
@@ -109,6 +117,7 @@ pub use transaction::Transaction;
 
 use crate::sync::{Mutex, lock};
 use catalog::Catalogue;
+use format::checkpoint::PartitionOffset;
 use groups::Groups;
 use partition::Shared;
 use storage::{FileStorage, LockGuard, Storage};
@@ -118,6 +127,15 @@ use transaction::Transactions;
 /// How long records may gather before they are written though nobody waits for them.
 const LINGER: Duration = Duration::from_millis(5);
 
+/// How often retention and compaction look for something to do.
+const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Bytes of the table of keys of a compaction.
+const COMPACTION_BYTES: usize = 16 << 20;
+
+/// How long an idempotent producer may be silent and is remembered.
+const PRODUCER_EXPIRY: Duration = Duration::from_secs(24 * 3600);
+
 /// How a log is opened.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
@@ -125,6 +143,9 @@ pub struct LogOptions {
     clock: Arc<dyn Clock>,
     linger: Option<Duration>,
     create: bool,
+    maintenance_interval: Option<Duration>,
+    compaction_bytes: usize,
+    producer_expiry: Duration,
 }
 
 impl Default for LogOptions {
@@ -134,6 +155,9 @@ impl Default for LogOptions {
             clock: Arc::new(SystemClock),
             linger: Some(LINGER),
             create: true,
+            maintenance_interval: Some(MAINTENANCE_INTERVAL),
+            compaction_bytes: COMPACTION_BYTES,
+            producer_expiry: PRODUCER_EXPIRY,
         }
     }
 }
@@ -168,6 +192,29 @@ impl LogOptions {
         self
     }
 
+    /// How often retention and compaction are looked after, besides whenever a segment was ended; 1 minute. `None`, or
+    /// without [`linger`](Self::linger): only by [`Log::maintain`], and then there is no thread for it.
+    #[must_use]
+    pub fn maintenance_interval(mut self, interval: Option<Duration>) -> Self {
+        self.maintenance_interval = interval;
+        self
+    }
+
+    /// Bytes of the table that compaction notes keys in, 24 for each and a third more; 16 MiB. When there are more new keys
+    /// than fit, a part of them is compacted at a time, and all of what is older is read again for each.
+    #[must_use]
+    pub fn compaction_bytes(mut self, bytes: usize) -> Self {
+        self.compaction_bytes = bytes;
+        self
+    }
+
+    /// How long an idempotent producer may be silent and its repetitions are still known; 1 day.
+    #[must_use]
+    pub fn producer_expiry(mut self, expiry: Duration) -> Self {
+        self.producer_expiry = expiry;
+        self
+    }
+
     /// Opens the log in a directory for appending and reading. Only one process can, at a time.
     ///
     /// # Errors
@@ -198,9 +245,13 @@ pub struct Log {
 struct LogInner {
     shared: Arc<Shared>,
     state: Mutex<State>,
-    /// The transaction in flight, if there is one; its lock comes before all others.
+    /// Held during a pass of maintenance, and while the log is closed. The first in the order of locks.
+    maintaining: Mutex<()>,
+    /// The transaction in flight, if there is one; its lock comes before all others but the one above.
     transactions: Transactions,
     groups: Groups,
+    /// Up to where partitions are compacted. The last in the order of locks.
+    cleaned: Mutex<BTreeMap<(String, u32), i64>>,
     /// Whether the log was closed in order before it was opened, so that what is not touched is in order still.
     opened_clean: bool,
 }
@@ -281,7 +332,8 @@ impl Log {
         Ok(Topic { inner, log: self.inner.clone() })
     }
 
-    /// Changes the options of a topic: more partitions at once (never fewer), everything else when the log is opened next.
+    /// Changes the options of a topic, at once. More partitions (never fewer) are there for the topic that is returned;
+    /// topics that were asked for before know the old ones only. What has gathered is written as it was begun.
     ///
     /// # Errors
     /// `UnknownTopic`; `Invalid` for fewer partitions, or options that cannot work; failures of the storage.
@@ -308,6 +360,21 @@ impl Log {
         partitions.try_for_each(|partition| partition.flush_durable())
     }
 
+    /// Makes one pass of retention and compaction over all topics, on this thread: removes what the topics' options say need
+    /// not be kept. Appending and reading go on meanwhile. Without [`LogOptions::linger`] this is the only way to it.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `Closed`, `Poisoned`; the first failure of the storage, or damage, which keeps a partition from its pass
+    /// but no other one.
+    pub fn maintain(&self) -> Result<Maintained, LogError> {
+        self.inner.maintain()
+    }
+
+    /// How the last pass of maintenance failed, of those that nobody called; `None` if it did not.
+    pub fn maintenance_failure(&self) -> Option<LogError> {
+        self.inner.shared.maintenance.failure()
+    }
+
     /// Looks what another process has done to a log that is open for reading only. Reading does so by itself at its end;
     /// this is for [`describe`](Topic::describe).
     ///
@@ -316,7 +383,7 @@ impl Log {
     pub fn refresh(&self) -> Result<(), LogError> {
         let topics: Vec<_> = lock(&self.inner.state).topics.values().cloned().collect();
         let mut partitions = topics.iter().flat_map(|topic| &topic.partitions);
-        partitions.try_for_each(|partition| partition.refresh().map(drop))
+        partitions.try_for_each(|partition| partition.reload().map(drop))
     }
 
     /// Closes the log: everything appended is made durable, and the next opening need not look for damage. All handles
@@ -327,6 +394,16 @@ impl Log {
     pub fn close(self) -> Result<(), LogError> {
         self.inner.close()
     }
+}
+
+/// The entries of a checkpoint file.
+fn offsets_of(offsets: &BTreeMap<(String, u32), i64>) -> Vec<PartitionOffset> {
+    let entry = |((topic, partition), offset): (&(String, u32), &i64)| PartitionOffset {
+        topic: topic.clone(),
+        partition: *partition,
+        offset: *offset,
+    };
+    offsets.iter().map(entry).collect()
 }
 
 impl Drop for LogInner {

@@ -32,7 +32,8 @@ impl Epochs {
         Self { starts, here: 0 }
     }
 
-    /// Whether a batch is from another writer than the one that appended there; offsets must rise from call to call.
+    /// Whether a batch is from another writer than the one that appended there; offsets must rise from call to call. One
+    /// without records, as compaction leaves, may take the place of several and be said to be from any of their writers.
     pub(super) fn check(&mut self, header: &BatchHeader) -> Option<Issue> {
         let begun = |start: Option<&EpochStart>| {
             start.is_some_and(|start| start.start_offset <= header.base_offset)
@@ -42,7 +43,11 @@ impl Epochs {
         }
         let start = self.starts.get(self.here)?;
         let (expected, found) = (start.epoch, header.leader_epoch);
-        let wrong = begun(Some(start)) && expected != found;
+        let rest = self.starts.get(self.here + 1..).unwrap_or_default();
+        let inside = |start: &&EpochStart| start.start_offset <= header.last_offset();
+        let within = header.records_count == 0
+            && rest.iter().take_while(inside).any(|start| start.epoch == found);
+        let wrong = begun(Some(start)) && expected != found && !within;
         wrong.then_some(Issue::WrongWriter { expected, found })
     }
 }
@@ -171,6 +176,8 @@ pub(super) struct Snapshots {
     /// By offset, those not compared yet.
     waiting: BTreeMap<i64, Vec<ProducerEntry>>,
     producers: Producers,
+    /// What a snapshot tells of batches before this offset may have been compacted since.
+    pub(super) compacted_to: i64,
     /// The offset after the last batch; at first that of the first segment.
     pub(super) end: i64,
     differs: Vec<(i64, i64)>,
@@ -225,8 +232,11 @@ impl Snapshots {
             let differing = entries.iter().filter(|entry| {
                 let same = known.iter().find(|other| other.producer_id == entry.producer_id);
                 same.is_some_and(|other| {
-                    (other.epoch, other.last_sequence, other.last_offset)
-                        != (entry.epoch, entry.last_sequence, entry.last_offset)
+                    let compacted = other.last_offset < entry.last_offset
+                        && entry.last_offset < self.compacted_to;
+                    !compacted
+                        && (other.epoch, other.last_sequence, other.last_offset)
+                            != (entry.epoch, entry.last_sequence, entry.last_offset)
                 })
             });
             self.differs.extend(differing.map(|entry| (at, entry.producer_id)));

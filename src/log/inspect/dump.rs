@@ -4,8 +4,9 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::DumpError;
-use super::walk::{Continuity, Piece, SoundBatch, Walk, Why};
+use super::walk::{Piece, SoundBatch, Walk, Why};
 use crate::log::catalog::{self, Catalogue};
+use crate::log::compaction;
 use crate::log::disk;
 use crate::log::error::{Damage, LogError, Place};
 use crate::log::format::batch::DECOMPRESSED_BYTES_MAX;
@@ -18,6 +19,7 @@ use crate::log::format::names::{
 use crate::log::format::properties::{MetaProperties, PartitionMetadata};
 use crate::log::format::time_index::TimeIndex;
 use crate::log::format::{BatchView, FormatError, RecordRef, producers};
+use crate::log::partition::times::{self, Times};
 use crate::log::partition::watermark;
 use crate::log::storage::{OpenMode, Storage};
 
@@ -42,6 +44,8 @@ pub(super) fn dump(
     }
     let dump = match name {
         watermark::FILE => dump_watermark,
+        times::FILE => dump_times,
+        compaction::NOTE => dump_swap,
         catalog::FILE => dump_catalogue,
         LEADER_EPOCHS => dump_epochs,
         LOG_START_OFFSETS | RECOVERY_POINTS | CLEANER_OFFSETS => dump_offsets,
@@ -79,8 +83,7 @@ fn dump_segment(
     let len = file.len().map_err(LogError::from)?;
     let base_offset = i64::try_from(name.base_offset).unwrap_or(i64::MAX);
     writeln!(out, "segment of offset {base_offset}, {len} bytes")?;
-    // The file alone does not tell whether compaction has been here.
-    let mut walk = Walk::new(&*file, len, base_offset, None, Continuity::Rising);
+    let mut walk = Walk::new(&*file, len, base_offset, None);
     let (mut sound, mut bytes, mut scratch) = (true, Vec::new(), Vec::new());
     while let Some(piece) = walk.next() {
         match piece {
@@ -255,6 +258,34 @@ fn dump_watermark(bytes: &[u8], out: &mut dyn Write) -> Result<bool, DumpError> 
         }
     }
     Ok(sound)
+}
+
+fn dump_times(bytes: &[u8], out: &mut dyn Write) -> Result<bool, DumpError> {
+    writeln!(out, "times of segments")?;
+    let mut sound = true;
+    for entry in times::entries(bytes) {
+        write!(out, "  entry at byte {}: ", entry.position)?;
+        match entry.content {
+            Some((base_offset, next_offset, Times { first, last, horizon })) => writeln!(
+                out,
+                "segment {base_offset} up to offset {next_offset}, first append {first}, last append \
+                 {last}, first tombstone until {horizon}",
+            )?,
+            None => {
+                sound = false;
+                writeln!(out, "damaged")?;
+            }
+        }
+    }
+    Ok(sound)
+}
+
+fn dump_swap(bytes: &[u8], out: &mut dyn Write) -> Result<bool, DumpError> {
+    let Some((base_offset, next_offset)) = compaction::read_note(bytes) else {
+        return damaged(&Damage::Unreadable, out);
+    };
+    writeln!(out, "note: the new segment {base_offset} is in place of all before {next_offset}")?;
+    Ok(true)
 }
 
 fn dump_catalogue(bytes: &[u8], out: &mut dyn Write) -> Result<bool, DumpError> {

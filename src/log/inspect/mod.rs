@@ -141,6 +141,15 @@ impl Finding {
         Self { severity: Severity::Harmless, place, issue: issue.into() }
     }
 
+    /// An error as a finding; `place` is where, if that does not say it.
+    fn failed(place: Place, error: LogError) -> Self {
+        match error {
+            LogError::Corrupt { place, damage } => Self::unsound(*place, damage),
+            LogError::Storage { place, source } => Self::unsound(*place, Issue::Unreadable(source)),
+            _ => Self::unsound(place, Damage::Unreadable),
+        }
+    }
+
     fn unreadable(place: Place, error: StorageError) -> Self {
         Self::unsound(place, Issue::Unreadable(Arc::new(error)))
     }

@@ -3,7 +3,7 @@
 use super::checks::{Epochs, OffsetIndexCheck, Snapshots, TimeIndexCheck};
 use super::survey::{PartitionFiles, WatermarkSurvey, malformed, missing_or_unreadable};
 use super::verify::Meter;
-use super::walk::{BadRange, Continuity, Piece, SoundBatch, Walk};
+use super::walk::{BadRange, Piece, SoundBatch, Walk};
 use super::{Finding, Issue, VerifyReport};
 use crate::log::disk;
 use crate::log::error::{Damage, Place};
@@ -11,6 +11,7 @@ use crate::log::format::Id;
 use crate::log::format::checkpoint::decode_epochs;
 use crate::log::format::names::{FileKind, LEADER_EPOCHS, PARTITION_METADATA};
 use crate::log::format::properties::PartitionMetadata;
+use crate::log::partition::times;
 use crate::log::partition::watermark::{self, Watermark};
 use crate::log::segment::Home;
 use crate::log::storage::{OpenMode, StorageError};
@@ -19,7 +20,8 @@ use crate::log::storage::{OpenMode, StorageError};
 pub(super) struct PartitionVerifier<'a, 'p> {
     pub(super) home: &'a Home,
     pub(super) log_start: i64,
-    pub(super) cleaned_to: i64,
+    /// Whether compaction may have been here.
+    pub(super) compacted: bool,
     pub(super) report: &'a mut VerifyReport,
     pub(super) meter: &'a mut Meter<'p>,
 }
@@ -55,8 +57,12 @@ impl PartitionVerifier<'_, '_> {
     pub(super) fn run(mut self, id: Option<Id>) -> Result<(), StorageError> {
         // The watermark first: a writer may start a segment meanwhile.
         let watermark = self.watermark();
-        let files = PartitionFiles::list(self.home)?;
+        let mut files = PartitionFiles::list(self.home)?;
+        if let Some(finding) = files.heed_swap(self.home) {
+            self.report.find(finding);
+        }
         self.metadata(id);
+        self.times();
         let epochs = self.epochs();
         for name in &files.leftovers {
             let place = Place { path: Some(self.home.directory.join(name)), ..self.home.place() };
@@ -77,6 +83,7 @@ impl PartitionVerifier<'_, '_> {
         }
         let mut snapshots = self.snapshots(&files);
         snapshots.end = first.unwrap_or_default();
+        snapshots.compacted_to = live.last().copied().filter(|_| self.compacted).unwrap_or(0);
         let mut along = Along { epochs, snapshots };
         for (n, base_offset) in live.iter().copied().enumerate() {
             let limit = live.get(n + 1).copied();
@@ -168,6 +175,22 @@ impl PartitionVerifier<'_, '_> {
         Epochs::default()
     }
 
+    /// What is wrong with the times of segments counts as not there.
+    fn times(&mut self) {
+        let place = self.file_place(times::FILE);
+        match disk::read(&*self.home.storage, &self.home.directory.join(times::FILE)) {
+            Ok(bytes) => {
+                for entry in times::entries(&bytes.unwrap_or_default()) {
+                    if entry.content.is_none() {
+                        let place = place.clone().at_position(entry.position);
+                        self.report.find(Finding::harmless(place, Damage::Unreadable));
+                    }
+                }
+            }
+            Err(error) => self.report.find(Finding::unreadable(place, error)),
+        }
+    }
+
     /// The segment that the watermark is about must be there, unless the front was cut behind it.
     fn check_watermark_segment(&mut self, live: &[i64], watermark: Watermark) {
         let there = live.contains(&watermark.segment);
@@ -208,8 +231,7 @@ impl PartitionVerifier<'_, '_> {
         };
         self.report.segments += 1;
         self.report.bytes = self.report.bytes.saturating_add(len);
-        let rule = Continuity::of(base_offset, self.cleaned_to);
-        let walk = Walk::new(&*file, len, base_offset, expected.limit, rule);
+        let walk = Walk::new(&*file, len, base_offset, expected.limit);
         let mut walk = walk.with_landmark(expected.watermark);
         let mut state = SegmentState::new(self.report.findings.len());
         while let Some(piece) = walk.next() {
@@ -224,7 +246,7 @@ impl PartitionVerifier<'_, '_> {
                 Piece::Bad(bad) => self.bad(&expected, &bad, walk.next_offset(), &mut state, along),
             }
         }
-        self.end(&expected, rule, len, walk.next_offset(), &state);
+        self.end(&expected, len, walk.next_offset(), &state);
         if expected.limit.is_some() && len > 0 {
             // Those of the last segment may not be saved yet.
             let there = [
@@ -305,14 +327,7 @@ impl PartitionVerifier<'_, '_> {
     }
 
     /// What is to be said of a segment when all of it was seen.
-    fn end(
-        &mut self,
-        expected: &Expectation,
-        rule: Continuity,
-        len: u64,
-        next: i64,
-        state: &SegmentState,
-    ) {
+    fn end(&mut self, expected: &Expectation, len: u64, next: i64, state: &SegmentState) {
         let place = self.place_of(expected.base_offset, FileKind::Log);
         if let Some(tail) = state.tail {
             let place = place.clone().at_offset(tail.offset).at_position(tail.position);
@@ -342,7 +357,7 @@ impl PartitionVerifier<'_, '_> {
             }
         }
         if let Some(limit) = expected.limit
-            && !rule.allows(next, limit)
+            && next != limit
         {
             let damage = Damage::WrongOffset { expected: next, found: limit };
             let place = place.at_offset(next).at_position(len);

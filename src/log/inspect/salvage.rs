@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::survey::{PartitionFiles, Survey, TopicSurvey, WatermarkSurvey, missing_or_unreadable};
 use super::verify::Meter;
-use super::walk::{BadRange, Continuity, Piece, SoundBatch, Walk, Why};
+use super::walk::{BadRange, Piece, SoundBatch, Walk, Why};
 use super::{Finding, Issue, Progress};
 use crate::log::catalog::Catalogue;
 use crate::log::directory::{make_ours, random_id};
@@ -126,7 +126,10 @@ fn salvage_partition(
     let home = survey.home(&topic.name, number);
     let start = survey.log_start(&topic.name, number);
     let files = match PartitionFiles::list(&home) {
-        Ok(files) => files,
+        Ok(mut files) => {
+            report.findings.extend(files.heed_swap(&home));
+            files
+        }
         Err(error) => {
             let place = Place { path: Some(home.directory.clone()), ..home.place() };
             report.findings.push(missing_or_unreadable(place, error));
@@ -148,8 +151,7 @@ fn salvage_partition(
     let (bases, _) = files.split(if doubtful { 0 } else { start });
     let first = bases.first().copied().unwrap_or(start);
     let writer = Loader { partition: target, load: Vec::new(), bytes: 0, next: 0, latest_ms: -1 };
-    let cleaned_to = survey.cleaned_to(&topic.name, number);
-    let mut copier = Copier { home: &home, cleaned_to, watermark, writer, report, meter };
+    let mut copier = Copier { home: &home, watermark, writer, report, meter };
     copier.writer.skip_to(first)?;
     if first > start {
         copier.lose(start, Some(first));
@@ -168,7 +170,6 @@ fn salvage_partition(
 /// Copies one partition.
 struct Copier<'a, 'p> {
     home: &'a Home,
-    cleaned_to: i64,
     watermark: Option<Watermark>,
     writer: Loader,
     report: &'a mut SalvageReport,
@@ -200,19 +201,16 @@ impl Copier<'_, '_> {
                 return limit.map_or(Ok(()), |limit| self.writer.skip_to(limit));
             }
         };
-        let rule = Continuity::of(base_offset, self.cleaned_to);
         let watermark = self.watermark.filter(|watermark| watermark.segment == base_offset);
-        let walk = Walk::new(&*file, len, base_offset, limit, rule);
+        let walk = Walk::new(&*file, len, base_offset, limit);
         let mut walk = walk.with_landmark(watermark);
-        // Offsets that compaction took away were not lost; those behind damage were.
-        let mut lossy = rule == Continuity::Gapless;
         let mut damaged = false;
         while let Some(piece) = walk.next() {
             match piece {
                 Piece::Batch(batch) => {
                     let bytes = batch.header.batch_bytes() as u64;
                     self.meter.advance(&self.home.topic, self.home.partition, bytes);
-                    damaged = !self.batch(base_offset, &batch, &mut walk, lossy || damaged)?;
+                    damaged = !self.batch(base_offset, &batch, &mut walk)?;
                 }
                 Piece::Bad(bad) => {
                     let bytes = bad.to - bad.position;
@@ -221,12 +219,9 @@ impl Copier<'_, '_> {
                 }
             }
         }
-        lossy |= damaged;
         match limit {
             Some(limit) if limit > self.writer.next => {
-                if lossy {
-                    self.lose(self.writer.next, Some(limit));
-                }
+                self.lose(self.writer.next, Some(limit));
                 self.writer.skip_to(limit)
             }
             None if damaged => {
@@ -237,13 +232,12 @@ impl Copier<'_, '_> {
         }
     }
 
-    /// Copies a batch; false if that could not be done. `lossy`: offsets in front of it that are missing were lost.
+    /// Copies a batch; false if that could not be done.
     fn batch(
         &mut self,
         base_offset: i64,
         batch: &SoundBatch,
         walk: &mut Walk<'_>,
-        lossy: bool,
     ) -> Result<bool, LogError> {
         let (expected, offset) = (self.writer.next, batch.header.base_offset);
         if offset < expected {
@@ -257,7 +251,7 @@ impl Copier<'_, '_> {
             self.find(base_offset, offset, batch.position, why);
             return Ok(false);
         }
-        if offset > expected && lossy {
+        if offset > expected {
             self.lose(expected, Some(offset));
         }
         if let Some(damage) = &batch.trouble {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Finding;
 use crate::log::catalog::{self, Catalogue, State};
+use crate::log::compaction;
 use crate::log::directory::CLUSTER_ID;
 use crate::log::disk;
 use crate::log::error::{Damage, LogError, Place};
@@ -221,9 +222,9 @@ impl Survey {
         self.log_starts.get(&(topic.to_owned(), partition)).copied().unwrap_or(0)
     }
 
-    /// Up to where a partition was cleaned.
-    pub(super) fn cleaned_to(&self, topic: &str, partition: u32) -> i64 {
-        self.cleaned.get(&(topic.to_owned(), partition)).copied().unwrap_or(0)
+    /// Whether a partition is known to have been compacted.
+    pub(super) fn is_cleaned(&self, topic: &str, partition: u32) -> bool {
+        self.cleaned.contains_key(&(topic.to_owned(), partition))
     }
 
     /// How far a partition reached when the log was closed last.
@@ -277,7 +278,7 @@ impl PartitionFiles {
         for entry in home.storage.list(&home.directory)? {
             let Some(text) = entry.name.to_str() else { continue };
             let Some(name) = FileName::parse(text) else {
-                if disk::is_temporary(text) {
+                if disk::is_temporary(text) || text == compaction::NOTE {
                     files.leftovers.push(text.to_owned());
                 }
                 continue;
@@ -297,6 +298,26 @@ impl PartitionFiles {
             }
         }
         Ok(files)
+    }
+
+    /// Counts segments as leftovers that a compacted one has replaced, when a crash came before they were removed.
+    pub(super) fn heed_swap(&mut self, home: &Home) -> Option<Finding> {
+        let pending = match compaction::pending(home) {
+            Ok(pending) => pending?,
+            Err(error) => return Some(Finding::failed(home.place(), error)),
+        };
+        if !pending.is_named {
+            // What it replaces is whole as long as it has another name.
+            return None;
+        }
+        let replaced = pending.base_offset.saturating_add(1)..pending.next_offset;
+        let gone: Vec<i64> = self.logs.range(replaced).copied().collect();
+        for offset in gone {
+            self.logs.remove(&offset);
+            let name = FileName::live(u64::try_from(offset).unwrap_or(0), FileKind::Log);
+            self.leftovers.push(name.to_string());
+        }
+        None
     }
 
     /// The segments that reach to the log's start or beyond, and the others.

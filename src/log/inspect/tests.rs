@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::walk::{Continuity, Piece, Walk};
+use super::walk::{Piece, Walk};
 use crate::log::format::{BatchBuilder, BatchOptions};
 use crate::log::storage::{MemoryStorage, OpenMode, Storage, StorageFile};
 
@@ -23,13 +23,9 @@ fn file_of(batches: &[Vec<u8>]) -> Arc<dyn StorageFile> {
 }
 
 /// The offsets that a walk finds, and the bytes that it finds bad.
-fn walked(
-    file: &Arc<dyn StorageFile>,
-    limit: Option<i64>,
-    rule: Continuity,
-) -> (Vec<i64>, Vec<(u64, u64)>) {
+fn walked(file: &Arc<dyn StorageFile>, limit: Option<i64>) -> (Vec<i64>, Vec<(u64, u64)>) {
     let (mut offsets, mut bad) = (Vec::new(), Vec::new());
-    let mut walk = Walk::new(&**file, file.len().unwrap(), 0, limit, rule);
+    let mut walk = Walk::new(&**file, file.len().unwrap(), 0, limit);
     while let Some(piece) = walk.next() {
         match piece {
             Piece::Batch(batch) => offsets.push(batch.header.base_offset),
@@ -48,9 +44,9 @@ fn a_wrong_offset_is_put_right_by_its_neighbours_wherever_the_batch_is() {
             .map(|(n, offset)| batch(if n == wrong { offset + 1024 } else { offset }, 2))
             .collect();
         let file = file_of(&batches);
-        let found = walked(&file, Some(8), Continuity::Gapless);
+        let found = walked(&file, Some(8));
         assert_eq!(found, (offsets.to_vec(), vec![]), "batch {wrong}, with a segment behind");
-        let found = walked(&file, None, Continuity::Gapless);
+        let found = walked(&file, None);
         assert_eq!(found, (offsets.to_vec(), vec![]), "batch {wrong}, at the end");
     }
 }
@@ -58,16 +54,8 @@ fn a_wrong_offset_is_put_right_by_its_neighbours_wherever_the_batch_is() {
 #[test]
 fn a_gap_that_all_batches_behind_it_confirm_is_a_gap() {
     let batches = [batch(0, 2), batch(10, 2), batch(12, 2), batch(14, 2)];
-    let found = walked(&file_of(&batches), None, Continuity::Gapless);
+    let found = walked(&file_of(&batches), None);
     assert_eq!(found.0, [0, 10, 12, 14]);
-}
-
-#[test]
-fn offsets_that_compaction_left_are_believed_and_those_that_fall_are_not() {
-    let batches = [batch(0, 2), batch(10, 2), batch(4, 2), batch(40, 2), batch(42, 1)];
-    let (second, third) = (batches[..2].concat().len() as u64, batches[..3].concat().len() as u64);
-    let found = walked(&file_of(&batches), Some(50), Continuity::Rising);
-    assert_eq!(found, (vec![0, 10, 40, 42], vec![(second, third)]));
 }
 
 #[test]
@@ -79,7 +67,7 @@ fn the_walk_goes_on_at_the_next_batch_however_much_is_destroyed() {
         // From the length on, so that more is wrong than can be put right.
         let noise = vec![0xa5; destroyed.min((to - from) as usize - 8)];
         file.write_at(&noise, from + 8).unwrap();
-        let found = walked(&file, None, Continuity::Gapless);
+        let found = walked(&file, None);
         assert_eq!(found, (vec![0, 4, 6], vec![(from, to)]), "{destroyed} bytes");
     }
 }
@@ -92,7 +80,7 @@ fn one_wrong_bit_outside_the_crc_costs_no_batch() {
     for bit in 0..17 * 8 {
         let mut bytes = batches.concat();
         bytes[from + bit / 8] ^= 1 << (bit % 8);
-        let found = walked(&file_of(&[bytes]), None, Continuity::Gapless);
+        let found = walked(&file_of(&[bytes]), None);
         assert_eq!(found, (vec![0, 2, 4], vec![]), "bit {bit}");
     }
 }

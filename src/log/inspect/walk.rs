@@ -33,30 +33,6 @@ const PACKED_RECORDS_PER_BYTE_MAX: i64 = 64;
 /// Headers behind a batch that are asked what its offset is.
 const WITNESSES: usize = 8;
 
-/// How the offsets of a segment's batches go on. The one place that knows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Continuity {
-    /// Each batch starts with the offset after the last one of the batch before.
-    Gapless,
-    /// Compaction has been here: offsets rise, but some are gone.
-    Rising,
-}
-
-impl Continuity {
-    /// The rule for a segment of a partition that compaction has cleaned up to an offset (excluded).
-    pub(super) fn of(base_offset: i64, cleaned_to: i64) -> Self {
-        if base_offset < cleaned_to { Self::Rising } else { Self::Gapless }
-    }
-
-    /// Whether what starts with `found` may follow what ends before `expected`.
-    pub(super) fn allows(self, expected: i64, found: i64) -> bool {
-        match self {
-            Self::Gapless => found == expected,
-            Self::Rising => found >= expected,
-        }
-    }
-}
-
 /// A batch whose records are whole.
 #[derive(Clone, Debug)]
 pub(super) struct SoundBatch {
@@ -110,7 +86,6 @@ pub(super) enum Piece {
 #[derive(Debug)]
 pub(super) struct Walk<'a> {
     window: Window<'a>,
-    rule: Continuity,
     /// The base offset of the segment behind this one, which nothing in here reaches.
     limit: Option<i64>,
     position: u64,
@@ -132,14 +107,12 @@ impl<'a> Walk<'a> {
         len: u64,
         base_offset: i64,
         limit: Option<i64>,
-        rule: Continuity,
     ) -> Self {
         let window = Window::new(file, len);
         let scratch = Vec::new();
         let next = base_offset;
         Self {
             window,
-            rule,
             limit,
             position: 0,
             next,
@@ -243,7 +216,7 @@ impl<'a> Walk<'a> {
             self.joined = false;
             return Piece::Bad(BadRange { position: at, to: end, why: Why::Damage(wrong) });
         };
-        let follows = !self.joined || self.rule.allows(expected, offset);
+        let follows = !self.joined || expected == offset;
         if offset != found || !follows {
             trouble.get_or_insert(wrong);
         }
@@ -265,11 +238,6 @@ impl<'a> Walk<'a> {
         let witnesses = self.witnesses(end);
         if !self.joined && witnesses.is_empty() && !self.is_plausible(header) {
             return None;
-        }
-        if self.rule == Continuity::Rising {
-            let after = found.saturating_add(count);
-            let agree = witnesses.iter().filter(|(offset, _)| *offset >= after).count();
-            return (fits(found) && agree * 2 >= witnesses.len()).then_some(found);
         }
         // What each says of the first one's offset; the one that is due comes first, so that it wins a tie.
         let mut claims: Vec<i64> = self.joined.then_some(next).into_iter().collect();

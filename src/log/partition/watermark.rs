@@ -175,6 +175,18 @@ impl WatermarkFile {
         self.store(Watermark { sync_failed: true, ..self.last });
     }
 
+    /// Writes what the newest slot says to the other one too, durably: from now on nothing needs what the watermark was
+    /// before, whichever slot is damaged.
+    pub(in crate::log) fn settle(&mut self, home: &Home) -> Result<(), LogError> {
+        self.sync(home)?;
+        let sequence = self.sequence + 1;
+        let at = (sequence % SLOTS) * SLOT_DISTANCE;
+        let written = self.file.write_at(&self.last.encode(sequence), at);
+        written.map_err(|error| home.failed(error))?;
+        self.sequence = sequence;
+        self.sync(home)
+    }
+
     /// Makes the newest slot durable.
     pub(in crate::log) fn sync(&self, home: &Home) -> Result<(), LogError> {
         self.file.sync_data().map_err(|error| home.failed(error))

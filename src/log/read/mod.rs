@@ -118,6 +118,25 @@ impl Reader {
     /// # Errors
     /// `Corrupt`, with the place; `OffsetOutOfRange` if the front was cut meanwhile; failures of the storage.
     pub fn next_batch(&mut self) -> Result<Option<ReadBatch>, LogError> {
+        let mut looked_anew = false;
+        loop {
+            match self.try_next_batch() {
+                // Another process may have replaced the segment.
+                Err(error) if !looked_anew && !error.is_out_of_range() => {
+                    looked_anew = true;
+                    if !self.partition.reload()? {
+                        return Err(error);
+                    }
+                    (self.chunk, self.taken) = (Bytes::new(), 0);
+                    self.cursor.lose_place();
+                }
+                read => return read,
+            }
+        }
+    }
+
+    #[inline]
+    fn try_next_batch(&mut self) -> Result<Option<ReadBatch>, LogError> {
         loop {
             if self.taken < self.chunk.len() {
                 let rest = self.chunk.slice(self.taken..);

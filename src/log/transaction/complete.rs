@@ -80,7 +80,7 @@ impl LogInner {
             return Ok(());
         }
         partition.flush_durable()?;
-        self.cut_front(intents, 0, partition.durable_end())
+        self.cut_front(intents, partition, partition.durable_end())
     }
 }
 

@@ -31,7 +31,7 @@ use crate::sync::{Mutex, MutexGuard, lock};
 use intent::{Part, encode_intent, encode_mark};
 
 /// The producer of all batches of transactions: by its sequence numbers a part is known that is there already.
-const PRODUCER: i64 = i64::MAX;
+pub(super) const PRODUCER: i64 = i64::MAX;
 const PRODUCER_EPOCH: i16 = 0;
 /// What a batch may have beyond the largest record: its header.
 const BATCH_OVERHEAD_BYTES: usize = 64;
@@ -87,7 +87,7 @@ impl Transaction {
     /// Adds a record, for the partition of its key, or without key for one that changes from batch to batch.
     ///
     /// # Errors
-    /// `UnknownTopic`, `TooLarge`. The transaction is as before then.
+    /// `UnknownTopic`, `TooLarge`, `KeyMissing`. The transaction is as before then.
     pub fn append<'a>(
         &mut self,
         topic: &str,
@@ -137,7 +137,7 @@ impl Transaction {
     ///
     /// # Errors
     /// `MemberFenced`, and what else a commit of offsets is refused for; `TooLarge` above 64 MiB; `UnknownTopic` if one
-    /// was deleted meanwhile; `Full`: nothing of it is in the log. `Poisoned`: whether it is will be seen when the log is
+    /// was deleted meanwhile, `KeyMissing` if one is compacted since; `Full`: nothing of it is in the log. `Poisoned`: whether it is will be seen when the log is
     /// opened anew, all or nothing; that includes a medium that was full after the intent was written.
     pub fn commit(mut self) -> Result<Vec<(TopicPartition, i64)>, LogError> {
         let log = self.log.clone();
@@ -182,6 +182,7 @@ impl Transaction {
         partition: &Partition,
         record: &NewRecord<'_>,
     ) -> Result<(), LogError> {
+        partition.check_key(record)?;
         let (name, number) = (topic.name.clone(), partition.home.partition);
         let new = || Gathered { topic, partition: number, closed: Vec::new(), open: None };
         let gathered = self.parts.entry((name.clone(), number)).or_insert_with(new);
@@ -242,6 +243,8 @@ impl Gathered {
         if let Some(open) = self.open {
             batches.push(open.finish().map_err(|error| partition.bad_batch(error))?);
         }
+        // The topic may be compacted by now. It does not change any more before the end of the transaction.
+        batches.iter().try_for_each(|batch| partition.check_keys(batch))?;
         part(&topic, partition, batches)
     }
 }
