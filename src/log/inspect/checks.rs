@@ -44,7 +44,8 @@ impl Epochs {
         let start = self.starts.get(self.here)?;
         let (expected, found) = (start.epoch, header.leader_epoch);
         let rest = self.starts.get(self.here + 1..).unwrap_or_default();
-        let inside = |start: &&EpochStart| start.start_offset <= header.last_offset();
+        // The writer of the batch behind it counts too.
+        let inside = |start: &&EpochStart| start.start_offset - 1 <= header.last_offset();
         let within = header.records_count == 0
             && rest.iter().take_while(inside).any(|start| start.epoch == found);
         let wrong = begun(Some(start)) && expected != found && !within;
