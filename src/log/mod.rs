@@ -40,10 +40,12 @@ mod catalog;
 mod clock;
 mod directory;
 mod disk;
+mod durable;
 mod error;
 pub mod format;
 mod options;
 mod partition;
+mod peer;
 mod read;
 mod recovery;
 mod segment;
@@ -57,10 +59,16 @@ use std::time::Duration;
 
 pub use append::{NewRecord, Ticket};
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use durable::{Delivery, DeliveryId, DurableQueue, QueueError, QueueOptions, QueueStats};
 pub use error::{Damage, LogError, Place};
 pub use format::batch::TimestampType;
 pub use format::{Codec, HeaderRef};
 pub use options::{BATCH_BYTES_MAX, Level, TopicOptions};
+pub use peer::{
+    AppendTicket, LogClient, LogClientOptions, LogServer, LogServerOptions, LogServerStats,
+    Malformed, PeerError, RemoteCode, RemoteError, RemotePartition, RemoteQueue, RemoteReader,
+    RemoteTopic,
+};
 pub use read::{Follow, LogRecord, Position, ReadBatch, Reader};
 pub use topic::{PartitionDescription, Topic, TopicDescription};
 

@@ -1,0 +1,14 @@
+//! The log over sockets: a [`LogServer`] in the process that has the log open, a [`LogClient`] anywhere.
+
+pub(in crate::log) mod alarm;
+mod client;
+pub(in crate::log) mod protocol;
+mod server;
+pub(in crate::log) mod watch;
+
+pub use client::{
+    AppendTicket, LogClient, LogClientOptions, PeerError, RemotePartition, RemoteQueue,
+    RemoteReader, RemoteTopic,
+};
+pub use protocol::{Malformed, RemoteCode, RemoteError};
+pub use server::{LogServer, LogServerOptions, LogServerStats};
