@@ -50,8 +50,10 @@ struct Window {
     end: i64,
     /// Records that are not done with.
     entries: BTreeMap<i64, Entry>,
-    /// Records that are done with, from the first one on that is not.
+    /// Records that are done with, from the first one on that is not, as far as was looked.
     done: BTreeSet<i64>,
+    /// Records behind that which were done with before the queue was opened.
+    ahead: BTreeSet<i64>,
     /// Attempts at records that have not been looked at since the queue was opened.
     attempts: BTreeMap<i64, u32>,
 }
@@ -72,6 +74,7 @@ impl Window {
         let floor = self.floor();
         self.done = self.done.split_off(&floor);
         self.attempts = self.attempts.split_off(&floor);
+        self.ahead = self.ahead.split_off(&self.end);
     }
 }
 
@@ -113,7 +116,7 @@ impl Core {
     /// Takes a partition in, as it was remembered.
     pub(super) fn open(&mut self, partition: u32, remembered: Remembered) {
         let Remembered { floor, done, attempts } = remembered;
-        let mut window = Window { end: floor, done, attempts, ..Window::default() };
+        let mut window = Window { end: floor, ahead: done, attempts, ..Window::default() };
         window.tidy();
         self.windows.insert(partition, window);
     }
@@ -124,7 +127,8 @@ impl Core {
             let counted = window.entries.iter().filter(|(_, entry)| entry.attempts > 0);
             let mut attempts = window.attempts.clone();
             attempts.extend(counted.map(|(offset, entry)| (*offset, entry.attempts)));
-            Remembered { floor: window.floor(), done: window.done.clone(), attempts }
+            let done = window.done.union(&window.ahead).copied().collect();
+            Remembered { floor: window.floor(), done, attempts }
         };
         self.windows.iter().map(|(partition, window)| (*partition, remembered(window))).collect()
     }
@@ -150,7 +154,8 @@ impl Core {
         }
         window.end = offset + 1;
         let attempts = window.attempts.remove(&offset).unwrap_or(0);
-        if window.done.contains(&offset) {
+        if window.ahead.remove(&offset) {
+            window.done.insert(offset);
             window.tidy();
             return false;
         }

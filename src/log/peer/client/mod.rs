@@ -463,13 +463,26 @@ impl LogClient {
         RemoteQueue::new(self.clone(), name)
     }
 
-    /// Asks for batches, and waits for them.
-    pub(in crate::log) fn fetch(&self, fetch: Fetch) -> Result<reader::Chunk, PeerError> {
-        let wait = Duration::from_millis(fetch.wait_ms.into());
+    /// Asks for batches; `None` if there was no answer until `deadline`, and the client's own has not come yet.
+    pub(in crate::log) fn fetch(
+        &self,
+        fetch: Fetch,
+        deadline: Option<Instant>,
+    ) -> Result<Option<reader::Chunk>, PeerError> {
         let core = self.core();
+        let own = core.deadline(Duration::ZERO);
         let partition = fetch.partition;
-        let reply = core.call(fetch.into(), Vec::new(), wait)?;
-        reader::Chunk::new(core, partition, reply)
+        let pending = core.begin(fetch.into(), Vec::new(), own)?;
+        let hasty = match (deadline, own) {
+            (Some(deadline), Some(own)) => deadline < own,
+            (deadline, _) => deadline.is_some(),
+        };
+        if hasty && !pending.wait_until(deadline) {
+            core.give_up(&pending);
+            return Ok(None);
+        }
+        let reply = pending.wait(core, own)?;
+        reader::Chunk::new(core, partition, reply).map(Some)
     }
 
     /// Bytes that a reader asks for at a time.
