@@ -133,6 +133,18 @@ impl LogInner {
         offset: i64,
     ) -> Result<(), LogError> {
         self.check_writable()?;
+        // What is cut off must not be missed when a transaction has to be completed.
+        let _turn = self.settle_transactions()?;
+        self.cut_front(topic, number, offset)
+    }
+
+    /// Cuts the front of a partition of which no transaction needs anything any more.
+    pub(super) fn cut_front(
+        &self,
+        topic: &TopicInner,
+        number: u32,
+        offset: i64,
+    ) -> Result<(), LogError> {
         let partition = topic.partition(number)?;
         partition.flush_durable()?;
         let (earliest, end) = (partition.log_start(), partition.durable_end());
@@ -170,6 +182,8 @@ impl LogInner {
 
     /// Closes the log, once.
     pub(super) fn close(&self) -> Result<(), LogError> {
+        // A transaction in flight ends first.
+        let _turn = self.transactions.turn();
         let mut state = lock(&self.state);
         let Some(guard) = state.lock.take() else { return Ok(()) };
         // First of all: what is appended from now on would be lost.

@@ -17,11 +17,13 @@ use super::format::names::{
     CLEAN_SHUTDOWN, DirectoryName, LOCK, LOG_START_OFFSETS, META_PROPERTIES, PARTITION_METADATA,
 };
 use super::format::properties::{MetaProperties, PartitionMetadata};
+use super::groups::Groups;
 use super::partition::watermark::{Watermark, WatermarkFile};
 use super::partition::{Partition, Shared};
 use super::segment::{Home, Segment};
 use super::storage::{EntryKind, LockError, LockGuard, Storage, this_process};
 use super::topic::TopicInner;
+use super::transaction::Transactions;
 use super::{Log, LogInner, LogOptions, State, recovery};
 use crate::sync::Mutex;
 
@@ -95,8 +97,11 @@ fn open_topics(
         topics.insert(name.clone(), Arc::new(topic));
     }
     let state = State { catalogue, topics, log_starts, lock: guard };
-    let inner = LogInner { shared, state: Mutex::new(state), opened_clean: clean };
-    Ok(Log { inner: Arc::new(inner) })
+    let (transactions, groups) = (Transactions::default(), Groups::default());
+    let state = Mutex::new(state);
+    let inner = Arc::new(LogInner { shared, state, transactions, groups, opened_clean: clean });
+    inner.complete_transaction()?;
+    Ok(Log { inner })
 }
 
 fn not_a_log(path: &Path, reason: &dyn std::fmt::Display) -> LogError {

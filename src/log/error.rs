@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::format::FormatError;
+use super::groups::Fencing;
 use super::storage::StorageError;
 
 /// Where in a log something is: what is not known is left out.
@@ -206,6 +207,26 @@ pub enum LogError {
         current: i16,
         /// The epoch of the batch.
         found: i16,
+    },
+    /// The caller is no member of the group, or not the owner of the partition.
+    #[error("member {member} of group {group}, in generation {generation}, was refused: {why}")]
+    MemberFenced {
+        /// The group's name.
+        group: String,
+        /// The member's id.
+        member: String,
+        /// The generation of its request.
+        generation: i32,
+        /// What speaks against it.
+        why: Fencing,
+    },
+    /// The caller wanted to change a group from outside while it has members.
+    #[error("group {group} has {members} members")]
+    GroupNotEmpty {
+        /// The group's name.
+        group: String,
+        /// How many members it has.
+        members: usize,
     },
     /// The log was opened for reading only.
     #[error("the log is open for reading only")]

@@ -42,7 +42,10 @@ mod directory;
 mod disk;
 mod durable;
 mod error;
+mod fields;
 pub mod format;
+mod groups;
+mod internal;
 mod options;
 mod partition;
 mod peer;
@@ -51,6 +54,7 @@ mod recovery;
 mod segment;
 pub mod storage;
 mod topic;
+mod transaction;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -67,6 +71,11 @@ pub use durable::{
 pub use error::{Damage, LogError, Place};
 pub use format::batch::TimestampType;
 pub use format::{Codec, HeaderRef};
+pub use groups::{
+    CommitTicket, Committed, Fencing, Group, GroupDescription, GroupEvent, GroupMember,
+    GroupOffset, GroupRecord, HeartbeatReply, HeartbeatRequest, MemberDescription, MemberOptions,
+    Membership, OffsetCommit, Polled, Strategy, TopicPartition,
+};
 pub use options::{BATCH_BYTES_MAX, Level, TopicOptions};
 pub use peer::{
     AppendTicket, LogClient, LogClientOptions, LogServer, LogServerOptions, LogServerStats,
@@ -75,12 +84,15 @@ pub use peer::{
 };
 pub use read::{Follow, LogRecord, Position, ReadBatch, Reader};
 pub use topic::{PartitionDescription, Topic, TopicDescription};
+pub use transaction::Transaction;
 
 use crate::sync::{Mutex, lock};
 use catalog::Catalogue;
+use groups::Groups;
 use partition::Shared;
 use storage::{FileStorage, LockGuard, Storage};
 use topic::TopicInner;
+use transaction::Transactions;
 
 /// How long records may gather before they are written though nobody waits for them.
 const LINGER: Duration = Duration::from_millis(5);
@@ -165,6 +177,9 @@ pub struct Log {
 struct LogInner {
     shared: Arc<Shared>,
     state: Mutex<State>,
+    /// The transaction in flight, if there is one; its lock comes before all others.
+    transactions: Transactions,
+    groups: Groups,
     /// Whether the log was closed in order before it was opened, so that what is not touched is in order still.
     opened_clean: bool,
 }
@@ -220,7 +235,8 @@ impl Log {
 
     /// The names of all topics, sorted.
     pub fn topics(&self) -> Vec<String> {
-        lock(&self.inner.state).topics.keys().cloned().collect()
+        let state = lock(&self.inner.state);
+        state.topics.keys().filter(|name| !internal::is_internal(name)).cloned().collect()
     }
 
     /// A topic.
@@ -228,8 +244,8 @@ impl Log {
     /// # Errors
     /// `UnknownTopic`.
     pub fn topic(&self, name: &str) -> Result<Topic, LogError> {
-        match lock(&self.inner.state).topics.get(name) {
-            Some(topic) => Ok(Topic { inner: topic.clone(), log: self.inner.clone() }),
+        match self.inner.find_topic(name).filter(|_| !internal::is_internal(name)) {
+            Some(inner) => Ok(Topic { inner, log: self.inner.clone() }),
             None => Err(LogError::UnknownTopic { topic: name.to_owned() }),
         }
     }
@@ -237,10 +253,10 @@ impl Log {
     /// Creates a topic; durable when this returns.
     ///
     /// # Errors
-    /// `TopicExists`; `Invalid` for a name other than 1 to 249 of `[a-zA-Z0-9._-]`, or options that cannot work;
-    /// failures of the storage.
+    /// `TopicExists`; `Invalid` for a name other than 1 to 249 of `[a-zA-Z0-9._-]`, or one that begins with `__` as the
+    /// log's own do, or options that cannot work; failures of the storage.
     pub fn create_topic(&self, name: &str, options: TopicOptions) -> Result<Topic, LogError> {
-        let inner = self.inner.create_topic(name, options)?;
+        let inner = self.inner.create_users_topic(name, options)?;
         Ok(Topic { inner, log: self.inner.clone() })
     }
 
@@ -249,16 +265,16 @@ impl Log {
     /// # Errors
     /// `UnknownTopic`; `Invalid` for fewer partitions, or options that cannot work; failures of the storage.
     pub fn alter_topic(&self, name: &str, options: TopicOptions) -> Result<Topic, LogError> {
-        let inner = self.inner.alter_topic(name, options)?;
+        let inner = self.inner.alter_users_topic(name, options)?;
         Ok(Topic { inner, log: self.inner.clone() })
     }
 
-    /// Deletes a topic with all its records; durable when this returns. Readers may read on what they have open.
+    /// Deletes a topic with all its records, and what groups have committed for it; durable when this returns. Readers may read on what they have open.
     ///
     /// # Errors
     /// `UnknownTopic`, failures of the storage.
     pub fn delete_topic(&self, name: &str) -> Result<(), LogError> {
-        self.inner.delete_topic(name)
+        self.inner.delete_users_topic(name)
     }
 
     /// Makes everything appended so far durable.

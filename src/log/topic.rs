@@ -11,7 +11,7 @@ use super::format::murmur2::partition_for_key;
 use super::options::{Level, TopicOptions};
 use super::partition::Partition;
 use super::read::{Position, Reader};
-use super::{LogInner, partition};
+use super::{LogInner, partition, transaction};
 
 /// A topic that is open.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl TopicInner {
     }
 
     #[inline]
-    fn choose(&self, record: &NewRecord<'_>) -> Result<&Arc<Partition>, LogError> {
+    pub(super) fn choose(&self, record: &NewRecord<'_>) -> Result<&Arc<Partition>, LogError> {
         let count = self.partitions.len();
         if count == 1 {
             return self.partition(0);
@@ -189,13 +189,15 @@ impl Topic {
     /// log. A batch whose producer sent it before is not appended again; the ticket has the offsets it got then.
     ///
     /// # Errors
-    /// `BadBatch`, `OutOfSequence`, `Fenced`, and as [`append_to`](Self::append_to).
+    /// `BadBatch`, `OutOfSequence`, `Fenced`, and as [`append_to`](Self::append_to); `Invalid` for the producer id that the
+    /// log uses itself, `i64::MAX`.
     pub fn append_batch(
         &self,
         partition: u32,
         level: Level,
         batch: &[u8],
     ) -> Result<Ticket, LogError> {
+        transaction::check_users_batch(batch)?;
         self.inner.partition(partition)?.append_batch(batch, level)
     }
 
@@ -220,6 +222,7 @@ impl Topic {
     /// # Errors
     /// `UnknownPartition`; `OffsetOutOfRange` for an offset that is not there any more, or beyond the end.
     pub fn read(&self, partition: u32, from: Position) -> Result<Reader, LogError> {
+        let from = self.resolve(partition, from)?;
         Reader::new(self.inner.partition(partition)?.clone(), from)
     }
 
@@ -228,7 +231,20 @@ impl Topic {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn offset_of(&self, partition: u32, position: Position) -> Result<i64, LogError> {
+        let position = self.resolve(partition, position)?;
         self.inner.partition(partition)?.offset_of(position)
+    }
+
+    /// The position, with what a group has committed in place of its name.
+    fn resolve(&self, partition: u32, position: Position) -> Result<Position, LogError> {
+        match position {
+            Position::Committed(group) => {
+                let committed = self.log.committed(&group, self.name(), partition)?;
+                let offset = committed.map(|committed| Position::Offset(committed.offset));
+                Ok(offset.unwrap_or(Position::Earliest))
+            }
+            other => Ok(other),
+        }
     }
 
     /// Forgets all records before an offset and gives back the space of segments that have no others. Durable when this

@@ -42,7 +42,7 @@ pub(in crate::log) enum Verdict {
 }
 
 /// The sequence number after this one; they wrap from the largest to 0.
-fn after(sequence: i32) -> i32 {
+pub(in crate::log) fn after(sequence: i32) -> i32 {
     if sequence == i32::MAX { 0 } else { sequence + 1 }
 }
 
@@ -50,6 +50,12 @@ impl Producers {
     /// Whether there are none.
     pub(in crate::log) fn is_empty(&self) -> bool {
         self.states.is_empty()
+    }
+
+    /// The sequence number that is next of a producer: 0 of one that nobody remembers.
+    pub(in crate::log) fn next_sequence(&self, producer: i64) -> i32 {
+        let last = self.states.get(&producer).and_then(|state| state.batches.back());
+        last.map_or(0, |seen| after(seen.last_sequence))
     }
 
     /// Judges a batch by its producer, epoch and sequence.

@@ -21,7 +21,7 @@ pub use record::{LogRecord, ReadBatch};
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Where to begin to read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Position {
     /// The record with this offset.
@@ -33,6 +33,10 @@ pub enum Position {
     /// The first record with a timestamp not before this one, in milliseconds since 1970; if there is none, behind the
     /// last record.
     Time(i64),
+    /// Where the group of this name goes on: the offset that it committed, or the first record that is there if it has not
+    /// committed any; [`Group::committed`](super::Group::committed) tells which. If the front was cut beyond what it has
+    /// committed, that is an error, as it would miss records.
+    Committed(String),
 }
 
 /// Reads one partition from a position on, in order, everything that is written. An iterator over records that ends at
@@ -88,10 +92,11 @@ impl Reader {
         self.pending.as_ref().map_or(self.cursor.next_offset(), Pending::next_offset)
     }
 
-    /// Goes on reading elsewhere.
+    /// Goes on reading elsewhere; not at what a group has committed, which [`Topic::offset_of`](super::Topic::offset_of)
+    /// tells.
     ///
     /// # Errors
-    /// `OffsetOutOfRange`.
+    /// `OffsetOutOfRange`; `Invalid` for `Committed`.
     pub fn seek(&mut self, to: Position) -> Result<(), LogError> {
         self.cursor = Cursor::new(self.partition.offset_of(to)?);
         (self.chunk, self.taken, self.pending) = (Bytes::new(), 0, None);
@@ -205,6 +210,10 @@ impl Partition {
             Position::Earliest => Ok(earliest),
             Position::Latest => self.look(),
             Position::Time(timestamp_ms) => self.offset_of_time(timestamp_ms),
+            Position::Committed(_) => {
+                let reason = "what a group has committed is known to the topic".to_owned();
+                Err(LogError::Invalid { what: "position", reason })
+            }
             Position::Offset(offset) => {
                 // What has gathered is there for whoever asks for it.
                 let end = if offset >= end { self.look()? } else { end };
