@@ -311,7 +311,6 @@ fn after_a_power_cut(options: SubscriberOptions) -> (Vec<String>, Option<(i64, i
                 }
             }
             Err(SubscribeError::Diverged { partition: 0, seen: before, resumes_at }) => {
-
                 assert_eq!((told, resumes_at), (None, end));
                 told = Some((before, resumes_at));
                 seen.truncate(resumes_at as usize);

@@ -14,7 +14,8 @@ use peermq::log::format::batch::Producer;
 use peermq::log::format::{BatchBuilder, BatchOptions};
 use peermq::log::storage::MemoryStorage;
 use peermq::log::{
-    HeaderRef, Level, Log, LogClient, LogServer, NewRecord, Position, RemoteCode, TopicOptions,
+    HeaderRef, HeartbeatRequest, Level, Log, LogClient, LogServer, NewRecord, OffsetCommit,
+    Position, RemoteCode, Strategy, TopicOptions, TopicPartition,
 };
 use peermq::{Context, Dealer, Endpoint, Frame, Message, Socket};
 
@@ -382,4 +383,38 @@ fn messages_that_are_no_requests_are_refused_and_the_server_goes_on() {
     raw.send(Message::from(fetch(8, "t", 0))).unwrap();
     assert_eq!(raw.recv_timeout(SOON).unwrap().body()[1], 0x83);
     assert_eq!(server.stats().unreadable, 5);
+}
+
+#[test]
+fn members_of_a_group_in_other_processes_share_partitions_and_a_zombie_commits_nothing() {
+    let (_storage, log) = memory();
+    let topic = log.create_topic("t", TopicOptions::default().partitions(2)).unwrap();
+    let context = Context::new();
+    let server = LogServer::bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
+    let client = client(&context, server.endpoint());
+    let group = client.group("g");
+    let beat = |member: &str, generation, sequence, owned: Vec<TopicPartition>| HeartbeatRequest {
+        member: member.to_owned(),
+        instance: None,
+        generation,
+        sequence,
+        topics: vec!["t".to_owned()],
+        strategy: Strategy::default(),
+        session_timeout: Duration::from_secs(30),
+        owned,
+    };
+    topic.append_to(0, Level::Durable, "a").unwrap().wait().unwrap();
+    let first = group.heartbeat(beat("one", 0, 1, Vec::new())).unwrap();
+    assert_eq!((first.member.as_str(), first.assigned.len()), ("one", 2));
+    let done = [OffsetCommit::new("t", 0, 1)];
+    group.commit("one", first.generation, &done).unwrap();
+    assert_eq!(group.offsets().unwrap()[&TopicPartition::new("t", 0)].offset, 1);
+    assert_eq!(client.offset_of("t", 0, Position::Committed("g".to_owned())).unwrap(), 1);
+    let error = group.set_offsets(&done).unwrap_err();
+    assert_eq!(error.code(), Some(RemoteCode::Conflict));
+    group.leave("one").unwrap();
+    let error = group.commit("one", first.generation, &done).unwrap_err();
+    assert_eq!(error.code(), Some(RemoteCode::UnknownMember));
+    group.set_offsets(&[OffsetCommit::new("t", 0, 0)]).unwrap();
+    assert_eq!(client.offset_of("t", 0, Position::Committed("g".to_owned())).unwrap(), 0);
 }

@@ -271,8 +271,10 @@ fn a_worker_that_waits_gets_a_record_whose_lock_ends() {
     append(&log, 0..1);
     let queue = queue(&log, DurableQueue::options());
     assert_eq!(queue.acquire(1, Duration::from_millis(30), NOW).unwrap().len(), 1);
-    let again = queue.acquire(1, LOCK, SOON).unwrap();
-    assert_eq!(again[0].id.attempt, 2);
+    let long = Duration::from_secs(3600);
+    let worker = thread::spawn(move || queue.acquire(1, LOCK, long).unwrap());
+    wait_until("the worker has it", || worker.is_finished());
+    assert_eq!(worker.join().unwrap()[0].id.attempt, 2);
 }
 
 #[test]

@@ -79,8 +79,8 @@ pub use groups::{
 pub use options::{BATCH_BYTES_MAX, Level, TopicOptions};
 pub use peer::{
     AppendTicket, LogClient, LogClientOptions, LogServer, LogServerOptions, LogServerStats,
-    Malformed, PeerError, RemoteCode, RemoteError, RemotePartition, RemoteQueue, RemoteReader,
-    RemoteTopic,
+    Malformed, PeerError, RemoteCode, RemoteError, RemoteGroup, RemotePartition, RemoteQueue,
+    RemoteReader, RemoteTopic,
 };
 pub use read::{Follow, LogRecord, Position, ReadBatch, Reader};
 pub use topic::{PartitionDescription, Topic, TopicDescription};

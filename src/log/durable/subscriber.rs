@@ -237,7 +237,7 @@ impl DurableSubscriber {
         let mut parts = Vec::with_capacity(partitions);
         for number in 0..u32::try_from(partitions).unwrap_or(u32::MAX) {
             let own = options.starts.iter().find(|(partition, _)| *partition == number);
-            let position = own.map_or(from, |(_, position)| *position);
+            let position = own.map_or(&from, |(_, position)| position).clone();
             let offset = client.offset_of(topic, number, position)?;
             parts.push(Part::new(offset, options.held_bytes));
         }

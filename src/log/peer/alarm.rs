@@ -1,9 +1,7 @@
 //! The bell of a service thread: tasks that may go on ring it, and the thread sleeps until it rings or a time comes.
 
-use std::future::Future;
-use std::pin::pin;
 use std::sync::{Arc, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Wake, Waker};
 use std::time::Instant;
 
 use crate::sync::{Condvar, Mutex, lock};
@@ -58,24 +56,5 @@ impl Alarm {
             };
         }
         std::mem::take(&mut *rung)
-    }
-}
-
-/// Runs a future on this thread; `None` when the time came first.
-pub(in crate::log) fn block_on<F: Future>(
-    future: F,
-    deadline: Option<Instant>,
-) -> Option<F::Output> {
-    let alarm = Arc::new(Alarm::default());
-    let waker = alarm.waker(0);
-    let mut context = Context::from_waker(&waker);
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
-            return Some(output);
-        }
-        if alarm.wait(deadline).is_empty() {
-            return None;
-        }
     }
 }

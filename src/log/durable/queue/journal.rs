@@ -94,7 +94,10 @@ impl Journal {
         log: &Log,
         queue: &str,
     ) -> Result<(Self, Option<BTreeMap<u32, Remembered>>), LogError> {
-        let topic = internal_topic(log, &format!("__queue.{queue}"))?;
+        let options = TopicOptions::default().segment_bytes(SEGMENT_BYTES);
+        let options = options.record_bytes_max(SEGMENT_BYTES);
+        let inner = log.inner.internal_topic(&format!("__queue.{queue}"), options)?;
+        let topic = Topic { inner, log: log.inner.clone() };
         let mut remembered = None;
         for record in topic.read(0, Position::Earliest)? {
             let record = record?;
@@ -143,17 +146,6 @@ impl Journal {
         let offset = ticket.wait()?;
         self.notes = 0;
         self.topic.truncate_front(0, offset)
-    }
-}
-
-/// The topic of a journal; made when there is none.
-fn internal_topic(log: &Log, name: &str) -> Result<Topic, LogError> {
-    match log.topic(name) {
-        Err(LogError::UnknownTopic { .. }) => {
-            let options = TopicOptions::default().segment_bytes(SEGMENT_BYTES);
-            log.create_topic(name, options.record_bytes_max(SEGMENT_BYTES))
-        }
-        found => found,
     }
 }
 

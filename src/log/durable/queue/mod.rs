@@ -21,7 +21,7 @@ use crate::log::clock::Clock;
 use crate::log::error::LogError;
 use crate::log::format::HeaderRef;
 use crate::log::options::Level;
-use crate::log::peer::alarm::block_on;
+use crate::log::peer::alarm::Alarm;
 use crate::log::peer::protocol::{
     Outcome, RemoteCode, RemoteError, Reply, Settled, Verdict, WireDelivery,
 };
@@ -271,7 +271,7 @@ impl DurableQueue {
         let mut core = Core::new(options.attempts_max, options.window);
         let (mut readers, mut missed) = (Vec::new(), 0);
         for partition in 0..topic.partitions() {
-            let start = if new { options.start } else { Position::Earliest };
+            let start = if new { options.start.clone() } else { Position::Earliest };
             let from = topic.offset_of(partition, start)?;
             let mut known = remembered.remove(&partition).unwrap_or_default();
             if new {
@@ -335,16 +335,18 @@ impl DurableQueue {
         let count_max = u32::try_from(count_max).unwrap_or(u32::MAX);
         let mut acquiring = self.acquiring(count_max, lock);
         let deadline = now().checked_add(timeout);
+        let alarm = Arc::new(Alarm::default());
+        let waker = alarm.waker(0);
         loop {
             let over = deadline.is_some_and(|deadline| deadline <= now());
+            if let Poll::Ready(acquired) = acquiring.poll(&waker, over) {
+                return acquired;
+            }
             let wake_at = match (deadline, acquiring.look_again_at()) {
                 (Some(one), Some(other)) => Some(one.min(other)),
                 (one, other) => one.or(other),
             };
-            let polled = std::future::poll_fn(|context| acquiring.poll(context.waker(), over));
-            if let Some(acquired) = block_on(polled, wake_at) {
-                return acquired;
-            }
+            alarm.wait(wake_at);
         }
     }
 

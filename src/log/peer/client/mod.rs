@@ -4,6 +4,7 @@
 //! again over the next one, and appends are numbered so that the server knows those it has already ([`producer`]). A
 //! call ends at its deadline at the latest, with an error that names endpoint and request.
 
+mod group;
 mod link;
 mod producer;
 mod queue;
@@ -26,6 +27,7 @@ use crate::log::append::NewRecord;
 use crate::log::options::{Level, TopicOptions};
 use crate::log::read::Position;
 use crate::transport::{Endpoint, ToEndpoint, now};
+pub use group::RemoteGroup;
 use link::Link;
 pub use producer::AppendTicket;
 use producer::Producer;
@@ -380,6 +382,7 @@ impl LogClient {
             Position::Earliest => WirePosition::Earliest,
             Position::Latest => WirePosition::Latest,
             Position::Time(timestamp_ms) => WirePosition::Time(timestamp_ms),
+            Position::Committed(group) => WirePosition::Committed(group),
         };
         let core = self.core();
         let request = OffsetAt { topic: topic.to_owned(), partition, position };
@@ -456,6 +459,11 @@ impl LogClient {
     ) -> Result<RemoteReader, PeerError> {
         let offset = self.offset_of(topic, partition, from)?;
         Ok(RemoteReader::new(self.clone(), topic, partition, offset))
+    }
+
+    /// A consumer group. Nothing is asked yet.
+    pub fn group(&self, name: &str) -> RemoteGroup {
+        RemoteGroup::new(self.clone(), name)
     }
 
     /// A queue that the server offers. Nothing is asked yet.

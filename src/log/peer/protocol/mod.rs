@@ -3,6 +3,7 @@
 //! A message is a head frame and, where the kind has them, frames of stored batches as they are. The head begins with
 //! the version, the kind and the number by which the answer finds its request; see `docs/log-peer.md`.
 
+mod groups;
 mod remote;
 #[cfg(test)]
 mod tests;
@@ -10,6 +11,9 @@ pub(in crate::log) mod wire;
 
 use bytes::Bytes;
 
+pub(in crate::log) use groups::{
+    Commit, Heartbeat, Leave, ListOffsets, Membership, Offset, Offsets,
+};
 pub use remote::{RemoteCode, RemoteError};
 pub use wire::Malformed;
 use wire::{Input, Wire, wire_kinds, wire_struct};
@@ -100,6 +104,7 @@ pub(in crate::log) enum WirePosition {
     Earliest,
     Latest,
     Time(i64),
+    Committed(String),
 }
 
 impl Wire for WirePosition {
@@ -113,6 +118,10 @@ impl Wire for WirePosition {
                 out.push(2);
                 timestamp_ms.put(out);
             }
+            Self::Committed(group) => {
+                out.push(3);
+                group.put(out);
+            }
         }
     }
 
@@ -121,6 +130,7 @@ impl Wire for WirePosition {
             0 => Ok(Self::Earliest),
             1 => Ok(Self::Latest),
             2 => i64::take(input).map(Self::Time),
+            3 => String::take(input).map(Self::Committed),
             found => Err(Malformed::Value { found: found.into() }),
         }
     }
@@ -206,6 +216,10 @@ wire_kinds! {
         8 DeleteTopic(DeleteTopic),
         9 Truncate(Truncate),
         10 OffsetAt(OffsetAt),
+        11 Heartbeat(Heartbeat),
+        12 Leave(Leave),
+        13 Commit(Commit),
+        14 ListOffsets(ListOffsets),
         20 Acquire(Acquire),
         21 Settle(Settle),
     }
@@ -338,6 +352,8 @@ wire_kinds! {
         5 TopicState(TopicState),
         6 Done(Done),
         10 OffsetFound(OffsetFound),
+        11 Membership(Membership),
+        14 Offsets(Offsets),
         20 Acquired(Acquired),
         21 Settled(Settled),
     }

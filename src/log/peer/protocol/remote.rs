@@ -166,6 +166,8 @@ fn classify(error: &LogError) -> (RemoteCode, Option<&Place>) {
         LogError::Storage { place, .. } => (RemoteCode::Storage, Some(place)),
         LogError::Poisoned { .. } => (RemoteCode::Poisoned, None),
         LogError::Corrupt { place, .. } => (RemoteCode::Corrupt, Some(place)),
+        LogError::MemberFenced { .. } => (RemoteCode::UnknownMember, None),
+        LogError::GroupNotEmpty { .. } => (RemoteCode::Conflict, None),
         LogError::Locked { .. } | LogError::NotALog { .. } => (RemoteCode::Invalid, None),
     }
 }

@@ -38,6 +38,7 @@ fn position() -> impl Strategy<Value = WirePosition> {
         Just(WirePosition::Earliest),
         Just(WirePosition::Latest),
         any::<i64>().prop_map(WirePosition::Time),
+        any::<String>().prop_map(WirePosition::Committed),
     ]
 }
 
@@ -49,10 +50,43 @@ fn fetch() -> impl Strategy<Value = Fetch> {
     })
 }
 
+fn offsets() -> impl Strategy<Value = Vec<Offset>> {
+    let offset = any::<(String, u32, i64, String, i64)>().prop_map(|fields| {
+        let (topic, partition, offset, metadata, timestamp_ms) = fields;
+        Offset { topic, partition, offset, metadata, timestamp_ms }
+    });
+    vec(offset, 0..3)
+}
+
+fn heartbeat() -> impl Strategy<Value = Heartbeat> {
+    let names = any::<(String, String, Option<String>, String)>();
+    let lists = (vec(any::<String>(), 0..3), vec(any::<(String, u32)>(), 0..3));
+    (names, any::<(i32, u64, u32)>(), lists).prop_map(|(names, numbers, (topics, owned))| {
+        let (group, member, instance, strategy) = names;
+        let (generation, sequence, session_ms) = numbers;
+        Heartbeat {
+            group,
+            member,
+            instance,
+            generation,
+            sequence,
+            topics,
+            strategy,
+            session_ms,
+            owned,
+        }
+    })
+}
+
 fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
         Just(NewProducer(Nothing {}).into()),
         Just(ListTopics(Nothing {}).into()),
+        heartbeat().prop_map(Request::from),
+        any::<(String, String)>().prop_map(|(group, member)| Leave { group, member }.into()),
+        (any::<String>(), any::<Option<(String, i32)>>(), offsets())
+            .prop_map(|(group, member, offsets)| Commit { group, member, offsets }.into()),
+        any::<String>().prop_map(|group| ListOffsets { group }.into()),
         (any::<String>(), any::<u32>(), level())
             .prop_map(|(topic, partition, level)| Append { topic, partition, level }.into()),
         fetch().prop_map(Request::from),
@@ -105,6 +139,7 @@ fn answer() -> impl Strategy<Value = Answer> {
             TopicState { topic: setup.topic, id, options: setup.options, partitions }.into()
         }),
         Just(Done(Nothing {}).into()),
+        offsets().prop_map(|offsets| Offsets { offsets }.into()),
         any::<i64>().prop_map(|offset| OffsetFound { offset }.into()),
         vec(option::of(remote_error()), 0..3).prop_map(|refused| Settled { refused }.into()),
     ]

@@ -333,6 +333,7 @@ impl Service {
                     WirePosition::Earliest => Position::Earliest,
                     WirePosition::Latest => Position::Latest,
                     WirePosition::Time(timestamp_ms) => Position::Time(timestamp_ms),
+                    WirePosition::Committed(group) => Position::Committed(group),
                 };
                 done(OffsetFound { offset: refused(topic.offset_of(at.partition, position))? })
             }
@@ -384,8 +385,11 @@ fn done(reply: impl Into<Reply>) -> Step {
     Step::Done(Ok(reply.into()))
 }
 
-/// What changes topics. Runs on the thread for that.
+/// What changes topics, and groups. Runs on the thread for that.
 fn administer(log: &Log, request: Request) -> Result<Reply, LogError> {
+    if let Some(answered) = super::groups::answer(log, &request) {
+        return answered;
+    }
     match request {
         Request::CreateTopic(setup) => {
             let topic = log.create_topic(&setup.0.topic, options(&setup.0, None)?)?;
