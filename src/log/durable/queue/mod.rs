@@ -4,104 +4,32 @@
 
 mod acquire;
 mod core;
+mod dead;
 mod journal;
+mod options;
+mod settling;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use self::core::{Cause, Core, Lease, Spot};
+use self::core::{Core, Lease, Spot};
 pub(in crate::log) use acquire::Acquiring;
 use journal::Journal;
+pub use options::QueueOptions;
+pub(in crate::log) use settling::Settling;
 
 use crate::log::Log;
-use crate::log::append::{NewRecord, Ticket};
+use crate::log::append::Ticket;
 use crate::log::clock::Clock;
 use crate::log::error::LogError;
-use crate::log::format::HeaderRef;
-use crate::log::options::Level;
 use crate::log::peer::alarm::Alarm;
-use crate::log::peer::protocol::{
-    Outcome, RemoteCode, RemoteError, Reply, Settled, Verdict, WireDelivery,
-};
+use crate::log::peer::protocol::{RemoteCode, RemoteError, Verdict, WireDelivery};
 use crate::log::read::{LogRecord, Position, Reader};
 use crate::log::topic::Topic;
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::transport::now;
-
-/// Most records in the window of a partition: what is noted of them fits a record.
-const WINDOW_MAX: usize = 32 << 10;
-
-/// How a queue works.
-#[derive(Clone, Debug)]
-pub struct QueueOptions {
-    attempts_max: u32,
-    dead_letters: Option<String>,
-    level: Level,
-    window: usize,
-    start: Position,
-}
-
-impl Default for QueueOptions {
-    fn default() -> Self {
-        Self {
-            attempts_max: 5,
-            dead_letters: None,
-            level: Level::Durable,
-            window: 1024,
-            start: Position::Earliest,
-        }
-    }
-}
-
-impl QueueOptions {
-    /// A record that was delivered so often without being acknowledged is given up; 5.
-    #[must_use]
-    pub fn attempts_max(mut self, attempts: u32) -> Self {
-        self.attempts_max = attempts.max(1);
-        self
-    }
-
-    /// The topic that gets the records which are given up or rejected, with headers that tell where each is from and
-    /// why. It must exist. Without one they are only counted.
-    #[must_use]
-    pub fn dead_letters(mut self, topic: impl Into<String>) -> Self {
-        self.dead_letters = Some(topic.into());
-        self
-    }
-
-    /// The level that an acknowledgement must have before it counts; durable. At a lower level a crash can bring back
-    /// what was acknowledged.
-    #[must_use]
-    pub fn level(mut self, level: Level) -> Self {
-        self.level = level;
-        self
-    }
-
-    /// Records of a partition that are out at a time, counted from the first one that is not done with; 1024, at most
-    /// 32768. They are held in memory.
-    #[must_use]
-    pub fn window(mut self, records: usize) -> Self {
-        self.window = records.clamp(1, WINDOW_MAX);
-        self
-    }
-
-    /// Where a queue begins that is new; at the earliest record. Later it goes on where it was.
-    #[must_use]
-    pub fn start(mut self, start: Position) -> Self {
-        self.start = start;
-        self
-    }
-
-    /// Opens the queue of this name over a topic, or begins it.
-    ///
-    /// # Errors
-    /// `UnknownTopic`; `Invalid` for a name that no topic could have; failures of the log.
-    pub fn open(self, log: &Log, name: &str, topic: &str) -> Result<DurableQueue, LogError> {
-        DurableQueue::start(self, log, name, topic)
-    }
-}
 
 /// A record, delivered to a worker.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -419,48 +347,6 @@ impl DurableQueue {
     }
 }
 
-/// Deliveries that are being settled.
-#[derive(Debug)]
-pub(in crate::log) struct Settling {
-    ticket: Option<Ticket>,
-    failed: Option<LogError>,
-    refused: Vec<Option<QueueError>>,
-}
-
-impl Settling {
-    fn wait(&mut self) -> Result<(), LogError> {
-        if let Some(error) = self.failed.take() {
-            return Err(error);
-        }
-        self.ticket.take().map_or(Ok(()), |ticket| ticket.wait().map(drop))
-    }
-
-    fn reply(&self) -> Reply {
-        let refused = self.refused.iter().map(|error| error.as_ref().map(RemoteError::from));
-        Settled { refused: refused.collect() }.into()
-    }
-
-    /// Waits for it; how the request of a worker ends.
-    pub(in crate::log) fn outcome(mut self) -> Outcome {
-        let waited = self.wait();
-        waited.map(|()| self.reply()).map_err(|error| RemoteError::from(&error))
-    }
-
-    /// How the request of a worker ends, once that is known.
-    pub(in crate::log) fn poll_outcome(&mut self, waker: &Waker) -> Poll<Outcome> {
-        use std::future::Future;
-        if let Some(error) = &self.failed {
-            return Poll::Ready(Err(RemoteError::from(error)));
-        }
-        let Some(ticket) = &mut self.ticket else { return Poll::Ready(Ok(self.reply())) };
-        let polled = std::pin::Pin::new(ticket).poll(&mut std::task::Context::from_waker(waker));
-        polled.map(|done| match done {
-            Ok(_) => Ok(self.reply()),
-            Err(error) => Err(RemoteError::from(&error)),
-        })
-    }
-}
-
 impl State {
     fn first_waiter(&self) -> Option<Waker> {
         self.waiters.front().map(|(_, waker)| waker.clone())
@@ -575,7 +461,7 @@ impl State {
             let mut tickets = Vec::new();
             for (lease, cause) in &dying {
                 if let Some(record) = self.records.get(&lease.spot) {
-                    tickets.push(bury_one(topic, inner.topic.name(), record, *lease, *cause)?);
+                    tickets.push(dead::bury(topic, inner.topic.name(), record, *lease, *cause)?);
                 }
             }
             tickets.into_iter().try_for_each(|ticket| ticket.wait().map(drop))?;
@@ -597,44 +483,4 @@ impl State {
             Ok(())
         }
     }
-}
-
-/// Names of the headers that a dead letter has beside its own.
-const ORIGIN: [&str; 5] = [
-    "peermq.origin.topic",
-    "peermq.origin.partition",
-    "peermq.origin.offset",
-    "peermq.attempts",
-    "peermq.reason",
-];
-
-fn bury_one(
-    topic: &Topic,
-    origin: &str,
-    record: &LogRecord,
-    lease: Lease,
-    cause: Cause,
-) -> Result<Ticket, LogError> {
-    let reason = match cause {
-        Cause::Rejected => "rejected",
-        Cause::Attempts => "attempts",
-    };
-    let values = [
-        origin.to_owned(),
-        lease.spot.0.to_string(),
-        lease.spot.1.to_string(),
-        lease.attempt.to_string(),
-        reason.to_owned(),
-    ];
-    let added = ORIGIN.iter().zip(&values);
-    let mut headers: Vec<HeaderRef<'_>> =
-        record.headers.iter().map(crate::log::format::Header::borrowed).collect();
-    headers.extend(added.map(|(key, value)| HeaderRef { key, value: Some(value.as_bytes()) }));
-    let letter = NewRecord {
-        key: record.key.as_deref(),
-        value: record.value.as_deref(),
-        headers: &headers,
-        timestamp_ms: Some(record.timestamp_ms),
-    };
-    topic.append_at(Level::Durable, letter)
 }

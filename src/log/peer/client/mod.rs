@@ -6,6 +6,7 @@
 
 mod group;
 mod link;
+mod options;
 mod producer;
 mod queue;
 mod reader;
@@ -29,6 +30,7 @@ use crate::log::read::Position;
 use crate::transport::{Endpoint, ToEndpoint, now};
 pub use group::RemoteGroup;
 use link::Link;
+pub use options::LogClientOptions;
 pub use producer::AppendTicket;
 use producer::Producer;
 pub use queue::RemoteQueue;
@@ -91,86 +93,6 @@ impl PeerError {
     /// Whether there was no answer in time.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Timeout { .. })
-    }
-}
-
-/// How a client behaves.
-#[derive(Clone, Debug)]
-pub struct LogClientOptions {
-    timeout: Duration,
-    level: Option<Level>,
-    batch_bytes: usize,
-    buffer_bytes: usize,
-    fetch_bytes: u32,
-    reconnect_interval: Duration,
-}
-
-impl Default for LogClientOptions {
-    fn default() -> Self {
-        Self {
-            timeout: Duration::from_secs(30),
-            level: None,
-            batch_bytes: 64 << 10,
-            buffer_bytes: 4 << 20,
-            fetch_bytes: 1 << 20,
-            reconnect_interval: Duration::from_millis(20),
-        }
-    }
-}
-
-impl LogClientOptions {
-    /// The longest that a call takes, beside what it was asked to wait; 30 s.
-    #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
-    /// The level of appends that do not say one; that of the topic.
-    #[must_use]
-    pub fn level(mut self, level: Level) -> Self {
-        self.level = Some(level);
-        self
-    }
-
-    /// Records gather into batches of about this many bytes while an earlier one is under way; 64 KiB.
-    #[must_use]
-    pub fn batch_bytes(mut self, bytes: usize) -> Self {
-        self.batch_bytes = bytes;
-        self
-    }
-
-    /// Bytes of records that wait to be sent to one partition before appending blocks; 4 MiB.
-    #[must_use]
-    pub fn buffer_bytes(mut self, bytes: usize) -> Self {
-        self.buffer_bytes = bytes;
-        self
-    }
-
-    /// Bytes of records that a reader asks for at a time; 1 MiB.
-    #[must_use]
-    pub fn fetch_bytes(mut self, bytes: u32) -> Self {
-        self.fetch_bytes = bytes.max(1);
-        self
-    }
-
-    /// Pause before a lost connection is made again; 20 ms, doubled up to 1 s.
-    #[must_use]
-    pub fn reconnect_interval(mut self, interval: Duration) -> Self {
-        self.reconnect_interval = interval;
-        self
-    }
-
-    /// Makes a client. The server need not be there yet.
-    ///
-    /// # Errors
-    /// As `connect` of a socket.
-    pub fn connect(
-        self,
-        context: &Context,
-        endpoint: impl ToEndpoint,
-    ) -> Result<LogClient, SetupError> {
-        LogClient::start(self, context, &endpoint.to_endpoint()?)
     }
 }
 
