@@ -48,6 +48,8 @@ pub(super) struct Merge {
     held: VecDeque<Published>,
     held_bytes: usize,
     held_bytes_max: usize,
+    /// How far the log reaches, as was announced during a replay.
+    known_end: i64,
     /// How often what was held became too much.
     pub(super) overflows: u64,
 }
@@ -62,6 +64,7 @@ impl Merge {
             held: VecDeque::new(),
             held_bytes: 0,
             held_bytes_max,
+            known_end: 0,
             overflows: 0,
         }
     }
@@ -93,6 +96,9 @@ impl Merge {
         if self.mode == Mode::Live && news {
             self.fall_back();
             return Heard::FellBack;
+        }
+        if incarnation >= self.incarnation {
+            self.known_end = self.known_end.max(end);
         }
         Heard::Nothing
     }
@@ -151,6 +157,9 @@ impl Merge {
             // What is held is of another writer than the one that answered: its next announcement tells.
             self.let_go();
         }
+        if at_end {
+            self.known_end = 0;
+        }
         if joins || at_end {
             self.mode = Mode::Live;
         }
@@ -160,7 +169,13 @@ impl Merge {
     /// The next batch that was held and follows.
     pub(super) fn take_held(&mut self) -> Option<Bytes> {
         while self.mode == Mode::Live {
-            let held = self.held.pop_front()?;
+            let Some(held) = self.held.pop_front() else {
+                // More was announced than was held.
+                if self.known_end > self.next {
+                    self.fall_back();
+                }
+                return None;
+            };
             self.held_bytes -= held.batch.len();
             match self.published(held) {
                 Heard::Deliver(batch) => return Some(batch),
