@@ -302,7 +302,6 @@ mod tests {
             if self.last_epoch >= 0 && epoch_end < from {
                 // Told: what was delivered from here on is gone.
                 self.delivered.truncate(epoch_end as usize);
-                self.last_epoch = -1;
                 return self.merge.reset(epoch_end);
             }
             let to = (from + count).min(self.end());

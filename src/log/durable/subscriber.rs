@@ -469,7 +469,11 @@ impl Part {
             _ => return error.into(),
         };
         self.merge.reset(resumes_at);
-        (self.position, self.last_epoch) = (resumes_at, NO_EPOCH);
+        self.position = resumes_at;
+        // After a divergence the old writer still bounds what was seen: a further crash is noticed too.
+        if matches!(error, SubscribeError::Expired { .. }) {
+            self.last_epoch = NO_EPOCH;
+        }
         error
     }
 }
