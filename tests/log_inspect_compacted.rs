@@ -54,7 +54,7 @@ impl Scene {
         for _ in 0..20 {
             let topic = self.log.topic("t").unwrap();
             let key = format!("k{}", self.random.below(6));
-            let value = format!("{}", "v".repeat(self.random.below(120) as usize));
+            let value = "v".repeat(self.random.below(120) as usize);
             let which = self.random.below(6) as usize;
             let ticket = match self.sequences.get_mut(which) {
                 Some(sequence) => {
@@ -194,14 +194,14 @@ fn interrupted() -> FaultyStorage {
     scene.storage.forget_history();
     scene.maintain();
     let history = scene.storage.history();
-    let points = (0..=history.len()).map(|point| history.killed_at(point));
+    let mut points = (0..=history.len()).map(|point| history.killed_at(point));
     let is_named = |storage: &FaultyStorage| {
         let names: Vec<PathBuf> = files(storage).into_keys().collect();
         let is = |path: &Path| names.iter().any(|name| name == path);
         is(&note()) && !names.iter().any(|name| name.to_str().unwrap().ends_with(".swap"))
     };
-    let found = points.filter(is_named).next();
-    found.expect("the new segment gets its name before the others go")
+    // The new segment gets its name before the others go.
+    points.find(is_named).unwrap()
 }
 
 fn note() -> PathBuf {

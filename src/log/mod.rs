@@ -75,6 +75,7 @@ mod clock;
 mod compaction;
 mod directory;
 mod disk;
+mod durable;
 mod error;
 mod fields;
 pub mod format;
@@ -84,6 +85,7 @@ mod internal;
 mod maintenance;
 mod options;
 mod partition;
+mod peer;
 mod read;
 mod recall;
 mod recovery;
@@ -101,6 +103,11 @@ use std::time::Duration;
 
 pub use append::{NewRecord, Ticket};
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use durable::{
+    Delivery, DeliveryId, DurablePublisher, DurableQueue, DurableSubscriber, PublishError,
+    PublisherOptions, PublisherStats, QueueError, QueueOptions, QueueStats, SubscribeError,
+    SubscriberOptions, SubscriberStats,
+};
 pub use error::{Damage, LogError, Place};
 pub use format::batch::TimestampType;
 pub use format::{Codec, HeaderRef};
@@ -111,6 +118,11 @@ pub use groups::{
 };
 pub use maintenance::Maintained;
 pub use options::{BATCH_BYTES_MAX, Level, TopicOptions};
+pub use peer::{
+    AppendTicket, LogClient, LogClientOptions, LogServer, LogServerOptions, LogServerStats,
+    Malformed, PeerError, RemoteCode, RemoteError, RemoteGroup, RemotePartition, RemoteQueue,
+    RemoteReader, RemoteTopic,
+};
 pub use read::{Follow, LogRecord, Position, ReadBatch, Reader};
 pub use topic::{PartitionDescription, Topic, TopicDescription};
 pub use transaction::Transaction;

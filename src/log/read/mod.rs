@@ -139,6 +139,11 @@ impl Reader {
     fn try_next_batch(&mut self) -> Result<Option<ReadBatch>, LogError> {
         loop {
             if self.taken < self.chunk.len() {
+                // What was read may reach further than what is durable; it is read again when it is.
+                if self.level == Level::Durable && self.cursor.next_offset() >= self.end() {
+                    (self.chunk, self.taken) = (Bytes::new(), 0);
+                    return Ok(None);
+                }
                 let rest = self.chunk.slice(self.taken..);
                 match self.cursor.cut_batch(&rest)? {
                     Some((batch, first_offset)) => {
