@@ -8,12 +8,17 @@
 //! log tail /tmp/shop orders --from earliest
 //! log describe /tmp/shop
 //! log verify /tmp/shop
+//!
+//! log serve /tmp/shop tcp://127.0.0.1:5570 &
+//! echo 'bob:one pear' | log append --connect tcp://127.0.0.1:5570 orders --key-separator : --acks
+//! log tail --connect tcp://127.0.0.1:5570 orders --follow
 //! ```
 //!
 //! `append` reads records from stdin, one a line; with `--key-separator` what is before its first occurrence in a line
 //! is the key, and a line without it is a record without key. `tail` prints `PARTITION OFFSET KEY VALUE` between tabs;
 //! a backslash, tab, line feed or carriage return in a key or value is printed as `\\`, `\t`, `\n` or `\r`, all other
-//! bytes as they are, and null as nothing. Results go to stdout, progress and errors to stderr. The exit status is 0 when
+//! bytes as they are, and null as nothing. `serve` lets other processes append and read until it is killed, and prints
+//! where; what it has acknowledged is in the log then. `groups` prints what consumer groups have committed. Results go to stdout, progress and errors to stderr. The exit status is 0 when
 //! all went well, 1 after a failure (of `verify` and `dump`: also when something is damaged), 2 for wrong usage.
 
 #[path = "log/append.rs"]
@@ -24,6 +29,8 @@ mod arguments;
 mod inspect;
 #[path = "log/perf.rs"]
 mod perf;
+#[path = "log/serve.rs"]
+mod serve;
 #[path = "log/tail.rs"]
 mod tail;
 
@@ -40,11 +47,15 @@ const USAGE: &str = "usage: log COMMAND ...
 log create DIR TOPIC PARTITIONS
 log append DIR TOPIC [--level buffered|written|durable] [--key-separator :] [--acks]
 log tail DIR TOPIC [--from earliest|latest|OFFSET|@UNIX_MS] [--max N] [--follow]
+log serve DIR ENDPOINT
 log describe DIR
+log groups DIR
 log dump FILE
 log verify DIR
 log salvage DIR OUT
-log perf DIR append|read --records N --size S [--level L] [--callers T]";
+log perf DIR append|read --records N --size S [--level L] [--callers T]
+
+append and tail take --connect ENDPOINT in place of DIR";
 
 /// Time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -82,6 +93,8 @@ fn run(command: Command) -> Outcome {
         Command::Append(job) => append::run(job),
         Command::Tail(job) => tail::run(job),
         Command::Describe { directory } => inspect::describe(&directory),
+        Command::Groups { directory } => inspect::groups(&directory),
+        Command::Serve { directory, endpoint } => serve::run(&directory, &endpoint),
         Command::Dump { file } => inspect::dump(&file),
         Command::Verify { directory } => inspect::verify(&directory),
         Command::Salvage { directory, out } => inspect::salvage(&directory, &out),

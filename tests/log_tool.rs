@@ -10,8 +10,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
+use std::process::Child;
+use std::time::Duration;
 
-use peermq::log::Log;
+use peermq::log::{Log, MemberOptions, OffsetCommit, TopicOptions};
 use program::{Directory, Finished, command, run, run_with};
 
 /// What a run printed, which must have gone well.
@@ -120,6 +122,126 @@ fn acknowledgements_come_while_the_input_stays_open_and_a_follower_sees_the_reco
     assert!(appender.wait().unwrap().success());
 }
 
+/// A server, killed with the value.
+struct Server {
+    child: Child,
+    endpoint: String,
+}
+
+impl Server {
+    fn of(log: &str, endpoint: &str) -> Self {
+        let mut child = command(&["serve", log, endpoint]).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let endpoint = line.trim_end().strip_prefix(&format!("serving {log} at ")).unwrap();
+        Self { endpoint: endpoint.to_owned(), child }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have been killed before.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_server_takes_records_and_hands_them_out_and_its_end_loses_nothing() {
+    let (_directory, log) = created("serve", "2");
+    ok(run_with(b"k:from before\n", &["append", &log, "t", "--key-separator", ":"]));
+    let mut server = Server::of(&log, "tcp://127.0.0.1:0");
+    let endpoint = server.endpoint.clone();
+    let follower =
+        command(&["tail", "--connect", &endpoint, "t", "--follow", "--max", "3003"]).spawn();
+    let mut follower = follower.unwrap();
+    let mut input = String::new();
+    for n in 0..3000 {
+        input.push_str(&format!("key {}:value {n}\n", n % 50));
+    }
+    let arguments = ["append", "--connect", &endpoint, "t", "--key-separator", ":", "--acks"];
+    let acks = ok(run_with(input.as_bytes(), &arguments));
+    assert_eq!(acks.lines().count(), 3000);
+    let one = |level: &str| {
+        let arguments = ["append", "--connect", &endpoint, "t", "--acks", "--level", level];
+        ok(run_with(b"k\tv\n", &arguments))
+    };
+    assert_eq!(one("written").lines().count(), 1);
+    assert_eq!(one("durable").lines().count(), 1);
+    let mut seen = String::new();
+    follower.stdout.take().unwrap().read_to_string(&mut seen).unwrap();
+    assert!(follower.wait().unwrap().success());
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let all = sorted(&seen);
+    assert_eq!(all.len(), 3003);
+    assert_eq!(sorted(&ok(run(&["tail", "--connect", &endpoint, "t"]))), all);
+    let some = ["tail", "--connect", &endpoint, "t", "--from", "10", "--max", "1"];
+    assert!(ok(run(&some)).starts_with("0\t10\t"));
+    assert_eq!(ok(run(&["tail", "--connect", &endpoint, "t", "--from", "99999"])), "");
+    assert_eq!(ok(run(&["tail", "--connect", &endpoint, "t", "--from", "latest"])), "");
+    let unknown = run(&["tail", "--connect", &endpoint, "u"]);
+    assert_eq!(unknown.status, Some(1));
+    assert!(unknown.err.contains("there is no topic u"), "{}", unknown.err);
+    let unknown = run_with(b"x\n", &["append", "--connect", &endpoint, "u"]);
+    assert_eq!(unknown.status, Some(1));
+    assert!(unknown.err.contains("there is no topic u"), "{}", unknown.err);
+    let beside = run_with(b"x\n", &["append", &log, "t"]);
+    assert!(beside.err.contains("is in use by process"), "{}", beside.err);
+
+    server.kill();
+    assert_eq!(run(&["verify", &log]).status, Some(0));
+    assert_eq!(sorted(&ok(run(&["tail", &log, "t"]))), all);
+    let again = Server::of(&log, &endpoint);
+    assert_eq!(again.endpoint, endpoint);
+    assert_eq!(sorted(&ok(run(&["tail", "--connect", &endpoint, "t"]))), all);
+}
+
+#[test]
+fn groups_are_shown_with_what_they_have_committed() {
+    let (_directory, log) = created("groups", "2");
+    assert_eq!(ok(run(&["groups", &log])), "");
+    ok(run_with(b"a:1\na:2\na:3\n", &["append", &log, "t", "--key-separator", ":"]));
+    let open = Log::open(&log).unwrap();
+    let partition = (0..2)
+        .find(|partition| open.topic("t").unwrap().describe_partition(*partition).unwrap().end > 0);
+    let partition = partition.unwrap();
+    let offset = |offset| [OffsetCommit::new("t", partition, offset)];
+    open.group("by hand").unwrap().set_offsets(&offset(1)).unwrap();
+    let member = open.group("packers").unwrap().join(MemberOptions::new(["t"])).unwrap();
+    drop(member);
+    open.group("packers").unwrap().set_offsets(&offset(3)).unwrap();
+    let generation = open.group("packers").unwrap().describe().unwrap().generation;
+    // Also while the log is in use.
+    let used = ok(run(&["groups", &log]));
+    open.topic("t").unwrap().truncate_front(partition, 2).unwrap();
+    open.close().unwrap();
+    let start = "group by hand generation 0\n";
+    let packers = format!("group packers generation {generation}\n");
+    assert_eq!(
+        used,
+        format!(
+            "{start}  t {partition}: committed 1 of 0 to 3, lag 2\n\
+             {packers}  t {partition}: committed 3 of 0 to 3, lag 0\n"
+        )
+    );
+    assert_eq!(
+        ok(run(&["groups", &log])),
+        format!(
+            "{start}  t {partition}: committed 1 of 2 to 3, lag 2, of which 1 were cut off\n\
+             {packers}  t {partition}: committed 3 of 2 to 3, lag 0\n"
+        )
+    );
+}
+
 #[test]
 fn a_reader_that_has_had_enough_ends_the_program_quietly() {
     let (_directory, log) = created("pipe", "1");
@@ -159,6 +281,28 @@ fn describe_shows_topics_and_partitions() {
     assert!(
         lines[4].starts_with("  partition 1: offsets 0 to 0, durable to 0, segments 1, bytes 0")
     );
+}
+
+#[test]
+fn describe_shows_what_is_kept_and_from_where_on() {
+    let (_directory, log) = created("kept", "1");
+    let open = Log::open(&log).unwrap();
+    let options = TopicOptions::default().segment_bytes(200).retention_bytes(Some(300));
+    let kept = open.create_topic("kept", options.retention(Some(Duration::from_secs(60)))).unwrap();
+    open.create_topic("latest", TopicOptions::default().compact(true)).unwrap();
+    for _ in 0..20 {
+        kept.append("value").unwrap().wait().unwrap();
+    }
+    open.maintain().unwrap();
+    let earliest = kept.describe().partitions[0].earliest;
+    assert!(earliest > 10, "{earliest}");
+    drop(kept);
+    open.close().unwrap();
+    let out = ok(run(&["describe", &log]));
+    assert!(out.contains(" codec none retention-bytes 300 retention-ms 60000\n"), "{out}");
+    assert!(out.contains(" codec none compacted\n"), "{out}");
+    assert!(out.contains(&format!("  partition 0: offsets {earliest} to 20, ")), "{out}");
+    ok(run(&["verify", &log]));
 }
 
 fn segment(log: &str) -> std::path::PathBuf {
@@ -261,6 +405,10 @@ fn wrong_usage_is_explained_with_status_2_and_failures_with_status_1() {
         &["append", &log, "t", "--level", "high"],
         &["append", &log, "t", "--key-separator", ""],
         &["append", &log, "t", "--colour"],
+        &["append", "--connect", "tcp://127.0.0.1:1"],
+        &["tail", "--connect"],
+        &["serve", &log],
+        &["groups"],
         &["tail", &log, "t", "--from", "-1"],
         &["tail", &log, "t", "--from", "@x"],
         &["tail", &log, "t", "--max"],
@@ -285,6 +433,10 @@ fn wrong_usage_is_explained_with_status_2_and_failures_with_status_1() {
         (&["tail", &log, "u"], "there is no topic u"),
         (&["tail", &nowhere, "t"], "is not a log"),
         (&["describe", &nowhere], "is not a log"),
+        (&["groups", &nowhere], "is not a log"),
+        (&["serve", &nowhere, "tcp://127.0.0.1:0"], "is not a log"),
+        (&["serve", &log, "nonsense"], "nonsense"),
+        (&["tail", "--connect", "nonsense", "t"], "nonsense"),
         (&["verify", &nowhere], "No such file"),
         (&["salvage", &nowhere, &log], "No such file"),
         (&["dump", &nowhere], "is not named like a file of a log"),

@@ -8,10 +8,13 @@ use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread;
 
-use peermq::log::{Level, Log, LogError, NewRecord, Ticket, Topic};
+use peermq::Context;
+use peermq::log::{AppendTicket, Level, Log, LogClient, NewRecord, Ticket, Topic};
 
-use crate::arguments::Append;
+use crate::arguments::{Append, Target};
 use crate::{Outcome, Progress, open_existing};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Tickets handed over at a time, and how many such loads may wait.
 const TICKETS_PER_LOAD: usize = 256;
@@ -19,10 +22,71 @@ const LOADS_MAX: usize = 64;
 /// Bytes of stdin read at a time.
 const INPUT_BYTES: usize = 256 << 10;
 
+/// Where records go.
+enum Sink {
+    Log(Topic, Level),
+    Server(LogClient, String),
+}
+
+impl Sink {
+    fn append(&self, record: NewRecord<'_>) -> Result<Waiting, Error> {
+        Ok(match self {
+            Self::Log(topic, level) => Waiting::Log(topic.append_at(*level, record)?),
+            Self::Server(client, topic) => Waiting::Server(client.append(topic, record)?),
+        })
+    }
+}
+
+/// A record on its way.
+enum Waiting {
+    Log(Ticket),
+    Server(AppendTicket),
+}
+
+impl Waiting {
+    fn partition(&self) -> u32 {
+        match self {
+            Self::Log(ticket) => ticket.partition(),
+            Self::Server(ticket) => ticket.partition(),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Log(ticket) => ticket.is_done(),
+            Self::Server(ticket) => ticket.is_done(),
+        }
+    }
+
+    fn wait(self) -> Result<i64, Error> {
+        Ok(match self {
+            Self::Log(ticket) => ticket.wait()?,
+            Self::Server(ticket) => ticket.wait()?,
+        })
+    }
+}
+
 pub(crate) fn run(job: Append) -> Outcome {
-    let log = open_existing(&job.directory)?;
-    let topic = log.topic(&job.topic)?;
-    let level = job.level.unwrap_or(topic.options().level);
+    match &job.target {
+        Target::Directory(directory) => {
+            let log = open_existing(directory)?;
+            let topic = log.topic(&job.topic)?;
+            let level = job.level.unwrap_or(topic.options().level);
+            append(&job, &Sink::Log(topic, level), Some(log))
+        }
+        Target::Server(endpoint) => {
+            let context = Context::new();
+            let options = LogClient::options();
+            let options =
+                job.level.into_iter().fold(options, |options, level| options.level(level));
+            let client = options.connect(&context, endpoint.as_str())?;
+            append(&job, &Sink::Server(client, job.topic.clone()), None)
+        }
+    }
+}
+
+/// Appends stdin. `log`: what is to be closed then.
+fn append(job: &Append, sink: &Sink, log: Option<Log>) -> Outcome {
     let (sender, tickets) = sync_channel(LOADS_MAX);
     let (acks, closing) = (job.acks, log.clone());
     let waiter = thread::spawn(move || {
@@ -34,11 +98,11 @@ pub(crate) fn run(job: Append) -> Outcome {
         }
     });
     let separator = job.key_separator.as_deref().map(str::as_bytes);
-    let appended = append_lines(&topic, level, separator, sender);
+    let appended = append_lines(sink, separator, sender);
     if waiter.join().is_err() {
         return Err("the thread that waits for acknowledgements panicked".into());
     }
-    let closed = log.close();
+    let closed = log.map_or(Ok(()), Log::close);
     appended?;
     closed?;
     Ok(ExitCode::SUCCESS)
@@ -46,19 +110,19 @@ pub(crate) fn run(job: Append) -> Outcome {
 
 /// Why acknowledging ended early.
 enum Failure {
-    Log(LogError),
+    Append(Error),
     Output(io::Error),
 }
 
 /// Ends the process after a failure. What was acknowledged is in the log; nobody was told more.
-fn give_up(log: Log, failure: Failure) -> ! {
+fn give_up(log: Option<Log>, failure: Failure) -> ! {
     match failure {
-        Failure::Log(error) => eprintln!("log: {error}"),
+        Failure::Append(error) => eprintln!("log: {error}"),
         // Nobody is there to hear it, and not everything was appended.
         Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         Failure::Output(error) => eprintln!("log: cannot write to stdout: {error}"),
     }
-    if let Err(error) = log.close() {
+    if let Err(error) = log.map_or(Ok(()), Log::close) {
         eprintln!("log: {error}");
     }
     std::process::exit(1);
@@ -66,11 +130,10 @@ fn give_up(log: Log, failure: Failure) -> ! {
 
 /// Appends every line; returns when stdin ends.
 fn append_lines(
-    topic: &Topic,
-    level: Level,
+    sink: &Sink,
     separator: Option<&[u8]>,
-    sender: SyncSender<Vec<Ticket>>,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    sender: SyncSender<Vec<Waiting>>,
+) -> Result<(), Error> {
     let mut input = io::BufReader::with_capacity(INPUT_BYTES, io::stdin().lock());
     let (mut line, mut load) = (Vec::new(), Vec::with_capacity(TICKETS_PER_LOAD));
     let (mut progress, mut count) = (Progress::new(), 0u64);
@@ -87,7 +150,7 @@ fn append_lines(
             Ok(0) => return Ok(()),
             Ok(_) => {
                 let text = line.strip_suffix(b"\n").unwrap_or(&line);
-                topic.append_at(level, record_of(text, separator)).map_err(Box::from)
+                sink.append(record_of(text, separator))
             }
             Err(error) => Err(error.into()),
         };
@@ -117,7 +180,7 @@ fn record_of<'a>(line: &'a [u8], separator: Option<&[u8]>) -> NewRecord<'a> {
 
 /// Waits for the tickets in order; prints each when it is done. Nothing printed is held back while this waits.
 fn acknowledge(
-    tickets: &Receiver<Vec<Ticket>>,
+    tickets: &Receiver<Vec<Waiting>>,
     print: bool,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
@@ -138,7 +201,7 @@ fn acknowledge(
             if !ticket.is_done() {
                 out.flush().map_err(Failure::Output)?;
             }
-            let offset = ticket.wait().map_err(Failure::Log)?;
+            let offset = ticket.wait().map_err(Failure::Append)?;
             if print {
                 writeln!(out, "{partition} {offset}").map_err(Failure::Output)?;
             }

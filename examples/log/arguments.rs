@@ -12,14 +12,23 @@ pub(crate) enum Command {
     Append(Append),
     Tail(Tail),
     Describe { directory: PathBuf },
+    Groups { directory: PathBuf },
+    Serve { directory: PathBuf, endpoint: String },
     Dump { file: PathBuf },
     Verify { directory: PathBuf },
     Salvage { directory: PathBuf, out: PathBuf },
     Perf(Perf),
 }
 
+/// Where the log is.
+pub(crate) enum Target {
+    Directory(PathBuf),
+    /// The endpoint of a server.
+    Server(String),
+}
+
 pub(crate) struct Append {
-    pub(crate) directory: PathBuf,
+    pub(crate) target: Target,
     pub(crate) topic: String,
     /// `None`: that of the topic.
     pub(crate) level: Option<Level>,
@@ -28,7 +37,7 @@ pub(crate) struct Append {
 }
 
 pub(crate) struct Tail {
-    pub(crate) directory: PathBuf,
+    pub(crate) target: Target,
     pub(crate) topic: String,
     pub(crate) from: Position,
     pub(crate) max: Option<u64>,
@@ -61,6 +70,10 @@ impl Command {
             "append" => return Self::parse_append(words),
             "tail" => return Self::parse_tail(words),
             "describe" => Self::Describe { directory: words.path("DIR")? },
+            "groups" => Self::Groups { directory: words.path("DIR")? },
+            "serve" => {
+                Self::Serve { directory: words.path("DIR")?, endpoint: words.text("ENDPOINT")? }
+            }
             "dump" => Self::Dump { file: words.path("FILE")? },
             "verify" => Self::Verify { directory: words.path("DIR")? },
             "salvage" => Self::Salvage { directory: words.path("DIR")?, out: words.path("OUT")? },
@@ -72,9 +85,9 @@ impl Command {
     }
 
     fn parse_append(mut words: Words) -> Result<Self, String> {
-        let (directory, topic) = (words.path("DIR")?, words.text("TOPIC")?);
+        let (target, topic) = (words.target()?, words.text("TOPIC")?);
         let (level, key_separator) = (None, None);
-        let mut job = Append { directory, topic, level, key_separator, acks: false };
+        let mut job = Append { target, topic, level, key_separator, acks: false };
         while let Some(option) = words.option()? {
             match option.as_str() {
                 "--level" => job.level = Some(level_of(&words.text("a level")?)?),
@@ -93,9 +106,9 @@ impl Command {
     }
 
     fn parse_tail(mut words: Words) -> Result<Self, String> {
-        let (directory, topic) = (words.path("DIR")?, words.text("TOPIC")?);
+        let (target, topic) = (words.target()?, words.text("TOPIC")?);
         let from = Position::Earliest;
-        let mut job = Tail { directory, topic, from, max: None, follow: false };
+        let mut job = Tail { target, topic, from, max: None, follow: false };
         while let Some(option) = words.option()? {
             match option.as_str() {
                 "--from" => job.from = position_of(&words.text("a position")?)?,
@@ -157,6 +170,15 @@ struct Words {
 }
 
 impl Words {
+    /// A directory, or `--connect` with an endpoint in its place.
+    fn target(&mut self) -> Result<Target, String> {
+        if self.words.as_slice().first().is_none_or(|word| word != "--connect") {
+            return Ok(Target::Directory(self.path("DIR")?));
+        }
+        self.words.next();
+        Ok(Target::Server(self.text("ENDPOINT")?))
+    }
+
     fn path(&mut self, what: &str) -> Result<PathBuf, String> {
         let word = self.words.next().ok_or_else(|| format!("{what} is missing"))?;
         let option = word.to_str().is_some_and(|word| word.starts_with("--"));

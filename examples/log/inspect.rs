@@ -23,7 +23,7 @@ pub(crate) fn describe(directory: &Path) -> Outcome {
     for name in log.topics() {
         let topic = log.topic(&name)?.describe();
         let options = &topic.options;
-        writeln!(
+        write!(
             out,
             "topic {name} id {} partitions {} level {} codec {}",
             topic.id,
@@ -31,6 +31,13 @@ pub(crate) fn describe(directory: &Path) -> Outcome {
             options.level.name(),
             options.codec,
         )?;
+        if let Some(bytes) = options.retention_bytes {
+            write!(out, " retention-bytes {bytes}")?;
+        }
+        if let Some(retention) = options.retention {
+            write!(out, " retention-ms {}", retention.as_millis())?;
+        }
+        writeln!(out, "{}", if options.compact { " compacted" } else { "" })?;
         for (number, partition) in topic.partitions.iter().enumerate() {
             writeln!(
                 out,
@@ -41,6 +48,35 @@ pub(crate) fn describe(directory: &Path) -> Outcome {
                 partition.segments,
                 partition.bytes,
             )?;
+        }
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints how far every group has come. Members are known only to the process that has the log open.
+pub(crate) fn groups(directory: &Path) -> Outcome {
+    let log = Log::read_only(directory)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    for name in log.groups()? {
+        let group = log.group(&name)?.describe()?;
+        writeln!(out, "group {name} generation {}", group.generation)?;
+        for offset in &group.offsets {
+            let Some(committed) = &offset.committed else { continue };
+            let (partition, end) = (&offset.partition, offset.end);
+            write!(
+                out,
+                "  {} {}: committed {} of {} to {end}, lag {}",
+                partition.topic,
+                partition.partition,
+                committed.offset,
+                offset.earliest,
+                offset.lag().unwrap_or_default(),
+            )?;
+            match offset.lost() {
+                0 => writeln!(out)?,
+                lost => writeln!(out, ", of which {lost} were cut off")?,
+            }
         }
     }
     out.flush()?;

@@ -5,10 +5,15 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use peermq::log::{Log, LogError, LogRecord, Position, Reader, Topic};
+use peermq::Context;
+use peermq::log::{
+    Log, LogClient, LogError, LogRecord, Position, Reader, RemotePartition, RemoteReader, Topic,
+};
 
 use crate::Outcome;
-use crate::arguments::Tail;
+use crate::arguments::{Tail, Target};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Records printed of one partition before it is the next one's turn, when following.
 const TURN_RECORDS: u64 = 1000;
@@ -18,18 +23,42 @@ const PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// A partition being printed.
 struct Source {
-    reader: Reader,
+    records: Records,
     /// Records before this offset are not wanted.
     from: i64,
 }
 
-pub(crate) fn run(job: Tail) -> Outcome {
-    let log = Log::read_only(&job.directory)?;
-    let topic = log.topic(&job.topic)?;
-    let mut sources = Vec::new();
-    for partition in 0..topic.partitions() {
-        sources.push(open(&topic, partition, &job.from)?);
+/// Where records come from.
+enum Records {
+    Log(Reader),
+    Server(RemoteReader),
+}
+
+impl Records {
+    /// The next record; `None` at the end for now.
+    fn next(&mut self) -> Result<Option<LogRecord>, Error> {
+        Ok(match self {
+            Self::Log(reader) => reader.next_record()?,
+            Self::Server(reader) => reader.next().transpose()?,
+        })
     }
+}
+
+pub(crate) fn run(job: Tail) -> Outcome {
+    let context = Context::new();
+    let mut sources = match &job.target {
+        Target::Directory(directory) => {
+            let topic = Log::read_only(directory)?.topic(&job.topic)?;
+            let open = |partition| open(&topic, partition, &job.from);
+            (0..topic.partitions()).map(open).collect::<Result<Vec<_>, _>>()?
+        }
+        Target::Server(endpoint) => {
+            let client = LogClient::connect(&context, endpoint.as_str())?;
+            let topic = client.describe(&job.topic)?;
+            let open = |(number, partition)| open_remote(&client, &job, number, partition);
+            (0..).zip(&topic.partitions).map(open).collect::<Result<Vec<_>, _>>()?
+        }
+    };
     let mut out = BufWriter::new(io::stdout().lock());
     let mut left = job.max.unwrap_or(u64::MAX);
     if job.follow {
@@ -47,19 +76,44 @@ pub(crate) fn run(job: Tail) -> Outcome {
 /// beginning, one that has not come so far yet when it has.
 fn open(topic: &Topic, partition: u32, from: &Position) -> Result<Source, LogError> {
     let Position::Offset(offset) = from else {
-        return Ok(Source { reader: topic.read(partition, from.to_owned())?, from: 0 });
+        let records = Records::Log(topic.read(partition, from.to_owned())?);
+        return Ok(Source { records, from: 0 });
     };
-    match topic.read(partition, Position::Offset(*offset)) {
-        Ok(reader) => Ok(Source { reader, from: *offset }),
+    let reader = match topic.read(partition, Position::Offset(*offset)) {
         Err(LogError::OffsetOutOfRange { earliest, .. }) if *offset < earliest => {
-            eprintln!("log: partition {partition} begins at offset {earliest} now");
-            Ok(Source { reader: topic.read(partition, Position::Earliest)?, from: *offset })
+            tell_start(partition, earliest);
+            topic.read(partition, Position::Earliest)?
         }
-        Err(LogError::OffsetOutOfRange { .. }) => {
-            Ok(Source { reader: topic.read(partition, Position::Latest)?, from: *offset })
-        }
-        Err(error) => Err(error),
-    }
+        Err(LogError::OffsetOutOfRange { .. }) => topic.read(partition, Position::Latest)?,
+        reader => reader?,
+    };
+    Ok(Source { records: Records::Log(reader), from: *offset })
+}
+
+/// As [`open`], through a server.
+fn open_remote(
+    client: &LogClient,
+    job: &Tail,
+    number: u32,
+    partition: &RemotePartition,
+) -> Result<Source, Error> {
+    let read = |from| client.read(&job.topic, number, from).map(Records::Server);
+    let Position::Offset(offset) = job.from else {
+        return Ok(Source { records: read(job.from.clone())?, from: 0 });
+    };
+    let position = if offset < partition.earliest {
+        tell_start(number, partition.earliest);
+        Position::Earliest
+    } else if offset > partition.end {
+        Position::Latest
+    } else {
+        Position::Offset(offset)
+    };
+    Ok(Source { records: read(position)?, from: offset })
+}
+
+fn tell_start(partition: u32, earliest: i64) {
+    eprintln!("log: partition {partition} begins at offset {earliest} now");
 }
 
 /// Prints what a partition has, up to a number of records; returns how many that were.
@@ -68,10 +122,10 @@ fn print(
     turn: u64,
     left: &mut u64,
     out: &mut impl Write,
-) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<u64, Error> {
     let mut printed = 0;
     while printed < turn && *left > 0 {
-        let Some(record) = source.reader.next_record()? else { break };
+        let Some(record) = source.records.next()? else { break };
         if record.offset < source.from {
             continue;
         }
