@@ -170,7 +170,9 @@ impl LogInner {
             let aged = partition.age();
             let kept = aged.and_then(|()| self.retain(topic, partition, &mut maintained));
             let compacted = kept.and_then(|()| self.compact(topic, partition, &mut maintained));
-            outcome = outcome.and(compacted);
+            // A topic that was deleted meanwhile has nothing left to do.
+            let deleted = partition.retired.load(Ordering::SeqCst) && self.shared.check().is_ok();
+            outcome = outcome.and(if deleted { Ok(()) } else { compacted });
             if self.shared.maintenance.is_ending() {
                 break;
             }
