@@ -14,8 +14,8 @@ use peermq::log::format::batch::Producer;
 use peermq::log::format::{BatchBuilder, BatchOptions};
 use peermq::log::storage::MemoryStorage;
 use peermq::log::{
-    HeaderRef, HeartbeatRequest, Level, Log, LogClient, LogServer, NewRecord, OffsetCommit,
-    Position, RemoteCode, Strategy, TopicOptions, TopicPartition,
+    DurableQueue, HeaderRef, HeartbeatRequest, Level, Log, LogClient, LogServer, NewRecord,
+    OffsetCommit, Position, RemoteCode, Strategy, TopicOptions, TopicPartition,
 };
 use peermq::{Context, Dealer, Endpoint, Frame, Message, Socket};
 
@@ -91,6 +91,70 @@ fn a_client_does_over_every_transport_what_a_handle_of_the_log_does() {
         assert!(client.topics().unwrap().is_empty());
         assert!(log.topics().is_empty());
     }
+}
+
+#[test]
+fn a_record_without_the_key_that_its_topic_needs_is_refused_and_no_other_is() {
+    let (_storage, log) = memory();
+    log.create_topic("t", TopicOptions::default().compact(true)).unwrap();
+    let context = Context::new();
+    let server = LogServer::bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
+    let client = client(&context, server.endpoint());
+    let mut keyed = Vec::new();
+    let mut keyless = Vec::new();
+    for n in 0..20 {
+        let value = n.to_string();
+        match n % 4 {
+            2 => keyless.push(client.append("t", &value).unwrap()),
+            _ => keyed.push(client.append("t", NewRecord::new(&value).key("k")).unwrap()),
+        }
+    }
+    for ticket in keyless {
+        let error = ticket.wait().unwrap_err();
+        assert_eq!(error.code(), Some(RemoteCode::KeyMissing));
+        assert_eq!(error.remote().unwrap().topic.as_deref(), Some("t"));
+    }
+    for (offset, ticket) in (0..).zip(keyed) {
+        assert_eq!(ticket.wait().unwrap(), offset);
+    }
+}
+
+#[test]
+fn readers_and_workers_pass_over_what_compaction_left_out() {
+    let (_storage, log) = memory();
+    let options = TopicOptions::default().compact(true).min_dirty_percent(0).segment_bytes(600);
+    let topic = log.create_topic("t", options).unwrap();
+    for n in 0..40 {
+        let (key, value) = (format!("k{}", n % 4), format!("{n:090}"));
+        topic.append(NewRecord::new(&value).key(&key)).unwrap().wait().unwrap();
+    }
+    assert!(log.maintain().unwrap().compacted_records > 20);
+    let there: Vec<i64> =
+        topic.read(0, Position::Earliest).unwrap().map(|record| record.unwrap().offset).collect();
+    assert!(there.len() < 20 && there.last() == Some(&39), "{there:?}");
+    let context = Context::new();
+    let queue = DurableQueue::options().open(&log, "q", "t").unwrap();
+    let options = LogServer::options().queue(&queue);
+    let server = options.bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
+    let client = LogClient::options().timeout(SOON).fetch_bytes(300);
+    let client = client.connect(&context, server.endpoint().clone()).unwrap();
+    let reader = client.read("t", 0, Position::Earliest).unwrap();
+    let read: Vec<i64> = reader.map(|record| record.unwrap().offset).collect();
+    assert_eq!(read, there);
+    // Offsets that are not there are not out of range.
+    let hole = (0..40).find(|offset| !there.contains(offset)).unwrap();
+    let next = client.read("t", 0, Position::Offset(hole)).unwrap().next().unwrap().unwrap();
+    assert_eq!(Some(&next.offset), there.iter().find(|offset| **offset > hole));
+    let worker = client.queue("q");
+    let mut worked = Vec::new();
+    while worked.len() < there.len() {
+        for delivery in worker.acquire(3, SOON, SOON).unwrap() {
+            worked.push(delivery.record.offset);
+            worker.ack(&[delivery.id]).unwrap();
+        }
+    }
+    assert_eq!(worked, there);
+    assert_eq!(queue.stats().missed, 0);
 }
 
 #[test]

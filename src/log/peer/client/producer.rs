@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::records::unencodable;
 use super::{Core, PeerError, RemoteTopic};
 use crate::log::append::NewRecord;
 use crate::log::format::batch::set_producer;
@@ -22,7 +23,7 @@ use crate::log::format::murmur2::partition_for_key;
 use crate::log::format::{self, BatchBuilder, BatchOptions, Codec};
 use crate::log::options::Level;
 use crate::log::peer::protocol::{
-    Answer, Append, DescribeTopic, Outcome, RemoteCode, RemoteError, Reply, TopicName,
+    Answer, Append, DescribeTopic, Outcome, RemoteCode, Reply, TopicName,
 };
 use crate::sync::{Condvar, Mutex, lock};
 use crate::transport::now;
@@ -58,6 +59,7 @@ struct Target {
     level: Level,
     codec: Codec,
     batch_bytes: usize,
+    compact: bool,
     /// Bytes of records without key: they go to one partition until a batch's worth has gone there.
     unkeyed_bytes: AtomicU64,
 }
@@ -259,6 +261,7 @@ impl Target {
             level: options.level,
             codec: if available { options.codec } else { Codec::None },
             batch_bytes: batch_bytes.min(limit),
+            compact: options.compact,
             unkeyed_bytes: AtomicU64::new(0),
         }
     }
@@ -301,7 +304,9 @@ impl Lane {
             let more = open.builder.bytes_of(timestamp, record.key, record.value, headers());
             open.builder.bytes().saturating_add(more) <= target.batch_bytes
         };
-        if self.open.as_ref().is_some_and(|open| !fits(open)) {
+        // The server will refuse it, and should nothing else with it.
+        let alone = target.compact && record.key.is_none();
+        if alone || self.open.as_ref().is_some_and(|open| !fits(open)) {
             self.close_open();
         }
         let open = self.open.get_or_insert_with(|| {
@@ -310,14 +315,18 @@ impl Lane {
         });
         open.level = open.level.max(level);
         let fate = Arc::clone(&open.fate);
-        match open.builder.append(timestamp, record.key, record.value, headers()) {
-            Ok(delta) => (fate, delta),
-            Err(error) => {
+        let appended = open.builder.append(timestamp, record.key, record.value, headers());
+        if alone {
+            self.close_open();
+        }
+        appended.map_or_else(
+            |error| {
                 let fate = Arc::new(Fate::default());
                 fate.set(Err(unencodable(&target.topic, &error)));
                 (fate, 0)
-            }
-        }
+            },
+            |delta| (fate, delta),
+        )
     }
 
     fn close_open(&mut self) {
@@ -377,13 +386,6 @@ impl Lane {
     }
 }
 
-/// The record breaks the format, for instance by its size.
-fn unencodable(topic: &str, error: &format::FormatError) -> PeerError {
-    let mut remote = RemoteError::new(RemoteCode::BadBatch, error.to_string());
-    remote.topic = Some(topic.to_owned());
-    PeerError::Refused { endpoint: String::new(), request: "Append", error: Box::new(remote) }
-}
-
 impl Lanes {
     /// Sends the next batch of a partition, if none is in flight.
     fn send_next(&mut self, core: &Core, key: &LaneKey) {
@@ -439,6 +441,7 @@ impl Core {
 
     /// The server answered the append of a partition.
     pub(super) fn append_done(&self, key: &LaneKey, outcome: Result<Outcome, PeerError>) {
+        use RemoteCode::{KeyMissing, UnknownPartition, UnknownTopic};
         let mut lanes = lock(&self.producer.lanes);
         let Some(lane) = lanes.lanes.get_mut(key) else { return };
         let mut exhausted = None;
@@ -454,7 +457,9 @@ impl Core {
                     lane.renumbered = true;
                     return lanes.send(self, key);
                 }
-                if matches!(error.code, RemoteCode::UnknownTopic | RemoteCode::UnknownPartition) {
+                // It is not the topic any more that is known here.
+                let changed = [UnknownTopic, UnknownPartition, KeyMissing].contains(&error.code);
+                if changed {
                     self.producer.forget_topic(&key.0);
                 }
                 Err(self.refused("Append", error))

@@ -1,9 +1,11 @@
-//! Records out of batches that came over a socket, checked again.
+//! Records out of batches that came over a socket, checked again; and what is wrong with one that cannot go there.
 
 use bytes::Bytes;
 
+use super::PeerError;
 use crate::log::format::batch::DECOMPRESSED_BYTES_MAX;
 use crate::log::format::{Batch, BatchHeader, FormatError};
+use crate::log::peer::protocol::{RemoteCode, RemoteError};
 use crate::log::read::LogRecord;
 
 /// The records of a batch from an offset on, its CRC and every record checked, and the batch's header. None of a control
@@ -35,4 +37,11 @@ pub(in crate::log) fn records_of(
         }
     }
     Ok((header, found))
+}
+
+/// The record breaks the format, for instance by its size.
+pub(super) fn unencodable(topic: &str, error: &FormatError) -> PeerError {
+    let mut remote = RemoteError::new(RemoteCode::BadBatch, error.to_string());
+    remote.topic = Some(topic.to_owned());
+    PeerError::Refused { endpoint: String::new(), request: "Append", error: Box::new(remote) }
 }
