@@ -512,3 +512,19 @@ fn real_files_and_codecs_work_the_same() {
     log.close().unwrap();
     std::fs::remove_dir_all(&directory).unwrap();
 }
+
+#[test]
+fn a_reader_of_durable_records_stops_where_they_end() {
+    let storage = MemoryStorage::new();
+    let log = open(&storage);
+    let topic = log.create_topic("t", TopicOptions::default()).unwrap();
+    topic.append("durable").unwrap().wait().unwrap();
+    for value in ["written", "written too"] {
+        topic.append_at(Level::Written, value).unwrap().wait().unwrap();
+    }
+    let mut reader = topic.read(0, Position::Earliest).unwrap().durable_only();
+    assert_eq!(reader.next().unwrap().unwrap().offset, 0);
+    assert!(reader.next().is_none(), "what is behind it may be lost yet");
+    log.sync().unwrap();
+    assert_eq!(reader.map(|record| record.unwrap().offset).collect::<Vec<_>>(), [1, 2]);
+}

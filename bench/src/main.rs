@@ -11,6 +11,7 @@
 
 mod compare;
 mod library;
+mod log;
 mod outcome;
 mod peer;
 mod report;
@@ -26,8 +27,8 @@ const USAGE: &str = "usage: peermq-bench compare [--quick] [--only GROUP..] [--l
 compare      measures, appends raw results to bench/results/raw.jsonl, and writes docs/bench/ from all of them: of each
              cell of a table the latest, so that a group can be measured again alone
   --quick      short windows and few rounds: shows that everything runs, not how fast; kept apart, in bench/results/
-  --only       some groups: throughput roundtrip ipc inproc fanout router memory openloop
-  --libraries  some libraries: peermq libzmq omq rzmq rzmq-uring zeromq monocoque monocoque-coalesced nng floor
+  --only       some groups: throughput roundtrip ipc inproc fanout router memory openloop log
+  --libraries  some libraries: peermq libzmq omq rzmq rzmq-uring zeromq monocoque monocoque-coalesced nng commitlog walrus floor
   --rounds N   measurements of each figure (5; quick: 2)
 report       writes the page again from the raw results
   --raw FILE   both commands: other raw results

@@ -1,6 +1,7 @@
 //! The operating system: cores, clocks, limits, memory. Linux only, as the measurements are.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -107,6 +108,29 @@ pub(crate) fn machine() -> String {
     let virtual_machine = if info.contains(" hypervisor") { ", virtual machine" } else { "" };
     let cores = cores().map_or(0, |cores| cores.len());
     format!("{model}, {cores} cores{virtual_machine}")
+}
+
+/// The file system, and its device, of a directory.
+pub(crate) fn device(directory: &Path) -> String {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let found = mounts
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace();
+            let (device, place, kind) = (fields.next()?, fields.next()?, fields.next()?);
+            directory.starts_with(place).then_some((place.len(), device, kind))
+        })
+        .max_by_key(|(length, ..)| *length);
+    let Some((_, device, kind)) = found else { return "an unknown device".to_owned() };
+    let name = device.trim_start_matches("/dev/");
+    let queue = |file: &str| fs::read_to_string(format!("/sys/block/{name}/queue/{file}")).ok();
+    let turns = match queue("rotational").as_deref().map(str::trim) {
+        Some("0") => ", not rotational",
+        Some("1") => ", rotational",
+        _ => "",
+    };
+    let cache = queue("write_cache").map(|text| format!(", cache: {}", text.trim()));
+    format!("{kind} on {device}{turns}{}", cache.unwrap_or_default())
 }
 
 /// The kernel and its release.

@@ -9,11 +9,13 @@ use super::catalog::{Entry, State as TopicState};
 use super::directory::{make_partition, open_partition, open_topic, random_id, remove_partitions};
 use super::disk;
 use super::error::{LogError, Place};
+use super::format::Id;
 use super::format::checkpoint::{PartitionOffset, encode_offsets};
 use super::format::names::{self, CLEAN_SHUTDOWN, LOG_START_OFFSETS, RECOVERY_POINTS};
 use super::options::TopicOptions;
+use super::partition::Partition;
 use super::topic::TopicInner;
-use super::{LogInner, State};
+use super::{LogInner, State, offsets_of};
 use crate::sync::lock;
 
 /// What a clean stop leaves, in the form that Kafka reads.
@@ -29,6 +31,16 @@ impl LogInner {
         name: &str,
         options: TopicOptions,
     ) -> Result<Arc<TopicInner>, LogError> {
+        self.create_topic_with_id(name, random_id(), options)
+    }
+
+    /// As [`create_topic`](Self::create_topic), with the id that the topic has elsewhere.
+    pub(super) fn create_topic_with_id(
+        &self,
+        name: &str,
+        id: Id,
+        options: TopicOptions,
+    ) -> Result<Arc<TopicInner>, LogError> {
         self.check_writable()?;
         if !names::is_valid_topic(name) {
             let reason = format!("{name:?} is not 1 to 249 of [a-zA-Z0-9._-]");
@@ -39,7 +51,7 @@ impl LogInner {
         if state.topics.contains_key(name) {
             return Err(LogError::TopicExists { topic: name.to_owned() });
         }
-        let entry = Entry { id: random_id(), state: TopicState::Making, options };
+        let entry = Entry { id, state: TopicState::Making, options };
         let mut catalogue = state.catalogue.clone();
         // What an earlier attempt left behind.
         remove_partitions(&*self.shared.storage, &self.shared.directory, name, 0)?;
@@ -52,11 +64,13 @@ impl LogInner {
         self.shared.storage.sync_dir(&self.shared.directory)?;
         let entry = Entry { state: TopicState::Live, ..entry };
         let topic = open_topic(&self.shared, name, &entry, &state.log_starts, true)?;
+        let options = topic.options.clone();
         catalogue.topics.insert(name.to_owned(), entry);
         catalogue.save(&self.shared)?;
         state.catalogue = catalogue;
         let topic = Arc::new(topic);
         state.topics.insert(name.to_owned(), topic.clone());
+        self.shared.maintenance.wanted(&options);
         Ok(topic)
     }
 
@@ -87,15 +101,19 @@ impl LogInner {
         }
         self.shared.storage.sync_dir(&self.shared.directory)?;
         for number in before..entry.options.partitions {
-            partitions.push(open_partition(&self.shared, name, &entry, number, 0, true)?);
+            let partition =
+                open_partition(&self.shared, name, &entry, &old.options, number, 0, true)?;
+            partitions.push(partition);
         }
         let mut catalogue = state.catalogue.clone();
         catalogue.topics.insert(name.to_owned(), entry.clone());
         catalogue.save(&self.shared)?;
         state.catalogue = catalogue;
-        let topic = TopicInner::new(name.to_owned(), entry.id, entry.options, partitions);
+        old.options.set(entry.options);
+        let topic = TopicInner::new(name.to_owned(), entry.id, old.options.clone(), partitions);
         let topic = Arc::new(topic);
         state.topics.insert(name.to_owned(), topic.clone());
+        self.shared.maintenance.wanted(&topic.options);
         Ok(topic)
     }
 
@@ -117,9 +135,13 @@ impl LogInner {
             // Tickets get their answer; nobody will miss what fails.
             let _ = partition.write_now();
         }
+        // Whoever removes or replaces segments of it has given up by now, and does not begin again.
+        let upkeep: Vec<_> = topic.partitions.iter().map(|one| one.claim_upkeep()).collect();
         remove_partitions(&*self.shared.storage, &self.shared.directory, name, 0)?;
         state.log_starts.retain(|(topic, _), _| topic != name);
         self.save_log_starts(&state.log_starts)?;
+        self.forget_cleaned(name)?;
+        drop(upkeep);
         catalogue.topics.remove(name);
         catalogue.save(&self.shared)?;
         state.catalogue = catalogue;
@@ -143,8 +165,26 @@ impl LogInner {
         if offset <= earliest {
             return Ok(());
         }
+        // What is cut off must not be missed when a transaction has to be completed.
+        let _turn = self.settle_transactions()?;
+        self.cut_front(topic, partition, offset)
+    }
+
+    /// Lets a partition begin at an offset, before which everything is durable, and of which no transaction needs anything
+    /// any more.
+    pub(super) fn cut_front(
+        &self,
+        topic: &TopicInner,
+        partition: &Partition,
+        offset: i64,
+    ) -> Result<(), LogError> {
         let mut state = lock(&self.state);
-        let key = (topic.name.clone(), number);
+        partition.check()?;
+        // Somebody else may have cut more meanwhile.
+        if offset <= partition.log_start() {
+            return Ok(());
+        }
+        let key = (topic.name.clone(), partition.home.partition);
         let mut log_starts = state.log_starts.clone();
         log_starts.insert(key, offset);
         self.save_log_starts(&log_starts)?;
@@ -153,15 +193,14 @@ impl LogInner {
     }
 
     fn save_log_starts(&self, log_starts: &BTreeMap<(String, u32), i64>) -> Result<(), LogError> {
-        let offsets = log_starts.iter().map(|((topic, partition), offset)| PartitionOffset {
-            topic: topic.clone(),
-            partition: *partition,
-            offset: *offset,
-        });
-        self.save_offsets(LOG_START_OFFSETS, offsets.collect())
+        self.save_offsets(LOG_START_OFFSETS, offsets_of(log_starts))
     }
 
-    fn save_offsets(&self, name: &str, offsets: Vec<PartitionOffset>) -> Result<(), LogError> {
+    pub(super) fn save_offsets(
+        &self,
+        name: &str,
+        offsets: Vec<PartitionOffset>,
+    ) -> Result<(), LogError> {
         let text = encode_offsets(&offsets)
             .map_err(|error| LogError::corrupt(Place::path(PathBuf::from(name)), error))?;
         let (storage, directory) = (&*self.shared.storage, &self.shared.directory);
@@ -170,6 +209,11 @@ impl LogInner {
 
     /// Closes the log, once.
     pub(super) fn close(&self) -> Result<(), LogError> {
+        self.shared.maintenance.end();
+        // A pass that somebody called for ends soon, and none begins before the log is closed.
+        let _pass = lock(&self.maintaining);
+        // A transaction in flight ends first.
+        let _turn = self.transactions.turn();
         let mut state = lock(&self.state);
         let Some(guard) = state.lock.take() else { return Ok(()) };
         // First of all: what is appended from now on would be lost.

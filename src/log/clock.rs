@@ -1,13 +1,23 @@
 //! The time of day, as records are stamped with it.
 
 use std::fmt::Debug;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Tells the time of day.
 pub trait Clock: Send + Sync + Debug {
     /// Milliseconds since 1970.
     fn now_ms(&self) -> i64;
+
+    /// Milliseconds since some moment, for measuring how long something takes: never set, never backwards. Unless a clock
+    /// says otherwise, that of the operating system.
+    fn steady_ms(&self) -> i64 {
+        static BEGINNING: OnceLock<Instant> = OnceLock::new();
+        let now = crate::transport::now();
+        let passed = now.saturating_duration_since(*BEGINNING.get_or_init(|| now));
+        i64::try_from(passed.as_millis()).unwrap_or(i64::MAX)
+    }
 }
 
 /// The clock of the operating system.
@@ -45,5 +55,9 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now_ms(&self) -> i64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    fn steady_ms(&self) -> i64 {
+        self.now_ms()
     }
 }

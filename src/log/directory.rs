@@ -12,21 +12,27 @@ use super::catalog::{self, Catalogue, Entry, State as TopicState};
 use super::disk;
 use super::error::{Damage, LogError, Place};
 use super::format::Id;
-use super::format::checkpoint::{PartitionOffset, decode_offsets};
+use super::format::checkpoint::{PartitionOffset, decode_offsets, encode_offsets};
 use super::format::names::{
-    CLEAN_SHUTDOWN, DirectoryName, LOCK, LOG_START_OFFSETS, META_PROPERTIES, PARTITION_METADATA,
+    CLEAN_SHUTDOWN, CLEANER_OFFSETS, DirectoryName, LOCK, LOG_START_OFFSETS, META_PROPERTIES,
+    PARTITION_METADATA,
 };
 use super::format::properties::{MetaProperties, PartitionMetadata};
+use super::groups::Groups;
+use super::maintenance::Maintenance;
+use super::options::LiveOptions;
+use super::partition::times::TimesFile;
 use super::partition::watermark::{Watermark, WatermarkFile};
 use super::partition::{Partition, Shared};
 use super::segment::{Home, Segment};
 use super::storage::{EntryKind, LockError, LockGuard, Storage, this_process};
 use super::topic::TopicInner;
+use super::transaction::Transactions;
 use super::{Log, LogInner, LogOptions, State, recovery};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, lock};
 
 /// What `meta.properties` names as the cluster: by this a directory is known as ours.
-const CLUSTER_ID: &str = "peermq-log";
+pub(super) const CLUSTER_ID: &str = "peermq-log";
 
 /// Opens a log for writing.
 pub(super) fn open(options: LogOptions, directory: &Path) -> Result<Log, LogError> {
@@ -43,10 +49,7 @@ pub(super) fn open(options: LogOptions, directory: &Path) -> Result<Log, LogErro
     let mut catalogue = if recognise(storage, directory)? {
         load_catalogue(storage, directory)?
     } else {
-        let directory_id = Some(random_id());
-        let meta = MetaProperties { cluster_id: CLUSTER_ID.to_owned(), node_id: 0, directory_id };
-        let text = meta.encode().map_err(|error| not_a_log(directory, &error))?;
-        disk::replace(storage, directory, META_PROPERTIES, text.as_bytes())?;
+        make_ours(storage, directory)?;
         Catalogue::default()
     };
     let clean = take_clean_marker(storage, directory)?;
@@ -79,7 +82,10 @@ fn open_topics(
     guard: Option<Box<dyn LockGuard>>,
     clean: bool,
 ) -> Result<Log, LogError> {
-    let log_starts = load_log_starts(&*options.storage, directory)?;
+    let log_starts = load_offsets(&options, directory, LOG_START_OFFSETS, &catalogue, &guard)?;
+    let cleaned = load_offsets(&options, directory, CLEANER_OFFSETS, &catalogue, &guard)?;
+    let interval = options.maintenance_interval.filter(|_| options.linger.is_some());
+    let expiry_ms = i64::try_from(options.producer_expiry.as_millis()).unwrap_or(i64::MAX);
     let shared = Arc::new(Shared {
         storage: options.storage,
         directory: directory.to_owned(),
@@ -88,6 +94,8 @@ fn open_topics(
         poison: OnceLock::new(),
         closed: AtomicBool::new(false),
         keeper: Keeper::new(options.linger),
+        maintenance: Maintenance::new(interval, options.compaction_bytes),
+        producer_expiry_ms: expiry_ms,
     });
     let mut topics = BTreeMap::new();
     for (name, entry) in &catalogue.topics {
@@ -95,8 +103,33 @@ fn open_topics(
         topics.insert(name.clone(), Arc::new(topic));
     }
     let state = State { catalogue, topics, log_starts, lock: guard };
-    let inner = LogInner { shared, state: Mutex::new(state), opened_clean: clean };
-    Ok(Log { inner: Arc::new(inner) })
+    let (state, cleaned) = (Mutex::new(state), Mutex::new(cleaned));
+    let inner = Arc::new(LogInner {
+        shared,
+        state,
+        maintaining: Mutex::new(()),
+        transactions: Transactions::default(),
+        groups: Groups::default(),
+        cleaned,
+        opened_clean: clean,
+    });
+    // Before anything can be removed that its parts are looked for in.
+    inner.complete_transaction()?;
+    if inner.shared.epoch >= 0 {
+        inner.shared.maintenance.attach(Arc::downgrade(&inner));
+        for topic in lock(&inner.state).topics.values() {
+            inner.shared.maintenance.wanted(&topic.options);
+        }
+    }
+    Ok(Log { inner })
+}
+
+/// Makes a directory a log of ours.
+pub(super) fn make_ours(storage: &dyn Storage, directory: &Path) -> Result<(), LogError> {
+    let directory_id = Some(random_id());
+    let meta = MetaProperties { cluster_id: CLUSTER_ID.to_owned(), node_id: 0, directory_id };
+    let text = meta.encode().map_err(|error| not_a_log(directory, &error))?;
+    Ok(disk::replace(storage, directory, META_PROPERTIES, text.as_bytes())?)
 }
 
 fn not_a_log(path: &Path, reason: &dyn std::fmt::Display) -> LogError {
@@ -223,14 +256,35 @@ pub(super) fn remove_partitions(
     if removed { Ok(storage.sync_dir(directory)?) } else { Ok(()) }
 }
 
-fn load_log_starts(
-    storage: &dyn Storage,
+/// The offsets of a checkpoint file for the partitions that there are. Those of others are taken out of the file, if the
+/// log may be changed: a deletion that was interrupted left them, and they must not be taken for those of a new topic.
+fn load_offsets(
+    options: &LogOptions,
     directory: &Path,
+    name: &str,
+    catalogue: &Catalogue,
+    guard: &Option<Box<dyn LockGuard>>,
 ) -> Result<BTreeMap<(String, u32), i64>, LogError> {
-    let path = directory.join(LOG_START_OFFSETS);
+    let storage = &*options.storage;
+    let path = directory.join(name);
     let Some(text) = disk::read(storage, &path)? else { return Ok(BTreeMap::new()) };
-    let entries =
-        decode_offsets(&text).map_err(|error| LogError::corrupt(Place::path(path), error))?;
+    let entries = match decode_offsets(&text) {
+        Ok(entries) => entries,
+        // Without it everything is compacted again, which takes time and changes nothing.
+        Err(_) if name == CLEANER_OFFSETS => Vec::new(),
+        Err(error) => return Err(LogError::corrupt(Place::path(path), error)),
+    };
+    let known = entries.len();
+    let there = |entry: &PartitionOffset| {
+        let topic = catalogue.topics.get(&entry.topic);
+        topic.is_some_and(|topic| entry.partition < topic.options.partitions)
+    };
+    let entries: Vec<_> = entries.into_iter().filter(there).collect();
+    if entries.len() < known && guard.is_some() {
+        let text = encode_offsets(&entries)
+            .map_err(|error| LogError::corrupt(Place::path(directory.join(name)), error))?;
+        disk::replace(storage, directory, name, text.as_bytes())?;
+    }
     let entry = |entry: PartitionOffset| ((entry.topic, entry.partition), entry.offset);
     Ok(entries.into_iter().map(entry).collect())
 }
@@ -258,17 +312,19 @@ pub(super) fn open_topic(
     clean: bool,
 ) -> Result<TopicInner, LogError> {
     let mut partitions = Vec::new();
+    let options = Arc::new(LiveOptions::new(entry.options.clone()));
     for number in 0..entry.options.partitions {
         let log_start = log_starts.get(&(name.to_owned(), number)).copied().unwrap_or(0);
-        partitions.push(open_partition(shared, name, entry, number, log_start, clean)?);
+        partitions.push(open_partition(shared, name, entry, &options, number, log_start, clean)?);
     }
-    Ok(TopicInner::new(name.to_owned(), entry.id, entry.options.clone(), partitions))
+    Ok(TopicInner::new(name.to_owned(), entry.id, options, partitions))
 }
 
 pub(super) fn open_partition(
     shared: &Arc<Shared>,
     name: &str,
     entry: &Entry,
+    options: &Arc<LiveOptions>,
     number: u32,
     log_start: i64,
     clean: bool,
@@ -283,8 +339,14 @@ pub(super) fn open_partition(
         Ok(_) => return Err(LogError::corrupt(place(), Damage::Foreign)),
         Err(error) => return Err(LogError::corrupt(place(), error)),
     }
-    let opened = recovery::open(home.clone(), log_start, clean)?;
-    Ok(Arc::new(Partition::new(shared.clone(), entry.options.clone(), opened)))
+    let mut opened = recovery::open(home.clone(), log_start, clean)?;
+    if home.writable {
+        let now_ms = shared.clock.now_ms();
+        let times = TimesFile::load(&home, &opened.segments, now_ms);
+        opened.writer.times = times.map_err(|error| home.failed(error))?;
+        opened.writer.producers.known_since(now_ms);
+    }
+    Ok(Arc::new(Partition::new(shared.clone(), options.clone(), opened)))
 }
 
 /// Makes the directory of a partition with all a partition must have. Durable but for the directory's own name.

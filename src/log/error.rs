@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::format::FormatError;
+use super::groups::Fencing;
 use super::storage::StorageError;
 
 /// Where in a log something is: what is not known is left out.
@@ -171,6 +172,12 @@ pub enum LogError {
         /// The offset that the next record will get.
         end: i64,
     },
+    /// The caller's record has no key, which a compacted topic needs to know what it supersedes.
+    #[error("topic {topic} is compacted and takes no record without key")]
+    KeyMissing {
+        /// The topic's name.
+        topic: String,
+    },
     /// The caller's batch breaks the format.
     #[error("refused a batch for {place}: {source}")]
     BadBatch {
@@ -206,6 +213,26 @@ pub enum LogError {
         current: i16,
         /// The epoch of the batch.
         found: i16,
+    },
+    /// The caller is no member of the group, or not the owner of the partition.
+    #[error("member {member} of group {group}, in generation {generation}, was refused: {why}")]
+    MemberFenced {
+        /// The group's name.
+        group: String,
+        /// The member's id.
+        member: String,
+        /// The generation of its request.
+        generation: i32,
+        /// What speaks against it.
+        why: Fencing,
+    },
+    /// The caller wanted to change a group from outside while it has members.
+    #[error("group {group} has {members} members")]
+    GroupNotEmpty {
+        /// The group's name.
+        group: String,
+        /// How many members it has.
+        members: usize,
     },
     /// The log was opened for reading only.
     #[error("the log is open for reading only")]
@@ -294,6 +321,11 @@ impl LogError {
     /// Whether the medium was full: nothing was appended, and it may work later.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Full { .. })
+    }
+
+    /// Whether an offset was asked for that is not there.
+    pub(super) fn is_out_of_range(&self) -> bool {
+        matches!(self, Self::OffsetOutOfRange { .. })
     }
 
     /// Whether stored bytes were found damaged.

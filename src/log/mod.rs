@@ -21,6 +21,36 @@
 //! # Ok::<(), peermq::log::LogError>(())
 //! ```
 //!
+//! # Reading together, and exactly once
+//!
+//! A [`Group`] divides the partitions of its topics among its members and remembers how far it has come; what is committed
+//! never expires. A [`Transaction`] appends to several partitions, and commits what a member has read, all or nothing: so
+//! what it makes of each record is there exactly once, whatever fails.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//! use peermq::log::{Log, MemberOptions, NewRecord, TopicOptions};
+//! use peermq::log::storage::MemoryStorage;
+//!
+//! let log = Log::open_in(Arc::new(MemoryStorage::new()), "/log")?;
+//! let orders = log.create_topic("orders", TopicOptions::default().partitions(2))?;
+//! log.create_topic("parcels", TopicOptions::default())?;
+//! orders.append("two apples")?.wait()?;
+//!
+//! let mut member = log.group("packers")?.join(MemberOptions::new(["orders"]))?;
+//! let orders = member.poll(Duration::from_secs(1))?.records;
+//! let mut transaction = log.transaction();
+//! for order in &orders {
+//!     let content = order.record.value.as_deref().unwrap_or_default();
+//!     transaction.append("parcels", NewRecord::new(content).key("shelf 7"))?;
+//! }
+//! transaction.commit_offsets(&member.membership(), &member.positions())?;
+//! let places = transaction.commit()?;
+//! assert_eq!((places.len(), places[0].1), (1, 0));
+//! # Ok::<(), peermq::log::LogError>(())
+//! ```
+//!
 //! # The path of a record
 //!
 //! 1. [`Topic::append`] (`topic.rs`) chooses the partition and encodes the record into the batch that gathers there
@@ -30,7 +60,11 @@
 //! 3. Whoever needs it durable syncs that segment for everybody, and notes so in the durable watermark
 //!    (`partition/watermark.rs`).
 //! 4. A [`Reader`] (`read/`) finds the segment and reads whole batches, checks them and cuts records out of them.
-//! 5. The next [`Log::open`] finds what is whole (`recovery.rs`).
+//! 5. Sealed segments go when they need not be kept (`retention.rs`), or are replaced by ones without the records that later
+//!    ones supersede (`compaction/`), in passes that run beside all this (`maintenance.rs`).
+//! 6. The next [`Log::open`] finds what is whole (`recovery.rs`).
+//!
+//! Groups (`groups/`) and transactions (`transaction/`) are built on that, with topics of the log's own (`internal.rs`).
 //!
 //! The bytes on the medium are those of [`mod@format`]; what is asked of the medium is said in [`storage`].
 
@@ -38,17 +72,29 @@ mod admin;
 mod append;
 mod catalog;
 mod clock;
+mod compaction;
 mod directory;
 mod disk;
+mod durable;
 mod error;
+mod fields;
 pub mod format;
+mod groups;
+pub mod inspect;
+mod internal;
+mod maintenance;
 mod options;
 mod partition;
+mod peer;
 mod read;
+mod recall;
 mod recovery;
+mod refresh;
+mod retention;
 mod segment;
 pub mod storage;
 mod topic;
+mod transaction;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -57,21 +103,50 @@ use std::time::Duration;
 
 pub use append::{NewRecord, Ticket};
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use durable::{
+    Delivery, DeliveryId, DurablePublisher, DurableQueue, DurableSubscriber, PublishError,
+    PublisherOptions, PublisherStats, QueueError, QueueOptions, QueueStats, SubscribeError,
+    SubscriberOptions, SubscriberStats,
+};
 pub use error::{Damage, LogError, Place};
 pub use format::batch::TimestampType;
 pub use format::{Codec, HeaderRef};
+pub use groups::{
+    CommitTicket, Committed, Fencing, Group, GroupDescription, GroupEvent, GroupMember,
+    GroupOffset, GroupRecord, HeartbeatReply, HeartbeatRequest, MemberDescription, MemberOptions,
+    Membership, OffsetCommit, Polled, Strategy, TopicPartition,
+};
+pub use maintenance::Maintained;
 pub use options::{BATCH_BYTES_MAX, Level, TopicOptions};
+pub use peer::{
+    AppendTicket, LogClient, LogClientOptions, LogServer, LogServerOptions, LogServerStats,
+    Malformed, PeerError, RemoteCode, RemoteError, RemoteGroup, RemotePartition, RemoteQueue,
+    RemoteReader, RemoteTopic,
+};
 pub use read::{Follow, LogRecord, Position, ReadBatch, Reader};
 pub use topic::{PartitionDescription, Topic, TopicDescription};
+pub use transaction::Transaction;
 
 use crate::sync::{Mutex, lock};
 use catalog::Catalogue;
+use format::checkpoint::PartitionOffset;
+use groups::Groups;
 use partition::Shared;
 use storage::{FileStorage, LockGuard, Storage};
 use topic::TopicInner;
+use transaction::Transactions;
 
 /// How long records may gather before they are written though nobody waits for them.
 const LINGER: Duration = Duration::from_millis(5);
+
+/// How often retention and compaction look for something to do.
+const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Bytes of the table of keys of a compaction.
+const COMPACTION_BYTES: usize = 16 << 20;
+
+/// How long an idempotent producer may be silent and is remembered.
+const PRODUCER_EXPIRY: Duration = Duration::from_secs(24 * 3600);
 
 /// How a log is opened.
 #[derive(Clone, Debug)]
@@ -80,6 +155,9 @@ pub struct LogOptions {
     clock: Arc<dyn Clock>,
     linger: Option<Duration>,
     create: bool,
+    maintenance_interval: Option<Duration>,
+    compaction_bytes: usize,
+    producer_expiry: Duration,
 }
 
 impl Default for LogOptions {
@@ -89,6 +167,9 @@ impl Default for LogOptions {
             clock: Arc::new(SystemClock),
             linger: Some(LINGER),
             create: true,
+            maintenance_interval: Some(MAINTENANCE_INTERVAL),
+            compaction_bytes: COMPACTION_BYTES,
+            producer_expiry: PRODUCER_EXPIRY,
         }
     }
 }
@@ -109,7 +190,7 @@ impl LogOptions {
     }
 
     /// How long records may gather before they are written though nobody waits for their tickets; 5 ms. `None`: until
-    /// somebody does, or a batch is full, and then there is no thread for it.
+    /// somebody does, or several batches are full, and then there is no thread for it.
     #[must_use]
     pub fn linger(mut self, linger: Option<Duration>) -> Self {
         self.linger = linger;
@@ -120,6 +201,29 @@ impl LogOptions {
     #[must_use]
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// How often retention and compaction are looked after, besides whenever a segment was ended; 1 minute. `None`, or
+    /// without [`linger`](Self::linger): only by [`Log::maintain`], and then there is no thread for it.
+    #[must_use]
+    pub fn maintenance_interval(mut self, interval: Option<Duration>) -> Self {
+        self.maintenance_interval = interval;
+        self
+    }
+
+    /// Bytes of the table that compaction notes keys in, 24 for each and a third more; 16 MiB. When there are more new keys
+    /// than fit, a part of them is compacted at a time, and all of what is older is read again for each.
+    #[must_use]
+    pub fn compaction_bytes(mut self, bytes: usize) -> Self {
+        self.compaction_bytes = bytes;
+        self
+    }
+
+    /// How long an idempotent producer may be silent and its repetitions are still known; 1 day.
+    #[must_use]
+    pub fn producer_expiry(mut self, expiry: Duration) -> Self {
+        self.producer_expiry = expiry;
         self
     }
 
@@ -153,6 +257,13 @@ pub struct Log {
 struct LogInner {
     shared: Arc<Shared>,
     state: Mutex<State>,
+    /// Held during a pass of maintenance, and while the log is closed. The first in the order of locks.
+    maintaining: Mutex<()>,
+    /// The transaction in flight, if there is one; its lock comes before all others but the one above.
+    transactions: Transactions,
+    groups: Groups,
+    /// Up to where partitions are compacted. The last in the order of locks.
+    cleaned: Mutex<BTreeMap<(String, u32), i64>>,
     /// Whether the log was closed in order before it was opened, so that what is not touched is in order still.
     opened_clean: bool,
 }
@@ -208,7 +319,8 @@ impl Log {
 
     /// The names of all topics, sorted.
     pub fn topics(&self) -> Vec<String> {
-        lock(&self.inner.state).topics.keys().cloned().collect()
+        let state = lock(&self.inner.state);
+        state.topics.keys().filter(|name| !internal::is_internal(name)).cloned().collect()
     }
 
     /// A topic.
@@ -216,8 +328,8 @@ impl Log {
     /// # Errors
     /// `UnknownTopic`.
     pub fn topic(&self, name: &str) -> Result<Topic, LogError> {
-        match lock(&self.inner.state).topics.get(name) {
-            Some(topic) => Ok(Topic { inner: topic.clone(), log: self.inner.clone() }),
+        match self.inner.find_topic(name).filter(|_| !internal::is_internal(name)) {
+            Some(inner) => Ok(Topic { inner, log: self.inner.clone() }),
             None => Err(LogError::UnknownTopic { topic: name.to_owned() }),
         }
     }
@@ -225,28 +337,29 @@ impl Log {
     /// Creates a topic; durable when this returns.
     ///
     /// # Errors
-    /// `TopicExists`; `Invalid` for a name other than 1 to 249 of `[a-zA-Z0-9._-]`, or options that cannot work;
-    /// failures of the storage.
+    /// `TopicExists`; `Invalid` for a name other than 1 to 249 of `[a-zA-Z0-9._-]`, or one that begins with `__` as the
+    /// log's own do, or options that cannot work; failures of the storage.
     pub fn create_topic(&self, name: &str, options: TopicOptions) -> Result<Topic, LogError> {
-        let inner = self.inner.create_topic(name, options)?;
+        let inner = self.inner.create_users_topic(name, options)?;
         Ok(Topic { inner, log: self.inner.clone() })
     }
 
-    /// Changes the options of a topic: more partitions at once (never fewer), everything else when the log is opened next.
+    /// Changes the options of a topic, at once. More partitions (never fewer) are there for the topic that is returned;
+    /// topics that were asked for before know the old ones only. What has gathered is written as it was begun.
     ///
     /// # Errors
     /// `UnknownTopic`; `Invalid` for fewer partitions, or options that cannot work; failures of the storage.
     pub fn alter_topic(&self, name: &str, options: TopicOptions) -> Result<Topic, LogError> {
-        let inner = self.inner.alter_topic(name, options)?;
+        let inner = self.inner.alter_users_topic(name, options)?;
         Ok(Topic { inner, log: self.inner.clone() })
     }
 
-    /// Deletes a topic with all its records; durable when this returns. Readers may read on what they have open.
+    /// Deletes a topic with all its records, and what groups have committed for it; durable when this returns. Readers may read on what they have open.
     ///
     /// # Errors
     /// `UnknownTopic`, failures of the storage.
     pub fn delete_topic(&self, name: &str) -> Result<(), LogError> {
-        self.inner.delete_topic(name)
+        self.inner.delete_users_topic(name)
     }
 
     /// Makes everything appended so far durable.
@@ -259,6 +372,21 @@ impl Log {
         partitions.try_for_each(|partition| partition.flush_durable())
     }
 
+    /// Makes one pass of retention and compaction over all topics, on this thread: removes what the topics' options say need
+    /// not be kept. Appending and reading go on meanwhile. Without [`LogOptions::linger`] this is the only way to it.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `Closed`, `Poisoned`; the first failure of the storage, or damage, which keeps a partition from its pass
+    /// but no other one.
+    pub fn maintain(&self) -> Result<Maintained, LogError> {
+        self.inner.maintain()
+    }
+
+    /// How the last pass of maintenance failed, of those that nobody called; `None` if it did not.
+    pub fn maintenance_failure(&self) -> Option<LogError> {
+        self.inner.shared.maintenance.failure()
+    }
+
     /// Looks what another process has done to a log that is open for reading only. Reading does so by itself at its end;
     /// this is for [`describe`](Topic::describe).
     ///
@@ -267,7 +395,7 @@ impl Log {
     pub fn refresh(&self) -> Result<(), LogError> {
         let topics: Vec<_> = lock(&self.inner.state).topics.values().cloned().collect();
         let mut partitions = topics.iter().flat_map(|topic| &topic.partitions);
-        partitions.try_for_each(|partition| partition.refresh().map(drop))
+        partitions.try_for_each(|partition| partition.reload().map(drop))
     }
 
     /// Closes the log: everything appended is made durable, and the next opening need not look for damage. All handles
@@ -278,6 +406,16 @@ impl Log {
     pub fn close(self) -> Result<(), LogError> {
         self.inner.close()
     }
+}
+
+/// The entries of a checkpoint file.
+fn offsets_of(offsets: &BTreeMap<(String, u32), i64>) -> Vec<PartitionOffset> {
+    let entry = |((topic, partition), offset): (&(String, u32), &i64)| PartitionOffset {
+        topic: topic.clone(),
+        partition: *partition,
+        offset: *offset,
+    };
+    offsets.iter().map(entry).collect()
 }
 
 impl Drop for LogInner {
@@ -293,3 +431,8 @@ impl Shared {
         self.poison.get().map_or(Ok(()), |poison| Err(poison.clone()))
     }
 }
+
+/// The code of the guide is compiled and run with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/guide.md")]
+struct Guide;

@@ -1,11 +1,18 @@
 //! What can be set: per topic, stored with it; the rest is set when a log is opened.
 
+use std::ops::Deref;
+use std::sync::OnceLock;
+use std::time::Duration;
+
 use super::error::LogError;
 use super::format::Codec;
 use super::format::batch::TimestampType;
 
 /// Largest record or batch that any topic may allow, in bytes: what a reader allocates for a batch is below this.
 pub const BATCH_BYTES_MAX: u32 = 64 << 20;
+
+/// Largest size that any topic may set for its segments, in bytes: positions in them are 31 bits.
+pub(super) const SEGMENT_BYTES_MAX: u32 = 1 << 30;
 
 /// Bytes of batches between two index entries, where a topic does not say.
 pub(super) const INDEX_INTERVAL_BYTES: u32 = 4096;
@@ -63,6 +70,19 @@ pub struct TopicOptions {
     pub batch_bytes: u32,
     /// Space is reserved ahead in steps of this many bytes; 0 for none.
     pub preallocate_bytes: u32,
+    /// The oldest segments of a partition go as long as at least this many bytes stay; `None`: they stay.
+    pub retention_bytes: Option<u64>,
+    /// Segments go when their last append is longer ago than this, whatever times their records have; `None`: they stay.
+    pub retention: Option<Duration>,
+    /// Only the last record of each key is kept, sooner or later; records without key are refused.
+    pub compact: bool,
+    /// How long a tombstone can be read after compaction has met it first. A reader that needs longer from the start to
+    /// the end of a partition may miss that a key was deleted.
+    pub delete_retention: Duration,
+    /// A partition is compacted when at least so many of a hundred bytes were appended since the last time.
+    pub min_dirty_percent: u32,
+    /// Options that a later version of this library stored; kept as they are.
+    pub(super) unknown: Vec<String>,
 }
 
 impl Default for TopicOptions {
@@ -79,6 +99,12 @@ impl Default for TopicOptions {
             record_bytes_max: 1 << 20,
             batch_bytes: 64 << 10,
             preallocate_bytes: 0,
+            retention_bytes: None,
+            retention: None,
+            compact: false,
+            delete_retention: Duration::from_secs(24 * 3600),
+            min_dirty_percent: 50,
+            unknown: Vec::new(),
         }
     }
 }
@@ -98,17 +124,20 @@ macro_rules! topic_options {
 
             /// The options as `name=value` words.
             pub(super) fn words(&self) -> Vec<String> {
-                vec![$(format!("{}={}", stringify!($name), Word::show(&self.$name)),)*]
+                let known = [$(format!("{}={}", stringify!($name), Word::show(&self.$name)),)*];
+                known.into_iter().chain(self.unknown.iter().cloned()).collect()
             }
 
-            /// Sets what a `name=value` word says; false if it says nothing known.
+            /// Sets what a `name=value` word says; a name that is not known is kept for later versions. False if the value
+            /// is none that the name can have, or the word is no such word.
             pub(super) fn set_word(&mut self, word: &str) -> bool {
                 match word.split_once('=') {
                     $(Some((stringify!($name), value)) => match Word::read(value) {
                         Some(value) => { self.$name = value; true }
                         None => false,
                     },)*
-                    _ => false,
+                    Some(_) => { self.unknown.push(word.to_owned()); true }
+                    None => false,
                 }
             }
         }
@@ -127,9 +156,19 @@ topic_options! {
     record_bytes_max: u32,
     batch_bytes: u32,
     preallocate_bytes: u32,
+    retention_bytes: Option<u64>,
+    retention: Option<Duration>,
+    compact: bool,
+    delete_retention: Duration,
+    min_dirty_percent: u32,
 }
 
 impl TopicOptions {
+    /// Whether there is anything to do for the topic beside appending and reading.
+    pub(super) fn needs_maintenance(&self) -> bool {
+        self.compact || self.retention.is_some() || self.retention_bytes.is_some()
+    }
+
     /// Refuses what cannot work.
     pub(super) fn check(&self) -> Result<(), LogError> {
         let invalid = |what, reason: String| Err(LogError::Invalid { what, reason });
@@ -151,7 +190,7 @@ impl TopicOptions {
             return invalid("batch_bytes", format!("is above {BATCH_BYTES_MAX}"));
         }
         // A segment may exceed its size by one batch, and positions in it are 31 bits.
-        if !(64..=1 << 30).contains(&self.segment_bytes) {
+        if !(64..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes) {
             return invalid("segment_bytes", format!("{} is not in 64..=2^30", self.segment_bytes));
         }
         if self.segment_ms <= 0 {
@@ -159,6 +198,9 @@ impl TopicOptions {
         }
         if self.index_bytes_max < 24 {
             return invalid("index_bytes_max", "is below 24".to_owned());
+        }
+        if self.min_dirty_percent > 100 {
+            return invalid("min_dirty_percent", "is above 100".to_owned());
         }
         Ok(())
     }
@@ -168,6 +210,49 @@ impl TopicOptions {
 trait Word: Sized {
     fn show(&self) -> String;
     fn read(text: &str) -> Option<Self>;
+}
+
+impl Word for bool {
+    fn show(&self) -> String {
+        self.to_string()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl Word for u64 {
+    fn show(&self) -> String {
+        self.to_string()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl<T: Word> Word for Option<T> {
+    fn show(&self) -> String {
+        self.as_ref().map_or("none".to_owned(), Word::show)
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        if text == "none" { Some(None) } else { T::read(text).map(Some) }
+    }
+}
+
+/// Seconds with nine places.
+impl Word for Duration {
+    fn show(&self) -> String {
+        format!("{}.{:09}", self.as_secs(), self.subsec_nanos())
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let (seconds, nanos) = text.split_once('.')?;
+        let nanos = nanos.parse().ok().filter(|count| nanos.len() == 9 && *count < 1_000_000_000);
+        Some(Self::new(seconds.parse().ok()?, nanos?))
+    }
 }
 
 impl Word for u32 {
@@ -227,6 +312,51 @@ impl Word for TimestampType {
     }
 }
 
+/// The options of a topic as they are now, read without a lock by all who append to it.
+///
+/// Each change is a link of a chain that only grows, which is what lets a reader keep its reference. A topic is changed by
+/// hand a few times in the life of a process, so the way to the last link is short.
+#[derive(Debug)]
+pub(super) struct LiveOptions {
+    options: TopicOptions,
+    next: OnceLock<Box<LiveOptions>>,
+}
+
+impl LiveOptions {
+    pub(super) fn new(options: TopicOptions) -> Self {
+        Self { options, next: OnceLock::new() }
+    }
+
+    /// Lets other options count from now on.
+    pub(super) fn set(&self, options: TopicOptions) {
+        let mut link = self;
+        let mut new = Box::new(Self::new(options));
+        loop {
+            match link.next.get() {
+                Some(next) => link = next,
+                None if **link == new.options => return,
+                None => match link.next.set(new) {
+                    Ok(()) => return,
+                    Err(refused) => new = refused,
+                },
+            }
+        }
+    }
+}
+
+impl Deref for LiveOptions {
+    type Target = TopicOptions;
+
+    #[inline]
+    fn deref(&self) -> &TopicOptions {
+        let mut link = self;
+        while let Some(next) = link.next.get() {
+            link = next;
+        }
+        &link.options
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,11 +368,35 @@ mod tests {
             .codec(Codec::Lz4)
             .timestamps(TimestampType::Append)
             .segment_ms(12)
-            .batch_bytes(7);
+            .batch_bytes(7)
+            .retention_bytes(Some(9))
+            .retention(Some(Duration::new(3, 7)))
+            .compact(true)
+            .delete_retention(Duration::from_millis(1500))
+            .min_dirty_percent(10);
         let mut read = TopicOptions::default();
         assert!(options.words().iter().all(|word| read.set_word(word)));
         assert_eq!(read, options);
-        assert!(!read.set_word("colour=blue") && !read.set_word("level=x"));
+        assert!(!read.set_word("colour") && !read.set_word("level=x"));
+        assert!(!read.set_word("retention=1.5") && !read.set_word("compact=1"));
+    }
+
+    #[test]
+    fn what_a_later_version_stored_is_kept() {
+        let mut read = TopicOptions::default();
+        assert!(read.set_word("colour=blue"));
+        assert!(read.words().contains(&"colour=blue".to_owned()));
+    }
+
+    #[test]
+    fn changed_options_count_for_everybody_at_once() {
+        let live = LiveOptions::new(TopicOptions::default());
+        for bytes in [1, 2, 2, 3] {
+            live.set(TopicOptions::default().batch_bytes(bytes));
+            assert_eq!(live.batch_bytes, bytes);
+        }
+        let links = std::iter::successors(Some(&live), |link| link.next.get().map(|next| &**next));
+        assert_eq!(links.count(), 4, "what changes nothing is no link");
     }
 
     #[test]

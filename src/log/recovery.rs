@@ -8,20 +8,19 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::disk;
 use super::error::{Damage, LogError, Place};
+use super::format::BatchHeader;
 use super::format::checkpoint::{EpochStart, decode_epochs};
 use super::format::names::{FileKind, FileName, FileState, LEADER_EPOCHS};
-use super::format::{BatchHeader, producers};
+use super::partition::Opened;
 use super::partition::producers::Producers;
 use super::partition::watermark::{Watermark, WatermarkFile};
 use super::partition::writer::Writer;
-use super::partition::{Opened, Partition, View};
+use super::recall::recall_producers;
 use super::segment::{Expected, Found, Home, ScanError, Scanner, Segment};
 use super::storage::StorageFile;
-use crate::sync::lock;
 
 /// A tail up to this long is always written again, so that it becomes durable whatever happened to it.
 const REWRITTEN_BYTES_MAX: u64 = 8 << 20;
@@ -30,11 +29,11 @@ const REWRITE_CHUNK_BYTES: u64 = 1 << 20;
 
 /// What a partition's directory holds.
 #[derive(Debug, Default)]
-struct Files {
+pub(super) struct Files {
     /// Base offsets of the segments.
-    logs: BTreeSet<i64>,
+    pub(super) logs: BTreeSet<i64>,
     /// Offsets of the producer snapshots.
-    snapshots: BTreeSet<i64>,
+    pub(super) snapshots: BTreeSet<i64>,
     /// Names of files that an interrupted operation left.
     leftovers: Vec<String>,
     /// Base offsets of indexes.
@@ -42,7 +41,7 @@ struct Files {
 }
 
 impl Files {
-    fn list(home: &Home) -> Result<Self, LogError> {
+    pub(super) fn list(home: &Home) -> Result<Self, LogError> {
         let entries = home.storage.list(&home.directory).map_err(|error| home.failed(error))?;
         let mut files = Self::default();
         for entry in entries {
@@ -60,10 +59,9 @@ impl Files {
                     files.snapshots.insert(offset);
                 }
                 (FileState::Live, _) => _ = files.indexes.insert(offset),
-                (FileState::Cleaned | FileState::Deleted, _) => {
+                (FileState::Cleaned | FileState::Swap | FileState::Deleted, _) => {
                     files.leftovers.push(text.to_owned());
                 }
-                (FileState::Swap, _) => {}
             }
         }
         Ok(files)
@@ -81,8 +79,35 @@ pub(super) fn remove_segment(home: &Home, base_offset: i64) -> Result<(), LogErr
     Ok(())
 }
 
+/// Looks at a partition that is open for reading only may fail when its writer removes or replaces segments meanwhile:
+/// then they are repeated, up to so many times.
+const LOOKS_MAX: usize = 10;
+
 /// Opens a partition. `clean`: the log was closed in order, and nothing happened to it since.
 pub(super) fn open(home: Arc<Home>, log_start: i64, clean: bool) -> Result<Opened, LogError> {
+    if home.writable {
+        super::compaction::finish(&home)?;
+        return open_once(home, log_start, clean);
+    }
+    let mut looks = 1;
+    loop {
+        match open_once(home.clone(), log_start, clean) {
+            Err(error) if looks < LOOKS_MAX && is_missing(&error) => looks += 1,
+            opened => return opened,
+        }
+    }
+}
+
+/// Whether a file was not there that should be.
+pub(super) fn is_missing(error: &LogError) -> bool {
+    match error {
+        LogError::Storage { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        LogError::Corrupt { damage, .. } => *damage == Damage::Missing,
+        _ => false,
+    }
+}
+
+fn open_once(home: Arc<Home>, log_start: i64, clean: bool) -> Result<Opened, LogError> {
     // The watermark first: a writer elsewhere may start a segment meanwhile.
     let mut watermark = WatermarkFile::open(&home)?;
     let files = Files::list(&home)?;
@@ -125,7 +150,8 @@ pub(super) fn open(home: Arc<Home>, log_start: i64, clean: bool) -> Result<Opene
     }
     let epochs = load_epochs(&home, end)?;
     let max_timestamp = recovered.max_timestamp;
-    let writer = Writer::new(active, epochs, producers, max_timestamp);
+    let mut writer = Writer::new(active, epochs, producers, max_timestamp);
+    writer.snapshots = files.snapshots.range(..=end).copied().collect();
     if home.writable && recovered.durable == end {
         watermark.store(writer.watermark(known.epoch));
     }
@@ -140,7 +166,7 @@ pub(super) fn open(home: Arc<Home>, log_start: i64, clean: bool) -> Result<Opene
     })
 }
 
-fn bases_first(bases: &[i64]) -> i64 {
+pub(super) fn bases_first(bases: &[i64]) -> i64 {
     bases.first().copied().unwrap_or_default()
 }
 
@@ -380,70 +406,6 @@ fn rewrite(home: &Home, file: &dyn StorageFile, from: u64, to: u64) -> Result<()
     Ok(())
 }
 
-/// The producers at the watermark: the newest usable snapshot before it, and what was appended since.
-fn recall_producers(
-    home: &Arc<Home>,
-    files: &Files,
-    bases: &[i64],
-    known: Watermark,
-    clean: bool,
-) -> Result<Producers, LogError> {
-    if !known.producers {
-        return Ok(Producers::default());
-    }
-    let mut recalled = Producers::default();
-    let mut since = bases_first(bases);
-    for snapshot in files.snapshots.range(..=known.offset).rev() {
-        let path = home.file(*snapshot, FileKind::ProducerSnapshot);
-        let bytes = disk::read(&*home.storage, &path).map_err(|error| home.failed(error))?;
-        // A damaged one is passed over: an older one and the log say the same.
-        if let Some(Ok(entries)) = bytes.map(|bytes| producers::decode(&bytes)) {
-            recalled = Producers::from_entries(&entries);
-            since = *snapshot;
-            break;
-        }
-    }
-    if clean && since == known.offset {
-        return Ok(recalled);
-    }
-    for (n, base_offset) in bases.iter().enumerate() {
-        let next = bases.get(n + 1).copied().unwrap_or(i64::MAX);
-        if next <= since || *base_offset > known.segment {
-            continue;
-        }
-        let (end, next) = if *base_offset == known.segment {
-            (known.position, known.offset)
-        } else {
-            let path = home.file(*base_offset, FileKind::Log);
-            (home.storage.metadata(&path).map_err(|error| home.failed(error))?.len, next)
-        };
-        let segment = Segment::known(home.clone(), *base_offset, end, next, true);
-        replay(&segment, since, end, &mut recalled)?;
-    }
-    Ok(recalled)
-}
-
-/// Notes the producers of a segment's batches from an offset on.
-fn replay(
-    segment: &Segment,
-    since: i64,
-    end: u64,
-    producers: &mut Producers,
-) -> Result<(), LogError> {
-    let file = segment.file()?.clone();
-    let expected = Expected { offset: segment.base_offset, epoch: i32::MIN };
-    let mut scanner = Scanner::new(&*file, 0, end, expected);
-    loop {
-        let offset = scanner.expected().offset;
-        match scanner.next() {
-            Ok(Some((_, header))) if header.base_offset >= since => producers.note(&header),
-            Ok(Some(_)) => {}
-            Ok(None) => return Ok(()),
-            Err(error) => return Err(segment.scan_failed(error, offset)),
-        }
-    }
-}
-
 /// Where each writer's batches begin, as far as there are any.
 fn load_epochs(home: &Home, end: i64) -> Result<Vec<EpochStart>, LogError> {
     let path = home.directory.join(LEADER_EPOCHS);
@@ -453,49 +415,4 @@ fn load_epochs(home: &Home, end: i64) -> Result<Vec<EpochStart>, LogError> {
         .map_err(|error| LogError::corrupt(Place { path: Some(path), ..home.place() }, error))?;
     epochs.retain(|entry| entry.start_offset <= end);
     Ok(epochs)
-}
-
-/// Looks what another process did to a partition that is open for reading only: new segments, more in the last one,
-/// segments that are gone.
-pub(super) fn refresh(partition: &Partition, writer: &mut Writer) -> Result<(), LogError> {
-    let home = &partition.home;
-    let files = Files::list(home)?;
-    let first = files.logs.first().copied().unwrap_or_default();
-    // Where exactly the log begins in its first segment only its checkpoint tells, which is read when it is opened.
-    partition.log_start.fetch_max(first, Ordering::SeqCst);
-    let mut segments = partition.view().segments.clone();
-    segments.retain(|segment| segment.next_offset() > first || segment.end() == 0);
-    loop {
-        extend(&writer.active)?;
-        let next_offset = writer.active.next_offset();
-        if next_offset == writer.active.base_offset || !files.logs.contains(&next_offset) {
-            break;
-        }
-        let next = Segment::known(home.clone(), next_offset, 0, next_offset, false);
-        writer.active = Arc::new(next);
-        segments.push(writer.active.clone());
-    }
-    if segments.is_empty() {
-        segments.push(writer.active.clone());
-    }
-    *lock(&partition.view) = Arc::new(View { segments });
-    partition.written_end.fetch_max(writer.active.next_offset(), Ordering::SeqCst);
-    Ok(())
-}
-
-/// Publishes the batches that were written behind a segment's end. What is not whole there yet is left alone.
-fn extend(segment: &Segment) -> Result<(), LogError> {
-    let file = segment.file()?.clone();
-    let len = file.len().map_err(|error| segment.home.failed(error))?;
-    let expected = Expected { offset: segment.next_offset(), epoch: i32::MIN };
-    let mut scanner = Scanner::new(&*file, segment.end(), len, expected);
-    loop {
-        match scanner.next() {
-            Ok(Some(_)) => {}
-            Ok(None) | Err(ScanError::Bad { .. }) => break,
-            Err(error) => return Err(segment.scan_failed(error, scanner.expected().offset)),
-        }
-    }
-    segment.publish(scanner.position(), scanner.expected().offset);
-    Ok(())
 }

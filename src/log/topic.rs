@@ -8,17 +8,18 @@ use super::append::{NewRecord, Ticket};
 use super::error::LogError;
 use super::format::Id;
 use super::format::murmur2::partition_for_key;
-use super::options::{Level, TopicOptions};
+use super::options::{Level, LiveOptions, TopicOptions};
 use super::partition::Partition;
 use super::read::{Position, Reader};
-use super::{LogInner, partition};
+use super::{LogInner, partition, transaction};
 
 /// A topic that is open.
 #[derive(Debug)]
 pub(super) struct TopicInner {
     pub(super) name: String,
     pub(super) id: Id,
-    pub(super) options: TopicOptions,
+    /// The same that its partitions have.
+    pub(super) options: Arc<LiveOptions>,
     pub(super) partitions: Vec<Arc<Partition>>,
     /// Bytes of records without key: they go to one partition until a batch's worth has gone there.
     unkeyed_bytes: AtomicU64,
@@ -28,7 +29,7 @@ impl TopicInner {
     pub(super) fn new(
         name: String,
         id: Id,
-        options: TopicOptions,
+        options: Arc<LiveOptions>,
         partitions: Vec<Arc<Partition>>,
     ) -> Self {
         Self { name, id, options, partitions, unkeyed_bytes: AtomicU64::new(0) }
@@ -42,7 +43,7 @@ impl TopicInner {
     }
 
     #[inline]
-    fn choose(&self, record: &NewRecord<'_>) -> Result<&Arc<Partition>, LogError> {
+    pub(super) fn choose(&self, record: &NewRecord<'_>) -> Result<&Arc<Partition>, LogError> {
         let count = self.partitions.len();
         if count == 1 {
             return self.partition(0);
@@ -87,6 +88,14 @@ pub struct PartitionDescription {
     pub segments: usize,
     /// Bytes of all segments, without indexes.
     pub bytes: u64,
+    /// Offsets that were cut from the front since the log was opened, by retention or by hand.
+    pub removed_records: u64,
+    /// Bytes of segments that were removed since then.
+    pub removed_bytes: u64,
+    /// Records that compaction removed since then.
+    pub compacted_records: u64,
+    /// Bytes that compaction gave back since then.
+    pub compacted_bytes: u64,
 }
 
 /// A topic of an open log. Clones are the same topic; each keeps the log open.
@@ -117,7 +126,7 @@ impl Topic {
         TopicDescription {
             name: self.inner.name.clone(),
             id: self.inner.id,
-            options: self.inner.options.clone(),
+            options: TopicOptions::clone(&self.inner.options),
             partitions: self.inner.partitions.iter().map(|partition| describe(partition)).collect(),
         }
     }
@@ -136,11 +145,13 @@ impl Topic {
     /// Records of one thread to one partition keep their order.
     ///
     /// # Errors
-    /// `TooLarge`; `Poisoned`, `Closed`, `ReadOnly`. Whether it could be written is told by the ticket.
+    /// `TooLarge`, `KeyMissing`; `Poisoned`, `Closed`, `ReadOnly`. Whether it could be written is told by the ticket.
     #[inline]
     pub fn append<'a>(&self, record: impl Into<NewRecord<'a>>) -> Result<Ticket, LogError> {
         let record = record.into();
-        self.inner.choose(&record)?.append(&record, self.inner.options.level)
+        let partition = self.inner.choose(&record)?;
+        partition.check_key(&record)?;
+        partition.append(&record, self.inner.options.level)
     }
 
     /// As [`append`](Self::append), at another level.
@@ -154,7 +165,9 @@ impl Topic {
         record: impl Into<NewRecord<'a>>,
     ) -> Result<Ticket, LogError> {
         let record = record.into();
-        self.inner.choose(&record)?.append(&record, level)
+        let partition = self.inner.choose(&record)?;
+        partition.check_key(&record)?;
+        partition.append(&record, level)
     }
 
     /// Appends a record to a partition of the caller's choice.
@@ -168,7 +181,9 @@ impl Topic {
         level: Level,
         record: impl Into<NewRecord<'a>>,
     ) -> Result<Ticket, LogError> {
-        self.inner.partition(partition)?.append(&record.into(), level)
+        let (record, partition) = (record.into(), self.inner.partition(partition)?);
+        partition.check_key(&record)?;
+        partition.append(&record, level)
     }
 
     /// Appends several records to one partition, one behind the other; the ticket is that of the last, and there is none
@@ -182,21 +197,27 @@ impl Topic {
         level: Level,
         records: &[NewRecord<'_>],
     ) -> Result<Option<Ticket>, LogError> {
-        self.inner.partition(partition)?.append_all(records, level)
+        let partition = self.inner.partition(partition)?;
+        records.iter().try_for_each(|record| partition.check_key(record))?;
+        partition.append_all(records, level)
     }
 
     /// Appends an encoded batch as it is, but for its offsets: from a remote or an idempotent producer, or from another
     /// log. A batch whose producer sent it before is not appended again; the ticket has the offsets it got then.
     ///
     /// # Errors
-    /// `BadBatch`, `OutOfSequence`, `Fenced`, and as [`append_to`](Self::append_to).
+    /// `BadBatch`, `OutOfSequence`, `Fenced`, and as [`append_to`](Self::append_to); `Invalid` for the producer id that the
+    /// log uses itself, `i64::MAX`.
     pub fn append_batch(
         &self,
         partition: u32,
         level: Level,
         batch: &[u8],
     ) -> Result<Ticket, LogError> {
-        self.inner.partition(partition)?.append_batch(batch, level)
+        transaction::check_users_batch(batch)?;
+        let partition = self.inner.partition(partition)?;
+        partition.check_keys(batch)?;
+        partition.append_batch(batch, level)
     }
 
     /// Writes what has gathered in all partitions.
@@ -220,6 +241,7 @@ impl Topic {
     /// # Errors
     /// `UnknownPartition`; `OffsetOutOfRange` for an offset that is not there any more, or beyond the end.
     pub fn read(&self, partition: u32, from: Position) -> Result<Reader, LogError> {
+        let from = self.resolve(partition, from)?;
         Reader::new(self.inner.partition(partition)?.clone(), from)
     }
 
@@ -228,7 +250,20 @@ impl Topic {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn offset_of(&self, partition: u32, position: Position) -> Result<i64, LogError> {
+        let position = self.resolve(partition, position)?;
         self.inner.partition(partition)?.offset_of(position)
+    }
+
+    /// The position, with what a group has committed in place of its name.
+    fn resolve(&self, partition: u32, position: Position) -> Result<Position, LogError> {
+        match position {
+            Position::Committed(group) => {
+                let committed = self.log.committed(&group, self.name(), partition)?;
+                let offset = committed.map(|committed| Position::Offset(committed.offset));
+                Ok(offset.unwrap_or(Position::Earliest))
+            }
+            other => Ok(other),
+        }
     }
 
     /// Forgets all records before an offset and gives back the space of segments that have no others. Durable when this
@@ -242,12 +277,16 @@ impl Topic {
 }
 
 fn describe(partition: &partition::Partition) -> PartitionDescription {
-    let view = partition.view();
+    let (view, counters) = (partition.view(), &partition.counters);
     PartitionDescription {
         earliest: partition.log_start(),
         end: partition.written_end(),
         durable_end: partition.durable_end(),
         segments: view.segments.len(),
         bytes: view.segments.iter().map(|segment| segment.end()).sum(),
+        removed_records: counters.removed_records.load(Ordering::Relaxed),
+        removed_bytes: counters.removed_bytes.load(Ordering::Relaxed),
+        compacted_records: counters.compacted_records.load(Ordering::Relaxed),
+        compacted_bytes: counters.compacted_bytes.load(Ordering::Relaxed),
     }
 }

@@ -5,13 +5,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::record::{Row, Sample};
+use crate::log::Task;
 use crate::outcome::Outcome;
 use crate::peer::Role;
 use crate::system;
 
 /// Groups in the order in which they are measured.
-pub(crate) const GROUPS: [&str; 8] =
-    ["throughput", "roundtrip", "ipc", "inproc", "fanout", "router", "memory", "openloop"];
+pub(crate) const GROUPS: [&str; 9] =
+    ["throughput", "roundtrip", "ipc", "inproc", "fanout", "router", "memory", "openloop", "log"];
 
 /// Connections of the memory measurement.
 const IDLE_CONNECTIONS: usize = 10_000;
@@ -31,6 +32,8 @@ pub(crate) enum Placement {
     Halves,
     /// One process on all cores, its two application threads on a half each.
     Whole,
+    /// One process on all cores.
+    Free,
 }
 
 impl Placement {
@@ -43,7 +46,7 @@ impl Placement {
             Self::SameCore => (vec![core], vec![core]),
             Self::Halves if second.is_empty() => (first.to_vec(), first.to_vec()),
             Self::Halves => (first.to_vec(), second.to_vec()),
-            Self::Whole => (all.clone(), all),
+            Self::Whole | Self::Free => (all.clone(), all),
         })
     }
 
@@ -54,7 +57,8 @@ impl Placement {
             |cores: &[usize]| cores.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let (first, second) = (names(&listener), names(&connector));
         Ok(match self {
-            Self::SameCore => format!("both processes on core {first}"),
+            Self::SameCore => format!("both sides on core {first}"),
+            Self::Free => format!("one process on cores {first}"),
             Self::Halves => format!("listener on core {first}, connecting side on core {second}"),
             Self::Whole => {
                 format!("one process on cores {first}, its two threads on a half each")
@@ -68,6 +72,8 @@ pub(crate) enum Transport {
     Tcp,
     Ipc,
     Inproc,
+    /// None: a directory for the files of a log.
+    Directory,
 }
 
 /// The figure that a case is about.
@@ -144,7 +150,10 @@ impl Case {
     /// Whether the case is measured with a library.
     pub(crate) fn suits(&self, library: &str) -> Suits {
         let monocoque = library.starts_with("monocoque");
+        let log_only = matches!(library, "commitlog" | "walrus");
         match self.group {
+            "log" => self.suits_log(library),
+            _ if log_only => Suits::Skipped,
             "openloop" if self.rate_percent.is_none() && library != "libzmq" => Suits::Skipped,
             "fanout" | "inproc" | "memory" | "router" if library == "floor" => Suits::Skipped,
             // Its publisher gathers nothing, so that this would be the eager mode again.
@@ -157,6 +166,20 @@ impl Case {
             "inproc" if monocoque || library == "zeromq" => Suits::Cannot("no inproc"),
             _ => Suits::Yes,
         }
+    }
+
+    /// Whether a case of the group `log` is measured with a library.
+    fn suits_log(&self, library: &str) -> Suits {
+        let suits = match self.listener {
+            Role::Log(Task::Append) => {
+                matches!(library, "peermq" | "commitlog" | "walrus" | "floor")
+            }
+            Role::Log(Task::Durable | Task::Read | Task::Visit) => {
+                matches!(library, "peermq" | "floor")
+            }
+            _ => library == "peermq",
+        };
+        if suits { Suits::Yes } else { Suits::Skipped }
     }
 
     /// Whether a process may open so many files for each connection.
@@ -173,7 +196,12 @@ impl Case {
     /// Longest time that the case may take beyond its window; a process that takes longer is ended.
     pub(crate) fn patience(&self) -> Duration {
         // rzmq takes 80 s for 10,000 connections.
-        Duration::from_secs(if self.group == "memory" { 120 } else { 10 })
+        Duration::from_secs(match self.group {
+            "memory" => 120,
+            // The log of 10 GiB may have to be made.
+            "log" => 300,
+            _ => 10,
+        })
     }
 
     /// A sample of this case without figures.
@@ -239,6 +267,7 @@ pub(crate) fn plan(group: &str) -> Outcome<Vec<Case>> {
             let loads = LOADS_PERCENT.into_iter().map(open_loop);
             [peak].into_iter().chain(loads).collect()
         }
+        "log" => logs(),
         _ => Vec::new(),
     };
     for (number, case) in cases.iter_mut().enumerate() {
@@ -306,4 +335,37 @@ fn open_loop(percent: u32) -> Case {
     let name = format!("{percent} % of libzmq's peak");
     let case = Case::new("openloop", name, Role::TimedPull, Some(Role::PacedPush));
     Case { rate_percent: Some(percent), measure: Measure::Time, ..case }
+}
+
+/// Partitions of the log that is open and idle.
+const IDLE_PARTITIONS: usize = 1000;
+/// Callers that append durably at once.
+const DURABLE_CALLERS: usize = 64;
+
+fn logs() -> Vec<Case> {
+    let case = |name: &str, task, size| Case {
+        transport: Transport::Directory,
+        placement: Placement::Free,
+        size,
+        ..Case::new("log", name.to_owned(), Role::Log(task), None)
+    };
+    let time = |case: Case| Case { measure: Measure::Time, ..case };
+    let durable = |name, peers| Case { peers, ..case(name, Task::Durable, 100) };
+    let delivered = time(case("append to delivery, same core", Task::Deliver, 100));
+    let idle = case("1,000 partitions, open and idle", Task::Idle, 100);
+    let large = |name, task| Case { rounds_max: 3, ..time(case(name, task, 1024)) };
+    vec![
+        case("append 100 B", Task::Append, 100),
+        case("append 1 KiB", Task::Append, 1024),
+        time(durable("one durable append", 1)),
+        durable("64 durable callers", DURABLE_CALLERS),
+        case("read 1 KiB", Task::Read, 1024),
+        case("visit 1 KiB", Task::Visit, 1024),
+        case("read 100 B", Task::Read, 100),
+        case("visit 100 B", Task::Visit, 100),
+        Case { placement: Placement::SameCore, ..delivered },
+        large("open 10 GiB after a clean stop", Task::OpenClosed),
+        large("open 10 GiB after a kill", Task::OpenKilled),
+        Case { peers: IDLE_PARTITIONS, measure: Measure::Memory, rounds_max: 3, ..idle },
+    ]
 }

@@ -135,6 +135,7 @@ pub(crate) fn compare(arguments: &[String]) -> Outcome {
         for case in case::plan(group)? {
             measure_case(&options, case, &mut run)?;
         }
+        crate::log::remove_large(&std::env::temp_dir());
     }
     run.header.seconds = begin.elapsed().as_secs_f64();
     record::append(&raw, &run.header)?;
@@ -198,6 +199,7 @@ fn header(options: &Options, arguments: &[String]) -> Outcome<Header> {
         started_unix_s: time.as_secs(),
         machine: system::machine(),
         kernel: system::kernel(),
+        device: system::device(&std::env::temp_dir()),
         program: program()?,
         commit: commit(),
         profile: profile.to_owned(),

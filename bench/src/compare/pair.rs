@@ -40,6 +40,10 @@ impl Peer {
     fn start(job: &Job, words: Sender<Word>) -> Outcome<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["peer", &serde_json::to_string(job)?]);
+        if let Address::Directory(path) = &job.address {
+            // The only way to tell walrus.
+            command.env("WALRUS_QUIET", "1").env("WALRUS_DATA_DIR", path);
+        }
         Self::spawn(command, words)
     }
 
@@ -72,8 +76,10 @@ impl Peer {
 pub(super) fn measure(case: &Case, library: &str, timing: Timing) -> Outcome<Figures> {
     let address = Address::free(case.transport)?;
     let outcome = between(case, library, timing, &address);
-    if let Address::Ipc(path) = &address {
-        let _ = fs::remove_file(path);
+    match &address {
+        Address::Ipc(path) => _ = fs::remove_file(path),
+        Address::Directory(path) => _ = fs::remove_dir_all(path),
+        _ => {}
     }
     outcome
 }
@@ -88,6 +94,7 @@ impl Address {
             Transport::Tcp => Self::Tcp(TcpListener::bind("127.0.0.1:0")?.local_addr()?),
             Transport::Ipc => Self::Ipc(std::env::temp_dir().join(name)),
             Transport::Inproc => Self::Inproc(name),
+            Transport::Directory => Self::Directory(std::env::temp_dir().join(name)),
         })
     }
 }

@@ -20,6 +20,9 @@ pub(crate) struct Header {
     pub(crate) machine: String,
     /// The kernel and its release.
     pub(crate) kernel: String,
+    /// Where the files of logs lie; empty in runs of an older program.
+    #[serde(default)]
+    pub(crate) device: String,
     /// A hash of this program, to tell runs of different builds apart.
     pub(crate) program: String,
     /// The commit that was measured, where git can tell.

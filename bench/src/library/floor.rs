@@ -29,7 +29,7 @@ impl Stream {
         Ok(match to {
             Address::Tcp(address) => Self::tcp(TcpStream::connect(address)?)?,
             Address::Ipc(path) => Self::Ipc(UnixStream::connect(path)?),
-            Address::Inproc(_) => return unsupported("inproc"),
+            Address::Inproc(_) | Address::Directory(_) => return unsupported("inproc"),
         })
     }
 
@@ -45,7 +45,7 @@ impl Stream {
                 bound();
                 Self::Ipc(listener.accept()?.0)
             }
-            Address::Inproc(_) => return unsupported("inproc"),
+            Address::Inproc(_) | Address::Directory(_) => return unsupported("inproc"),
         })
     }
 

@@ -43,6 +43,8 @@ pub(crate) enum Address {
     Tcp(SocketAddr),
     Ipc(PathBuf),
     Inproc(String),
+    /// Not of sockets: where a log may put its files.
+    Directory(PathBuf),
 }
 
 impl fmt::Display for Address {
@@ -51,6 +53,7 @@ impl fmt::Display for Address {
             Self::Tcp(address) => write!(f, "tcp://{address}"),
             Self::Ipc(path) => write!(f, "ipc://{}", path.display()),
             Self::Inproc(name) => write!(f, "inproc://{name}"),
+            Self::Directory(path) => write!(f, "{}", path.display()),
         }
     }
 }
@@ -167,6 +170,15 @@ pub(crate) trait Library {
     }
 }
 
+/// A library of the group `log`, which has no sockets.
+pub(crate) enum LogOnly {}
+
+impl Library for LogOnly {
+    fn run<T>(_: Spread, work: impl Future<Output = T>) -> T {
+        runtime::blocking(work)
+    }
+}
+
 /// A socket that does not exist.
 pub(crate) enum Missing {}
 
@@ -261,5 +273,9 @@ libraries! {
     "zeromq", "zeromq" => zeromq::Zeromq, locked("zeromq");
     #[cfg(feature = "nng")]
     "nng", "nng" => nng::Nng, format!("{}, {} (own protocol, PAIR for round trips)", locked("nng"), locked("nng-sys"));
-    "floor", "" => floor::Floor, "raw write and read of 48 KiB; raw epoll ping-pong".to_owned();
+    #[cfg(feature = "commitlog")]
+    "commitlog", "commitlog" => LogOnly, locked("commitlog");
+    #[cfg(feature = "walrus")]
+    "walrus", "walrus" => LogOnly, format!("{}, file backend, no sync", locked("walrus-rust"));
+    "floor", "" => floor::Floor, "raw write and read of 48 KiB; raw epoll ping-pong; pwrite, pread and fdatasync".to_owned();
 }

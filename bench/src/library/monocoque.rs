@@ -34,7 +34,7 @@ macro_rules! connect {
                 let stream = UnixStream::connect(path).await?;
                 Peer::Ipc($socket::<UnixStream>::open(stream, $options).await?, Vec::new())
             }
-            Address::Inproc(_) => return unsupported("inproc sockets"),
+            Address::Inproc(_) | Address::Directory(_) => return unsupported("inproc sockets"),
         }
     };
 }
@@ -55,7 +55,7 @@ macro_rules! accept {
                 let (stream, _) = listener.accept().await?;
                 Peer::Ipc($socket::<UnixStream>::open(stream, $options).await?, Vec::new())
             }
-            Address::Inproc(_) => return unsupported("inproc sockets"),
+            Address::Inproc(_) | Address::Directory(_) => return unsupported("inproc sockets"),
         }
     };
 }

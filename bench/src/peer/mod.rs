@@ -16,6 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::library::{self, Address, Library};
+use crate::log::{self, Task};
 use crate::outcome::Outcome;
 use crate::system;
 
@@ -50,6 +51,8 @@ pub(crate) enum Role {
     EchoClients,
     /// Many connections of a neutral ZMTP DEALER that do nothing.
     IdleClients,
+    /// Appends to a log or reads one.
+    Log(Task),
 }
 
 /// The command line of a peer process.
@@ -88,6 +91,7 @@ pub(crate) fn run(job: &str) -> Outcome {
     match job.role {
         Role::EchoClients => clients::echo(&job),
         Role::IdleClients => clients::idle(&job),
+        Role::Log(task) => log::run(task, &job),
         _ => library::with_library(&job.library, &job),
     }
 }
@@ -106,7 +110,9 @@ impl Job {
             Role::DealerRouter => latency::dealer_router::<L>(self),
             Role::PacedPush => openloop::paced_push::<L>(self),
             Role::TimedPull => openloop::timed_pull::<L>(self),
-            Role::EchoClients | Role::IdleClients => Err("this role needs no library".into()),
+            Role::EchoClients | Role::IdleClients | Role::Log(_) => {
+                Err("this role needs no sockets".into())
+            }
         }
     }
 
@@ -131,7 +137,7 @@ enum Part {
 }
 
 /// Tells the parent something; without it there is nothing left to do.
-fn tell(line: &str) {
+pub(crate) fn tell(line: &str) {
     let mut out = std::io::stdout().lock();
     if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
         std::process::exit(1);
@@ -144,7 +150,7 @@ fn tell_bound() {
 }
 
 /// Tells the parent the figures and waits to be ended by it.
-fn finish(figures: &[(&str, f64)]) -> Outcome {
+pub(crate) fn finish(figures: &[(&str, f64)]) -> Outcome {
     let figures: Figures = figures.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
     tell(&format!("result {}", serde_json::to_string(&figures)?));
     loop {

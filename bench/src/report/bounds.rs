@@ -54,6 +54,8 @@ pub(super) struct Bound {
     /// The case, or the end of its name where the beginning depends on the machine.
     case: &'static str,
     figure: &'static str,
+    /// The figure of the other side; mostly the same.
+    other_figure: &'static str,
     limit: Limit,
     against: Against,
     /// The bound in words.
@@ -85,7 +87,7 @@ fn bound(
     against: Against,
     text: &'static str,
 ) -> Bound {
-    Bound { what, group, case, figure, limit, against, text }
+    Bound { what, group, case, figure, other_figure: figure, limit, against, text }
 }
 
 const OF_LIBZMQ: Against = Against::Each(&[LIBZMQ]);
@@ -205,6 +207,85 @@ pub(super) fn against_others() -> Vec<Bound> {
     bounds
 }
 
+/// Of 1,000 partitions all together, 64 MiB.
+const PARTITION_BYTES_MAX: f64 = (64u64 << 20) as f64 / 1000.0;
+
+/// The bounds on the log, in the order of the table.
+pub(super) fn of_the_log() -> Vec<Bound> {
+    use Limit::{AtLeast, AtMost};
+    let of = |what, case, figure, limit, against, text| {
+        bound((what, "log", case), figure, limit, against, text)
+    };
+    let floor =
+        |what, case| of(what, case, RATE, AtLeast(0.7), OF_FLOOR, "at least 0.7x the raw calls");
+    let logs = Against::Each(&["commitlog", "walrus"]);
+    let number =
+        |what, case, figure, limit, text| of(what, case, figure, limit, Against::Number, text);
+    let idle = "1,000 partitions, open and idle";
+    let closed = "open 10 GiB after a clean stop";
+    let killed = "open 10 GiB after a kill";
+    let callers = "64 durable callers";
+    vec![
+        of(
+            "append 100 B, one thread (this bound or the next, whichever is lower)",
+            "append 100 B",
+            RATE,
+            AtLeast(3.0),
+            logs,
+            "at least 3x the best other log",
+        ),
+        floor("append 100 B, one thread (this bound or the one before)", "append 100 B"),
+        floor("append 1 KiB, one thread", "append 1 KiB"),
+        of(
+            "64 callers that append durably",
+            callers,
+            RATE,
+            AtLeast(0.5),
+            OF_FLOOR,
+            "at least 0.5x one record of each a sync",
+        ),
+        Bound {
+            other_figure: P50,
+            ..of(
+                "64 callers that append durably, p99",
+                callers,
+                P99,
+                AtMost(3.0),
+                OF_FLOOR,
+                "at most 3 raw fdatasyncs",
+            )
+        },
+        of(
+            "one durable append, p50",
+            "one durable append",
+            P50,
+            AtMost(1.2),
+            OF_FLOOR,
+            "at most 1.2 raw fdatasyncs",
+        ),
+        floor("read 1 KiB, borrowed", "visit 1 KiB"),
+        floor("read 1 KiB, each record to keep", "read 1 KiB"),
+        number("read 100 B, borrowed", "visit 100 B", RATE, AtLeast(1e7), "at least 10 M/s"),
+        number("read 100 B, to keep", "read 100 B", RATE, AtLeast(1e7), "at least 10 M/s"),
+        number(
+            "append to delivery, same core, p50",
+            "append to delivery, same core",
+            P50,
+            AtMost(10.0),
+            "at most 10 us",
+        ),
+        number("open 10 GiB after a clean stop", closed, P50, AtMost(50e3), "under 50 ms"),
+        number("open 10 GiB after a kill", killed, P50, AtMost(1e6), "under 1 s"),
+        number(
+            "1,000 partitions, memory of each",
+            idle,
+            "bytes_per_connection",
+            AtMost(PARTITION_BYTES_MAX),
+            "64 MiB for all",
+        ),
+    ]
+}
+
 /// One comparison: with whom, in which run, both figures, and ours divided by theirs.
 struct Compared<'a> {
     library: &'static str,
@@ -237,19 +318,11 @@ impl Bound {
 
     fn judge_number(&self, archive: &Archive, row: &Row) -> Result<Verdict, String> {
         let run = archive.latest(row, &[PEERMQ]).ok_or("not measured")?;
-        let own = self.figure_of(run, row, PEERMQ)?;
+        let own = figure_of(run, row, PEERMQ, self.figure)?;
         Ok(Verdict {
             figure: Kind::of(self.figure).show(own),
             verdict: self.text_of(own, &[run], row, &[]),
             ..Verdict::default()
-        })
-    }
-
-    /// The figure of a library, or why there is none.
-    fn figure_of(&self, run: &Run, row: &Row, library: &str) -> Result<f64, String> {
-        run.median(row, library, self.figure).ok_or_else(|| {
-            let reason = run.error(row, library).unwrap_or("no figure");
-            format!("{library}: {reason}")
         })
     }
 
@@ -296,8 +369,8 @@ impl Bound {
         let run = archive
             .latest(row, &[PEERMQ, library])
             .ok_or_else(|| format!("{library}: not measured"))?;
-        let own = self.figure_of(run, row, PEERMQ)?;
-        let other = self.figure_of(run, row, library)?;
+        let own = figure_of(run, row, PEERMQ, self.figure)?;
+        let other = figure_of(run, row, library, self.other_figure)?;
         if other <= 0.0 {
             return Err(format!("{library}: nothing to divide by"));
         }
@@ -315,6 +388,14 @@ impl Bound {
         }
         text
     }
+}
+
+/// A figure of a library, or why there is none.
+fn figure_of(run: &Run, row: &Row, library: &str, figure: &str) -> Result<f64, String> {
+    run.median(row, library, figure).ok_or_else(|| {
+        let reason = run.error(row, library).unwrap_or("no figure");
+        format!("{library}: {reason}")
+    })
 }
 
 #[cfg(test)]

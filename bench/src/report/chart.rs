@@ -46,6 +46,7 @@ fn heading(group: &str) -> &'static str {
         "router" => "ROUTER with 1,000 DEALERs, 64 B echo: messages per second (more is better)",
         "memory" => "Idle connections: memory of each (less is better)",
         "openloop" => "Open loop, 64 B: time from the scheduled send, p50 and p99 (less is better)",
+        "log" => "The log: records per second; times, p50 and p99; memory of a partition",
         _ => "",
     }
 }

@@ -40,6 +40,16 @@ const METHOD: &str = "\
   Messages that were due but had not come two seconds after the window count with the time they had waited by then;
   `in time` is the part that had come.
 - CPU seconds are those of both processes, system time included.
+- The log: one process per measurement, in a directory of its own on the device named below. Appends and reads have a
+  fixed number of bytes (512 MiB for a window of a second); every process first writes as many to a file and removes it,
+  because memory that the system gets for the first time can cost more than the write. Records are appended one by one at
+  level `written`, and the clock stops when the last is written; commitlog and walrus (without syncs) are called the same
+  way. Floors: `pwrite` and `pread` of the bytes that peermq stores for these records, in the best of five sizes from
+  16 KiB to 1 MiB; `fdatasync` after a small `pwrite`, its rate times the number of callers. Reads are of what was written
+  just before, from the page cache, all checks on: `read` gives each record memory of its own to keep, `visit` lends it.
+  Delivery is timed from before the append until a follower in another thread has the record, which sleeps until then.
+  The log of 10 GiB (1 KiB records, one partition) is made once; before an opening after a kill a process appends 900 MiB
+  without syncing and is killed with SIGKILL.
 
 ";
 
@@ -80,6 +90,9 @@ fn to_reach(page: &mut String, archive: &Archive) {
     line!(page, "\nAgainst the others, and by itself:\n");
     line!(page, "| what | peermq | compared with | ratio | bound | |\n|---|---|---|---|---|---|");
     verdicts(page, archive, &bounds::against_others());
+    line!(page, "\nThe log (`msg/s` are records):\n");
+    line!(page, "| what | peermq | compared with | ratio | bound | |\n|---|---|---|---|---|---|");
+    verdicts(page, archive, &bounds::of_the_log());
     page.push('\n');
 }
 
@@ -155,6 +168,9 @@ fn runs(page: &mut String, archive: &Archive, names: &dyn Fn(&Run) -> String) {
     );
     each(page, "Compiled as", &used, |run| run.header.profile.clone(), names);
     each(page, "Program (hash)", &used, |run| run.header.program.clone(), names);
+    let devices: Vec<&Run> =
+        used.iter().copied().filter(|run| !run.header.device.is_empty()).collect();
+    each(page, "Files of logs on", &devices, |run| run.header.device.clone(), names);
     line!(
         page,
         "- Command: `cargo run --release --manifest-path bench/Cargo.toml -- compare [--only GROUP..]`; this page alone: \

@@ -1,30 +1,47 @@
-//! Who writes, and who syncs: the first who needs it does it for all.
+//! Who writes, and who syncs: the first who needs it does it for all. Who waits for a sync, `queue.rs` keeps.
 
 use std::sync::Arc;
+use std::sync::TryLockError;
 use std::sync::atomic::Ordering;
-use std::sync::{PoisonError, TryLockError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::gather::{Load, Parcel};
+use super::queue::{Next, Queue};
 use crate::log::error::LogError;
 use crate::log::partition::Partition;
 use crate::log::partition::writer::Writer;
-use crate::sync::{Condvar, Mutex, MutexGuard, lock};
+use crate::sync::{Mutex, MutexGuard, lock};
+use crate::transport::now;
 
-/// Whether a sync is in flight, and those who wait for its end.
+/// Those who wait for a sync, and whether one is in flight. Its lock is held for moments, and no other is taken under it.
 #[derive(Debug, Default)]
 pub(in crate::log) struct Commit {
-    syncing: Mutex<bool>,
-    done: Condvar,
+    queue: Mutex<Queue>,
 }
 
-/// Says that no sync is in flight any more, however it ended.
-struct Syncing<'a>(&'a Commit);
+impl Commit {
+    /// Lets everybody look again whether there is still something to wait for.
+    #[cold]
+    fn call_all(&self) {
+        let called = lock(&self.queue).take_all();
+        called.wake();
+    }
+}
 
-impl Drop for Syncing<'_> {
+/// The turn of the caller that syncs. However it ends, those whose records are durable then are woken, and one of the
+/// others if there are any.
+struct Turn<'a> {
+    partition: &'a Partition,
+    /// How long the sync took; nothing if there was none.
+    took: Duration,
+}
+
+impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        *lock(&self.0.syncing) = false;
-        self.0.done.notify_all();
+        let mut queue = lock(&self.partition.commit.queue);
+        let called = queue.end_turn(self.partition.durable_end(), self.took);
+        drop(queue);
+        called.wake();
     }
 }
 
@@ -84,6 +101,9 @@ impl Partition {
             Err(error) => self.fail_gathered(writer, &group, error),
         }
         group.settle();
+        if written.is_err() {
+            self.commit.call_all();
+        }
         written
     }
 
@@ -102,50 +122,62 @@ impl Partition {
         self.durables.wake_all();
     }
 
-    /// Makes everything up to `offset` durable, or waits for whoever does. False if the time is up.
+    /// Makes everything up to `offset` durable, or waits for whoever does. False if the time is up. `hopeless` tells why
+    /// that will never be, or never for this caller.
     pub(in crate::log) fn commit(
         &self,
         offset: i64,
-        deadline: Option<std::time::Instant>,
+        deadline: Option<Instant>,
         mut hopeless: impl FnMut() -> Option<LogError>,
     ) -> Result<bool, LogError> {
+        let mut patient = true;
         loop {
-            let mut syncing = lock(&self.commit.syncing);
+            // First how far it is, then whether there is hope: the offset of an append that failed goes to another, whose
+            // record only becomes durable after the failure is known.
+            let durable = self.durable_end() > offset;
+            let fate = match hopeless() {
+                Some(error) => Some(Err(error)),
+                None if durable => Some(Ok(true)),
+                None => self.shared.check_poison().map_or_else(|error| Some(Err(error)), |()| None),
+            };
+            let late = deadline.is_some_and(|deadline| deadline <= now());
+            let mut queue = lock(&self.commit.queue);
+            // Whoever finds nobody syncing does it, however late it is: else nobody might.
+            let fate = fate.or_else(|| (late && queue.is_led()).then_some(Ok(false)));
+            if let Some(fate) = fate {
+                let called = queue.leave();
+                drop(queue);
+                called.wake();
+                return fate;
+            }
+            // What became durable since then was told to those in the queue only.
             if self.durable_end() > offset {
-                return Ok(true);
-            }
-            if let Some(error) = hopeless() {
-                return Err(error);
-            }
-            self.shared.check_poison()?;
-            if *syncing {
-                let left =
-                    deadline.map(|end| end.saturating_duration_since(crate::transport::now()));
-                match left {
-                    Some(Duration::ZERO) => return Ok(false),
-                    Some(left) => {
-                        let waited = self.commit.done.wait_timeout(syncing, left);
-                        drop(waited.unwrap_or_else(PoisonError::into_inner));
-                    }
-                    None => {
-                        let waited = self.commit.done.wait(syncing);
-                        drop(waited.unwrap_or_else(PoisonError::into_inner));
-                    }
-                }
                 continue;
             }
-            *syncing = true;
-            drop(syncing);
-            let turn = Syncing(&self.commit);
-            let synced = self.sync_now();
-            drop(turn);
-            synced?;
+            match queue.next(offset, patient && !late) {
+                Next::Lead => {
+                    drop(queue);
+                    self.take_turn()?;
+                    patient = true;
+                }
+                Next::Wait(seat) => {
+                    drop(queue);
+                    patient = seat.wait(&self.commit.queue, deadline);
+                }
+            }
         }
     }
 
-    /// Writes what has gathered and syncs it. The sync runs without a lock: others go on appending. What fails to be
-    /// written is told by tickets; an error here is one of the sync, or stops everything.
-    pub(in crate::log) fn sync_now(&self) -> Result<(), LogError> {
+    /// Syncs for all, as the only one.
+    fn take_turn(&self) -> Result<(), LogError> {
+        let mut turn = Turn { partition: self, took: Duration::ZERO };
+        turn.took = self.sync_now()?;
+        Ok(())
+    }
+
+    /// Writes what has gathered and syncs it; returns how long the sync took. The sync runs without a lock: others go on
+    /// appending. What fails to be written is told by tickets; an error here is one of the sync, or stops everything.
+    fn sync_now(&self) -> Result<Duration, LogError> {
         let mut writer = lock(&self.writer);
         let _ = self.write_gathered(&mut writer);
         self.shared.check_poison()?;
@@ -154,11 +186,14 @@ impl Partition {
         drop(writer);
         // Before the sync: who wishes something written does not wait for the medium.
         self.write_if_wanted();
-        if watermark.offset > self.durable_end() {
-            active.sync().map_err(|error| self.poison(&error))?;
-            self.now_durable(watermark);
+        if watermark.offset <= self.durable_end() {
+            return Ok(Duration::ZERO);
         }
-        Ok(())
+        let begun = now();
+        active.sync().map_err(|error| self.poison(&error))?;
+        let took = begun.elapsed();
+        self.now_durable(watermark);
+        Ok(took)
     }
 
     /// Makes all that was appended so far durable.
@@ -173,14 +208,11 @@ impl Partition {
 
     /// For the keeper: syncs as long as tasks wait for it.
     pub(in crate::log) fn sync_for_tasks(self: &Arc<Self>) {
-        // One sync in flight may not have all of it; the next one has, or never will.
-        let mut tries = 0;
-        let hopeless = || {
-            tries += 1;
-            (tries > 2).then_some(LogError::Closed)
-        };
         if self.durables.any() {
-            let _ = self.commit(self.appended_end() - 1, None, hopeless);
+            let last = self.appended_end() - 1;
+            // An offset that was taken back belongs to an append that failed; its task was told.
+            let hopeless = || (self.appended_end() <= last).then_some(LogError::Closed);
+            let _ = self.commit(last, None, hopeless);
         }
     }
 

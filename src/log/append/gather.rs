@@ -9,7 +9,7 @@ use crate::log::format::batch::{
     TimestampType, set_append_time, set_base_offset, set_leader_epoch,
 };
 use crate::log::format::{BatchBuilder, BatchOptions, BatchView, Codec};
-use crate::log::options::Level;
+use crate::log::options::{Level, TopicOptions};
 use crate::log::partition::Partition;
 use crate::log::partition::producers::{Producers, Verdict};
 use crate::sync::{MutexGuard, lock};
@@ -17,9 +17,13 @@ use crate::sync::{MutexGuard, lock};
 /// Records that share one look at the clock.
 const RECORDS_PER_CLOCK: u32 = 64;
 /// Buffers kept for further batches.
-const SPARE_BUFFERS_MAX: usize = 4;
+const SPARE_BUFFERS_MAX: usize = 8;
 /// A buffer larger than this many batches' size is not kept.
 const SPARE_TIMES_BATCH_MAX: usize = 4;
+/// What nobody waits for is written when this many batches' worth has gathered, or this many bytes: systems are a third
+/// faster with such pieces than with single batches.
+const WRITTEN_BATCHES: usize = 4;
+const WRITTEN_BYTES: usize = 256 << 10;
 /// Appenders wait for the writer when this many batches' worth has gathered.
 const GATHERED_BATCHES_MAX: usize = 16;
 
@@ -37,6 +41,8 @@ pub(in crate::log) struct Gather {
     closed: Vec<Parcel>,
     /// Bytes in `closed`.
     closed_bytes: usize,
+    /// Whether the keeper has been asked to write it.
+    called: bool,
     /// The fate of all that is here; `None` when nothing is.
     group: Option<Arc<Group>>,
     /// The fate of what is being written.
@@ -48,6 +54,19 @@ pub(in crate::log) struct Gather {
     spare: Vec<Vec<u8>>,
     now_ms: i64,
     clock_left: u32,
+}
+
+/// When to write what nobody waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Due {
+    /// When it has gathered for a while.
+    Later,
+    /// The keeper does it as soon as it can.
+    Soon,
+    /// As `Soon`, and it was asked already.
+    Called,
+    /// Before more gathers.
+    Now,
 }
 
 /// What is taken out to be written.
@@ -63,6 +82,7 @@ impl Gather {
             open: None,
             closed: Vec::new(),
             closed_bytes: 0,
+            called: false,
             group: None,
             in_flight: None,
             next_offset,
@@ -75,6 +95,21 @@ impl Gather {
 
     fn bytes(&self) -> usize {
         self.closed_bytes + self.open.as_ref().map_or(0, BatchBuilder::bytes)
+    }
+
+    /// Whether what has gathered should be written though nobody waits for it. `Soon` is said once.
+    #[inline]
+    pub(super) fn due(&mut self, options: &TopicOptions) -> Due {
+        let (bytes, batch) = (self.bytes(), options.batch_bytes as usize);
+        if bytes < batch.saturating_mul(WRITTEN_BATCHES).min(batch.max(WRITTEN_BYTES)) {
+            Due::Later
+        } else if bytes >= batch.saturating_mul(GATHERED_BATCHES_MAX).max(batch) {
+            Due::Now
+        } else if std::mem::replace(&mut self.called, true) {
+            Due::Called
+        } else {
+            Due::Soon
+        }
     }
 
     fn group(&mut self, partition: &Arc<Partition>) -> &Arc<Group> {
@@ -105,7 +140,11 @@ impl Gather {
 
     /// Encodes a record into the open batch; returns its offset.
     #[inline]
-    fn push(&mut self, partition: &Partition, record: &NewRecord<'_>) -> Result<i64, LogError> {
+    pub(super) fn push(
+        &mut self,
+        partition: &Partition,
+        record: &NewRecord<'_>,
+    ) -> Result<i64, LogError> {
         if self.open.is_none() {
             self.open = Some(self.start(partition));
         } else if self.clock_left == 0 {
@@ -137,6 +176,7 @@ impl Gather {
         let group = self.group.take()?;
         self.in_flight = Some(group.clone());
         self.closed_bytes = 0;
+        self.called = false;
         Some(Load { parcels: std::mem::take(&mut self.closed), group })
     }
 
@@ -163,6 +203,7 @@ impl Gather {
         self.open = None;
         self.closed.clear();
         self.closed_bytes = 0;
+        self.called = false;
         self.next_offset = next_offset;
         self.producers = producers.clone();
         self.group.take()
@@ -195,10 +236,10 @@ impl Partition {
         let mut gather = self.gather_open()?;
         let offset = gather.push(self, record)?;
         let group = gather.group(self).clone();
-        let gathered = gather.bytes();
+        let due = gather.due(&self.options);
         drop(gather);
         let ticket = Ticket::new(group, offset, offset, level);
-        self.gathered(gathered);
+        self.gathered(due);
         Ok(ticket)
     }
 
@@ -221,9 +262,9 @@ impl Partition {
         }
         let Some(last) = last else { return Ok(None) };
         let group = gather.group(self).clone();
-        let gathered = gather.bytes();
+        let due = gather.due(&self.options);
         drop(gather);
-        self.gathered(gathered);
+        self.gathered(due);
         Ok(Some(Ticket::new(group, first, last, level)))
     }
 
@@ -262,9 +303,9 @@ impl Partition {
         gather.closed.push(Parcel::Encoded(batch));
         gather.next_offset = header.last_offset() + 1;
         let group = gather.group(self).clone();
-        let gathered = gather.bytes();
+        let due = gather.due(&self.options);
         drop(gather);
-        self.gathered(gathered);
+        self.gathered(due);
         Ok(Ticket::new(group, first, header.last_offset(), level))
     }
 
@@ -289,15 +330,27 @@ impl Partition {
 
     /// Writes if enough has gathered, or if somebody waits for it.
     #[inline]
-    fn gathered(self: &Arc<Self>, bytes: usize) {
-        let batch = self.options.batch_bytes as usize;
-        if bytes >= batch.saturating_mul(GATHERED_BATCHES_MAX).max(batch) {
+    fn gathered(self: &Arc<Self>, due: Due) {
+        if due == Due::Now {
             // A failure may be that of others; the ticket knows.
             let _ = self.write_now();
-        } else if bytes >= batch || self.followers.any() {
+        } else if self.followers.any() {
             self.write_if_free();
+        } else if due == Due::Soon {
+            self.write_soon();
         } else if !self.lingering.load(Ordering::Relaxed) {
             self.linger();
+        }
+    }
+
+    /// Has written what has gathered, in a thread beside this one if there is one: copying into the page cache takes
+    /// longer than all else, and meanwhile more can gather.
+    #[inline(never)]
+    fn write_soon(self: &Arc<Self>) {
+        if self.shared.keeper.has_thread() {
+            self.shared.keeper.write(self);
+        } else {
+            self.write_if_free();
         }
     }
 

@@ -3,10 +3,11 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::log::partition::Partition;
 use crate::sync::{Condvar, Mutex, lock};
+use crate::transport::now;
 
 /// The keeper of one open log.
 #[derive(Debug)]
@@ -25,6 +26,7 @@ struct State {
 #[derive(Debug, Default)]
 struct Jobs {
     syncs: Vec<Weak<Partition>>,
+    writes: Vec<Weak<Partition>>,
     lingering: Vec<Weak<Partition>>,
     thread: Option<std::thread::JoinHandle<()>>,
     ended: bool,
@@ -42,6 +44,19 @@ impl Keeper {
             if !jobs.syncs.iter().any(known) {
                 jobs.syncs.push(Arc::downgrade(partition));
             }
+            true
+        });
+    }
+
+    /// Whether there may be a thread for those who do not wait.
+    pub(in crate::log) fn has_thread(&self) -> bool {
+        self.linger.is_some()
+    }
+
+    /// Writes what has gathered in a partition.
+    pub(in crate::log) fn write(&self, partition: &Arc<Partition>) {
+        self.call(|jobs| {
+            jobs.writes.push(Arc::downgrade(partition));
             true
         });
     }
@@ -90,7 +105,19 @@ impl Keeper {
 
 fn run(state: &State, linger: Duration) {
     let mut jobs = lock(&state.jobs);
+    // When what lingers is written.
+    let mut until: Option<Instant> = None;
     while !jobs.ended {
+        // First what appenders may have to wait for.
+        let writes = std::mem::take(&mut jobs.writes);
+        if !writes.is_empty() {
+            drop(jobs);
+            for partition in writes.iter().filter_map(Weak::upgrade) {
+                partition.write_if_free();
+            }
+            jobs = lock(&state.jobs);
+            continue;
+        }
         let syncs = std::mem::take(&mut jobs.syncs);
         if !syncs.is_empty() {
             drop(jobs);
@@ -104,8 +131,13 @@ fn run(state: &State, linger: Duration) {
             jobs = state.called.wait(jobs).unwrap_or_else(PoisonError::into_inner);
             continue;
         }
-        let waited = state.called.wait_timeout(jobs, linger);
-        jobs = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let left = until.get_or_insert_with(|| now() + linger).saturating_duration_since(now());
+        if !left.is_zero() {
+            let waited = state.called.wait_timeout(jobs, left);
+            jobs = waited.unwrap_or_else(PoisonError::into_inner).0;
+            continue;
+        }
+        until = None;
         let lingering = std::mem::take(&mut jobs.lingering);
         drop(jobs);
         for partition in lingering.iter().filter_map(Weak::upgrade) {

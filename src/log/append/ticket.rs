@@ -87,6 +87,11 @@ impl Ticket {
         Self { group, first_offset, offset, level, task: None }
     }
 
+    /// A ticket for the same append.
+    pub(in crate::log) fn twin(&self) -> Self {
+        Self::new(self.group.clone(), self.first_offset, self.offset, self.level)
+    }
+
     /// The partition's number.
     pub fn partition(&self) -> u32 {
         self.group.partition.home.partition

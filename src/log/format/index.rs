@@ -3,7 +3,8 @@
 //! Entries of 8 bytes, big-endian: offset relative to the segment's base, file position of the batch. Both rise strictly. The
 //! index is sparse and has no checksum; it can always be built again from its segment.
 
-use super::error::{Fault, Field, FormatError};
+use super::entries::{Entries, Entry};
+use super::error::Field;
 
 /// Bytes of an entry.
 pub const ENTRY_BYTES: usize = 8;
@@ -39,98 +40,35 @@ pub struct SegmentBounds {
     pub last_relative_offset: u32,
 }
 
-/// The entries of an offset index, read where they are.
-#[derive(Clone, Copy, Debug)]
-pub struct OffsetIndex<'a> {
-    entries: &'a [[u8; ENTRY_BYTES]],
-    /// Bytes after the last whole entry.
-    odd_bytes: usize,
-}
+/// An offset index: looked up by offset, for the place to search from.
+pub type OffsetIndex<'a> = Entries<'a, IndexEntry, ENTRY_BYTES>;
 
-impl<'a> OffsetIndex<'a> {
-    /// The index in `bytes`. Zeros at the end are not entries: an index in use is preallocated.
-    pub fn new(bytes: &'a [u8]) -> Self {
-        let (entries, odd) = bytes.as_chunks();
-        let used = entries.iter().rposition(|entry| *entry != [0; ENTRY_BYTES]);
-        // (0, 0) may also be the true first entry, for a segment whose first batch has one record. Leaving it out is
-        // harmless: what it says is where every search starts anyway.
-        let entries = entries.get(..used.map_or(0, |last| last + 1)).unwrap_or_default();
-        Self { entries, odd_bytes: odd_bytes(odd) }
+impl Entry<ENTRY_BYTES> for IndexEntry {
+    type Key = u32;
+
+    fn decode(bytes: [u8; ENTRY_BYTES]) -> Self {
+        Self::decode(bytes)
     }
 
-    /// Entries.
-    pub fn len(&self) -> usize {
-        self.entries.len()
+    fn key(self) -> u32 {
+        self.relative_offset
     }
 
-    /// Whether there is no entry.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// The `n`-th entry, from 0.
-    pub fn get(&self, n: usize) -> Option<IndexEntry> {
-        self.entries.get(n).copied().map(IndexEntry::decode)
-    }
-
-    /// The last entry.
-    pub fn last(&self) -> Option<IndexEntry> {
-        self.entries.last().copied().map(IndexEntry::decode)
-    }
-
-    /// The last entry whose offset is not above `relative_offset`; `None`: search from the start of the segment. Entries
-    /// that do not rise give any entry, so check them first.
-    pub fn lookup(&self, relative_offset: u32) -> Option<IndexEntry> {
-        let above = self
-            .entries
-            .partition_point(|entry| IndexEntry::decode(*entry).relative_offset <= relative_offset);
-        above.checked_sub(1).and_then(|n| self.get(n))
-    }
-
-    /// Checks that the entries rise and stay within the segment; if not, the index must be built again.
-    ///
-    /// # Errors
-    /// The first wrong entry, or bytes that are no whole entry.
-    pub fn check(&self, bounds: SegmentBounds) -> Result<(), FormatError> {
-        let mut before: Option<IndexEntry> = None;
-        for (n, entry) in self.entries.iter().copied().map(IndexEntry::decode).enumerate() {
-            let wrong = |field, offset, found: u32| {
-                let fault = Fault::Invalid { found: found.into() };
-                Err(FormatError::new(field, n * ENTRY_BYTES + offset, fault))
-            };
-            let IndexEntry { relative_offset, position } = entry;
-            let rises = before.is_none_or(|before| before.relative_offset < relative_offset);
-            if !rises || relative_offset > bounds.last_relative_offset {
-                return wrong(Field::RelativeOffset, 0, relative_offset);
-            }
-            let rises = before.is_none_or(|before| before.position < position);
-            if !rises || position >= bounds.bytes {
-                return wrong(Field::Position, 4, position);
-            }
-            before = Some(entry);
+    fn fault(self, before: Option<Self>, bounds: SegmentBounds) -> Option<(Field, usize, i64)> {
+        let Self { relative_offset, position } = self;
+        let rises = before.is_none_or(|before| before.relative_offset < relative_offset);
+        if !rises || relative_offset > bounds.last_relative_offset {
+            return Some((Field::RelativeOffset, 0, relative_offset.into()));
         }
-        check_whole(self.odd_bytes, self.entries.len() * ENTRY_BYTES)
+        let rises = before.is_none_or(|before| before.position < position);
+        (!rises || position >= bounds.bytes).then_some((Field::Position, 4, position.into()))
     }
-}
-
-/// Bytes that are neither entries nor preallocated, in what follows the last whole entry.
-pub(super) fn odd_bytes(odd: &[u8]) -> usize {
-    // A preallocated file need not have room for a whole number of entries.
-    if odd.iter().all(|byte| *byte == 0) { 0 } else { odd.len() }
-}
-
-/// Refuses bytes after the last whole entry.
-pub(super) fn check_whole(odd_bytes: usize, position: usize) -> Result<(), FormatError> {
-    if odd_bytes == 0 {
-        return Ok(());
-    }
-    let fault = Fault::Trailing { count: odd_bytes as u64 };
-    Err(FormatError::new(Field::IndexFile, position, fault))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::format::error::Fault;
     use proptest::prelude::*;
 
     const BOUNDS: SegmentBounds = SegmentBounds { bytes: 1000, last_relative_offset: 100 };

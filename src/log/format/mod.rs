@@ -6,7 +6,7 @@
 //! 1. [`record`]: one record in variable-length integers ([`varint`]);
 //! 2. [`batch`]: records behind a header of 61 bytes with a CRC-32C, the unit that is written, checked and read, perhaps
 //!    packed by a [`compression`] codec;
-//! 3. [`index`] and [`time_index`]: where in a segment an offset or a time is;
+//! 3. [`index`] and [`time_index`] (what they share: [`entries`]): where in a segment an offset or a time is;
 //! 4. [`producers`]: which sequence numbers of idempotent producers a partition has seen;
 //! 5. [`checkpoint`] and [`properties`]: the small text files of a log directory, with [`id`]s of topics;
 //! 6. [`names`]: what all these files and their directories are called;
@@ -20,6 +20,7 @@ pub mod checkpoint;
 pub mod compression;
 pub mod crc;
 mod cursor;
+pub mod entries;
 mod error;
 pub mod id;
 pub mod index;

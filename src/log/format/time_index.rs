@@ -4,8 +4,9 @@
 //! relative to the segment's base. Timestamps rise strictly, offsets do not fall. As sparse and as rebuildable as the offset
 //! index.
 
-use super::error::{Fault, Field, FormatError};
-use super::index::{SegmentBounds, check_whole, odd_bytes};
+use super::entries::{Entries, Entry};
+use super::error::Field;
+use super::index::SegmentBounds;
 
 /// Bytes of an entry.
 pub const ENTRY_BYTES: usize = 12;
@@ -37,80 +38,35 @@ impl TimeIndexEntry {
     }
 }
 
-/// The entries of a time index, read where they are.
-#[derive(Clone, Copy, Debug)]
-pub struct TimeIndex<'a> {
-    entries: &'a [[u8; ENTRY_BYTES]],
-    /// Bytes after the last whole entry.
-    odd_bytes: usize,
-}
+/// A time index: looked up by time, for an offset up to which no record is later.
+pub type TimeIndex<'a> = Entries<'a, TimeIndexEntry, ENTRY_BYTES>;
 
-impl<'a> TimeIndex<'a> {
-    /// The index in `bytes`. Zeros at the end are not entries: an index in use is preallocated.
-    pub fn new(bytes: &'a [u8]) -> Self {
-        let (entries, odd) = bytes.as_chunks();
-        let used = entries.iter().rposition(|entry| *entry != [0; ENTRY_BYTES]);
-        let entries = entries.get(..used.map_or(0, |last| last + 1)).unwrap_or_default();
-        Self { entries, odd_bytes: odd_bytes(odd) }
+impl Entry<ENTRY_BYTES> for TimeIndexEntry {
+    type Key = i64;
+
+    fn decode(bytes: [u8; ENTRY_BYTES]) -> Self {
+        Self::decode(bytes)
     }
 
-    /// Entries.
-    pub fn len(&self) -> usize {
-        self.entries.len()
+    fn key(self) -> i64 {
+        self.timestamp_ms
     }
 
-    /// Whether there is no entry.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// The `n`-th entry, from 0.
-    pub fn get(&self, n: usize) -> Option<TimeIndexEntry> {
-        self.entries.get(n).copied().map(TimeIndexEntry::decode)
-    }
-
-    /// The last entry, which has the largest timestamp that is indexed.
-    pub fn last(&self) -> Option<TimeIndexEntry> {
-        self.entries.last().copied().map(TimeIndexEntry::decode)
-    }
-
-    /// The last entry whose timestamp is not above `timestamp_ms`: no record up to its offset is later. `None`: search from
-    /// the start of the segment. Entries that do not rise give any entry, so check them first.
-    pub fn lookup(&self, timestamp_ms: i64) -> Option<TimeIndexEntry> {
-        let above = self
-            .entries
-            .partition_point(|entry| TimeIndexEntry::decode(*entry).timestamp_ms <= timestamp_ms);
-        above.checked_sub(1).and_then(|n| self.get(n))
-    }
-
-    /// Checks that the entries rise and stay within the segment; if not, the index must be built again.
-    ///
-    /// # Errors
-    /// The first wrong entry, or bytes that are no whole entry.
-    pub fn check(&self, bounds: SegmentBounds) -> Result<(), FormatError> {
-        let mut before: Option<TimeIndexEntry> = None;
-        for (n, entry) in self.entries.iter().copied().map(TimeIndexEntry::decode).enumerate() {
-            let wrong = |field, offset, found| {
-                let fault = Fault::Invalid { found };
-                Err(FormatError::new(field, n * ENTRY_BYTES + offset, fault))
-            };
-            let TimeIndexEntry { timestamp_ms, relative_offset } = entry;
-            if before.is_some_and(|before| before.timestamp_ms >= timestamp_ms) {
-                return wrong(Field::Timestamp, 0, timestamp_ms);
-            }
-            let falls = before.is_some_and(|before| before.relative_offset > relative_offset);
-            if falls || relative_offset > bounds.last_relative_offset {
-                return wrong(Field::RelativeOffset, 8, relative_offset.into());
-            }
-            before = Some(entry);
+    fn fault(self, before: Option<Self>, bounds: SegmentBounds) -> Option<(Field, usize, i64)> {
+        let Self { timestamp_ms, relative_offset } = self;
+        if before.is_some_and(|before| before.timestamp_ms >= timestamp_ms) {
+            return Some((Field::Timestamp, 0, timestamp_ms));
         }
-        check_whole(self.odd_bytes, self.entries.len() * ENTRY_BYTES)
+        let falls = before.is_some_and(|before| before.relative_offset > relative_offset);
+        let wrong = falls || relative_offset > bounds.last_relative_offset;
+        wrong.then_some((Field::RelativeOffset, 8, relative_offset.into()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::format::error::Fault;
     use proptest::prelude::*;
 
     const BOUNDS: SegmentBounds = SegmentBounds { bytes: 1000, last_relative_offset: 100 };

@@ -10,12 +10,13 @@
 //! What is published only grows: `durable_end <= written_end`, except that the front may be cut.
 
 pub(super) mod producers;
+pub(super) mod times;
 mod waiters;
 pub(super) mod watermark;
 pub(super) mod writer;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::append::commit::Commit;
@@ -24,10 +25,11 @@ use super::append::keeper::Keeper;
 use super::clock::Clock;
 use super::error::LogError;
 use super::format::FormatError;
-use super::options::TopicOptions;
+use super::maintenance::{Counters, Maintenance};
+use super::options::LiveOptions;
 use super::segment::{Home, Segment};
 use super::storage::Storage;
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, MutexGuard, lock};
 pub(super) use waiters::Waiters;
 use watermark::{Watermark, WatermarkFile};
 use writer::Writer;
@@ -44,6 +46,10 @@ pub(super) struct Shared {
     pub(super) poison: OnceLock<LogError>,
     pub(super) closed: AtomicBool,
     pub(super) keeper: Keeper,
+    /// Calls for retention and compaction.
+    pub(super) maintenance: Maintenance,
+    /// How long an idempotent producer may be silent and is remembered.
+    pub(super) producer_expiry_ms: i64,
 }
 
 impl Shared {
@@ -78,7 +84,7 @@ impl View {
 #[derive(Debug)]
 pub(super) struct Partition {
     pub(super) home: Arc<Home>,
-    pub(super) options: TopicOptions,
+    pub(super) options: Arc<LiveOptions>,
     pub(super) shared: Arc<Shared>,
     pub(super) writer: Mutex<Writer>,
     pub(super) gather: Mutex<Gather>,
@@ -101,6 +107,12 @@ pub(super) struct Partition {
     pub(super) write_wanted: AtomicBool,
     /// Whether the keeper has been asked to write what gathers.
     pub(super) lingering: AtomicBool,
+    /// Held by whoever removes or replaces segments. Before `writer` in the order of locks.
+    pub(super) upkeep: Mutex<()>,
+    /// Those who wait for `upkeep`, or will soon: whoever compacts gives up for them.
+    pub(super) upkeep_wanted: AtomicUsize,
+    /// What was removed since the log was opened.
+    pub(super) counters: Counters,
 }
 
 /// What opening found out about a partition.
@@ -115,7 +127,7 @@ pub(super) struct Opened {
 }
 
 impl Partition {
-    pub(super) fn new(shared: Arc<Shared>, options: TopicOptions, opened: Opened) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, options: Arc<LiveOptions>, opened: Opened) -> Self {
         let end = opened.writer.active.next_offset();
         let gather = Gather::new(end, opened.writer.producers.clone());
         Self {
@@ -135,7 +147,18 @@ impl Partition {
             durables: Waiters::default(),
             write_wanted: AtomicBool::new(false),
             lingering: AtomicBool::new(false),
+            upkeep: Mutex::new(()),
+            upkeep_wanted: AtomicUsize::new(0),
+            counters: Counters::default(),
         }
+    }
+
+    /// Keeps others from removing or replacing segments; a compaction that is under way gives up.
+    pub(super) fn claim_upkeep(&self) -> MutexGuard<'_, ()> {
+        self.upkeep_wanted.fetch_add(1, Ordering::SeqCst);
+        let claimed = lock(&self.upkeep);
+        self.upkeep_wanted.fetch_sub(1, Ordering::SeqCst);
+        claimed
     }
 
     /// Refuses appends to a log that takes none.
@@ -191,8 +214,9 @@ impl Partition {
     /// Lets go of the segments that lie before `offset` as a whole and removes their files. The caller has made the new
     /// start durable before.
     pub(super) fn drop_front(&self, offset: i64) -> Result<(), LogError> {
+        let before = self.log_start.fetch_max(offset, Ordering::SeqCst);
+        let _upkeep = self.claim_upkeep();
         let writer = lock(&self.writer);
-        self.log_start.fetch_max(offset, Ordering::SeqCst);
         let view = self.view();
         let keep_from = view.segments.iter().position(|segment| {
             segment.next_offset() > offset || segment.base_offset == writer.active.base_offset
@@ -201,6 +225,8 @@ impl Partition {
         *lock(&self.view) = Arc::new(View { segments: kept.to_vec() });
         drop(writer);
         self.write_if_wanted();
+        let bytes = gone.iter().map(|segment| segment.end()).sum();
+        self.counters.removed(offset.saturating_sub(before), bytes);
         if gone.is_empty() {
             return Ok(());
         }
@@ -216,14 +242,27 @@ impl Partition {
     /// Makes everything durable that was appended, and what helps to open it fast. `all`: also if nothing was appended.
     pub(super) fn close(&self, all: bool) -> Result<(), LogError> {
         self.flush_durable()?;
-        let writer = lock(&self.writer);
+        let mut writer = lock(&self.writer);
+        let active = writer.active.clone();
+        writer.times.note(&self.home, &active);
         if !writer.begun && !all {
             return Ok(());
         }
-        writer.active.save_indexes(true)?;
+        writer.times.sync(&self.home).map_err(|error| self.home.failed(error))?;
+        active.save_indexes(true)?;
         writer.save_snapshot(self);
         let watermark = lock(&self.watermark);
         watermark.sync(&self.home)
+    }
+
+    /// Looks for all segments anew, if the log is open for reading only: the one that was read may be another one now.
+    /// Whether that may help.
+    pub(super) fn reload(&self) -> Result<bool, LogError> {
+        if self.home.writable {
+            return Ok(false);
+        }
+        let mut writer = lock(&self.writer);
+        super::refresh::reload(self, &mut writer).map(|()| true)
     }
 
     /// Looks what another process has written, if the log is open for reading only. Whether there is more than before.
@@ -233,7 +272,7 @@ impl Partition {
         }
         let mut writer = lock(&self.writer);
         let before = self.written_end();
-        super::recovery::refresh(self, &mut writer)?;
+        super::refresh::refresh(self, &mut writer)?;
         let now = self.written_end();
         drop(writer);
         if now > before {

@@ -1,13 +1,16 @@
 //! What a partition has seen of idempotent producers: the last batches of each, by which repetitions are known.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::log::error::{LogError, Place};
 use crate::log::format::BatchHeader;
 use crate::log::format::producers::ProducerEntry;
+use crate::log::transaction::PRODUCER;
 
 /// Batches remembered of each producer.
 const BATCHES_MAX: usize = 5;
+/// The time of a batch that was found in the log and not in a snapshot.
+const UNKNOWN_MS: i64 = i64::MAX;
 
 /// A batch that was appended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,7 +19,8 @@ struct Seen {
     last_sequence: i32,
     last_offset: i64,
     offset_delta: i32,
-    timestamp_ms: i64,
+    /// When it was appended, or [`UNKNOWN_MS`].
+    appended_ms: i64,
 }
 
 /// One producer.
@@ -42,7 +46,7 @@ pub(in crate::log) enum Verdict {
 }
 
 /// The sequence number after this one; they wrap from the largest to 0.
-fn after(sequence: i32) -> i32 {
+pub(in crate::log) fn after(sequence: i32) -> i32 {
     if sequence == i32::MAX { 0 } else { sequence + 1 }
 }
 
@@ -50,6 +54,12 @@ impl Producers {
     /// Whether there are none.
     pub(in crate::log) fn is_empty(&self) -> bool {
         self.states.is_empty()
+    }
+
+    /// The sequence number that is next of a producer: 0 of one that nobody remembers.
+    pub(in crate::log) fn next_sequence(&self, producer: i64) -> i32 {
+        let last = self.states.get(&producer).and_then(|state| state.batches.back());
+        last.map_or(0, |seen| after(seen.last_sequence))
     }
 
     /// Judges a batch by its producer, epoch and sequence.
@@ -90,8 +100,13 @@ impl Producers {
         if found == expected { Ok(Verdict::Append) } else { out_of_sequence(expected, place()) }
     }
 
-    /// Takes a batch in, whose header has its final offsets.
+    /// Takes a batch in, whose header has its final offsets; nobody knows when it was appended.
     pub(in crate::log) fn note(&mut self, header: &BatchHeader) {
+        self.note_at(header, UNKNOWN_MS);
+    }
+
+    /// Takes a batch in, whose header has its final offsets.
+    pub(in crate::log) fn note_at(&mut self, header: &BatchHeader, now_ms: i64) {
         if header.producer_id < 0 {
             return;
         }
@@ -108,8 +123,44 @@ impl Producers {
             last_sequence: header.last_sequence(),
             last_offset: header.last_offset(),
             offset_delta: header.last_offset_delta,
-            timestamp_ms: header.max_timestamp,
+            appended_ms: now_ms,
         });
+    }
+
+    /// Lets all batches of which nobody knows when they were appended count as appended now.
+    pub(in crate::log) fn known_since(&mut self, now_ms: i64) {
+        let batches = self.states.values_mut().flat_map(|state| &mut state.batches);
+        for seen in batches.filter(|seen| seen.appended_ms == UNKNOWN_MS) {
+            seen.appended_ms = now_ms;
+        }
+    }
+
+    /// Forgets producers that were silent since before a time; returns the last offset of each. That of transactions stays.
+    pub(in crate::log) fn expire(&mut self, silent_since_ms: i64) -> Vec<(i64, i64)> {
+        let mut expired = Vec::new();
+        self.states.retain(|producer, state| {
+            let Some(last) = state.batches.back() else { return false };
+            let silent = last.appended_ms < silent_since_ms && *producer != PRODUCER;
+            if silent {
+                expired.push((*producer, last.last_offset));
+            }
+            !silent
+        });
+        expired
+    }
+
+    /// Forgets a producer, if its last batch ends with this offset.
+    pub(in crate::log) fn forget(&mut self, producer: i64, last_offset: i64) {
+        let last = self.states.get(&producer).and_then(|state| state.batches.back());
+        if last.is_some_and(|last| last.last_offset == last_offset) {
+            self.states.remove(&producer);
+        }
+    }
+
+    /// The last offsets of the last batches of all producers: these batches are what they are remembered by.
+    pub(in crate::log) fn last_offsets(&self) -> HashSet<i64> {
+        let last = |state: &State| state.batches.back().map(|last| last.last_offset);
+        self.states.values().filter_map(last).collect()
     }
 
     /// The last batch of each producer, for a snapshot, by id.
@@ -122,7 +173,7 @@ impl Producers {
                 last_sequence: last.last_sequence,
                 last_offset: last.last_offset,
                 offset_delta: last.offset_delta,
-                timestamp_ms: last.timestamp_ms,
+                timestamp_ms: last.appended_ms,
                 coordinator_epoch: -1,
                 transaction_first_offset: -1,
             })
@@ -141,7 +192,7 @@ impl Producers {
                 last_sequence: entry.last_sequence,
                 last_offset: entry.last_offset,
                 offset_delta: entry.offset_delta,
-                timestamp_ms: entry.timestamp_ms,
+                appended_ms: entry.timestamp_ms,
             };
             (entry.producer_id, State { epoch: entry.epoch, batches: VecDeque::from([seen]) })
         };
@@ -155,7 +206,17 @@ mod tests {
     use crate::log::format::{BatchBuilder, BatchOptions, BatchView, Producer};
 
     fn batch(base_offset: i64, epoch: i16, base_sequence: i32, records: usize) -> BatchHeader {
-        let producer = Producer { id: 7, epoch, base_sequence };
+        batch_of(7, base_offset, epoch, base_sequence, records)
+    }
+
+    fn batch_of(
+        id: i64,
+        base_offset: i64,
+        epoch: i16,
+        base_sequence: i32,
+        records: usize,
+    ) -> BatchHeader {
+        let producer = Producer { id, epoch, base_sequence };
         let options = BatchOptions { base_offset, producer, ..Default::default() };
         let mut builder = BatchBuilder::new(options);
         for _ in 0..records {
@@ -201,6 +262,30 @@ mod tests {
         }
         assert!(judge(&producers, &batch(0, 0, i32::MAX - 1, 3)).is_err(), "forgotten");
         assert!(matches!(judge(&producers, &batch(0, 0, 1, 1)), Ok(Verdict::Duplicate { .. })));
+    }
+
+    #[test]
+    fn a_producer_that_was_silent_for_long_is_forgotten_by_the_time_of_its_appends() {
+        let mut producers = Producers::default();
+        producers.note_at(&batch(0, 0, 0, 1), 100);
+        assert_eq!(producers.expire(100), []);
+        producers.note(&batch(1, 0, 1, 1));
+        producers.known_since(150);
+        assert_eq!(producers.expire(150), []);
+        let mut gathered = producers.clone();
+        gathered.note(&batch(2, 0, 2, 1));
+        assert_eq!(producers.expire(151), [(7, 1)]);
+        assert!(producers.is_empty());
+        gathered.forget(7, 1);
+        assert!(!gathered.is_empty(), "it has appended meanwhile");
+    }
+
+    #[test]
+    fn the_producer_of_transactions_is_never_forgotten() {
+        let mut producers = Producers::default();
+        producers.note_at(&batch_of(PRODUCER, 0, 0, 0, 1), 100);
+        assert_eq!(producers.expire(i64::MAX), []);
+        assert_eq!(producers.next_sequence(PRODUCER), 1);
     }
 
     #[test]

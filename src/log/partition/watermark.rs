@@ -175,10 +175,45 @@ impl WatermarkFile {
         self.store(Watermark { sync_failed: true, ..self.last });
     }
 
+    /// Writes what the newest slot says to the other one too, durably: from now on nothing needs what the watermark was
+    /// before, whichever slot is damaged.
+    pub(in crate::log) fn settle(&mut self, home: &Home) -> Result<(), LogError> {
+        self.sync(home)?;
+        let sequence = self.sequence + 1;
+        let at = (sequence % SLOTS) * SLOT_DISTANCE;
+        let written = self.file.write_at(&self.last.encode(sequence), at);
+        written.map_err(|error| home.failed(error))?;
+        self.sequence = sequence;
+        self.sync(home)
+    }
+
     /// Makes the newest slot durable.
     pub(in crate::log) fn sync(&self, home: &Home) -> Result<(), LogError> {
         self.file.sync_data().map_err(|error| home.failed(error))
     }
+}
+
+/// A slot of the file as it is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::log) struct SlotFound {
+    /// Where it starts in the file.
+    pub(in crate::log) position: u64,
+    /// Sequence number and content, if it is sound.
+    pub(in crate::log) content: Option<(u64, Watermark)>,
+    /// Nothing was ever written to it.
+    pub(in crate::log) is_blank: bool,
+}
+
+/// All slots of the file with these bytes.
+pub(in crate::log) fn slots(file: &[u8]) -> impl Iterator<Item = SlotFound> + '_ {
+    (0..=SLOTS).map(|slot| {
+        let position = slot * SLOT_DISTANCE;
+        let start = usize::try_from(position).unwrap_or(usize::MAX);
+        let rest = file.get(start..).unwrap_or_default();
+        let bytes = rest.get(..SLOT_BYTES).unwrap_or(rest);
+        let content = bytes.first_chunk().and_then(Watermark::decode);
+        SlotFound { position, content, is_blank: bytes.iter().all(|byte| *byte == 0) }
+    })
 }
 
 /// Which of two slots counts.

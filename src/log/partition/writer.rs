@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::producers::Producers;
+use super::times::TimesFile;
 use super::watermark::Watermark;
 use super::{Partition, View};
 use crate::log::disk;
@@ -14,6 +15,9 @@ use crate::log::format::names::{FileKind, FileName, LEADER_EPOCHS};
 use crate::log::format::{BatchHeader, producers};
 use crate::log::segment::Segment;
 use crate::sync::lock;
+
+/// Bytes of batches after which producers are written down again: as much is read at most to recall them after a crash.
+const SNAPSHOT_BYTES: u64 = 64 << 20;
 
 /// The writer's own state.
 #[derive(Debug)]
@@ -34,6 +38,12 @@ pub(in crate::log) struct Writer {
     reserved: u64,
     /// Headers of the batches being appended; kept for its memory.
     headers: Vec<BatchHeader>,
+    /// When segments were appended to, as in the file.
+    pub(in crate::log) times: TimesFile,
+    /// Offsets of the producer snapshots that are there, rising.
+    pub(in crate::log) snapshots: Vec<i64>,
+    /// Bytes appended since the last snapshot.
+    since_snapshot: u64,
 }
 
 impl Writer {
@@ -54,6 +64,9 @@ impl Writer {
             index_full: false,
             reserved: 0,
             headers: Vec::new(),
+            times: TimesFile::default(),
+            snapshots: Vec::new(),
+            since_snapshot: 0,
         }
     }
 
@@ -95,8 +108,10 @@ impl Writer {
         mut batches: &[Vec<u8>],
         mut headers: &[BatchHeader],
     ) -> Result<(), LogError> {
+        let now_ms = partition.shared.clock.now_ms();
         while let Some(first) = headers.first() {
-            if self.must_roll(partition, first, self.active.end()) {
+            if self.is_old(partition, now_ms) || self.must_roll(partition, first, self.active.end())
+            {
                 self.roll(partition)?;
             }
             let mut end = self.active.end();
@@ -110,10 +125,16 @@ impl Writer {
             }
             let (batches_now, batches_later) = batches.split_at(count);
             let (headers_now, headers_later) = headers.split_at(count);
-            self.write(partition, batches_now, headers_now, end)?;
+            self.write(partition, batches_now, headers_now, end, now_ms)?;
             (batches, headers) = (batches_later, headers_later);
         }
         Ok(())
+    }
+
+    /// Whether the active segment was begun so long ago that it must not be continued.
+    pub(in crate::log) fn is_old(&self, partition: &Partition, now_ms: i64) -> bool {
+        let first = self.active.times().first;
+        first >= 0 && now_ms.saturating_sub(first) > partition.options.segment_ms
     }
 
     /// Whether this batch must not go behind `end` bytes of the active segment.
@@ -135,6 +156,7 @@ impl Writer {
         batches: &[Vec<u8>],
         headers: &[BatchHeader],
         end: u64,
+        now_ms: i64,
     ) -> Result<(), LogError> {
         let active = self.active.clone();
         self.reserve(partition, end);
@@ -154,14 +176,22 @@ impl Writer {
             self.index_full |= index_bytes >= partition.options.index_bytes_max as usize;
             self.first_timestamp.get_or_insert(header.base_timestamp);
             self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
-            self.producers.note(header);
+            self.producers.note_at(header, now_ms);
             at += header.batch_bytes() as u64;
         }
         let next_offset =
             headers.last().map_or(active.next_offset(), |last| last.last_offset() + 1);
+        self.since_snapshot += end - active.end();
+        let first = active.appended(now_ms);
         active.publish(end, next_offset);
+        if first {
+            self.times.note(&partition.home, &active);
+        }
         partition.written_end.store(next_offset, Ordering::SeqCst);
         partition.followers.wake_all();
+        if self.since_snapshot >= SNAPSHOT_BYTES {
+            self.save_snapshot(partition);
+        }
         Ok(())
     }
 
@@ -178,7 +208,7 @@ impl Writer {
     }
 
     /// Makes ready for the first append of this incarnation: notes where its batches begin.
-    fn begin(&mut self, partition: &Partition) -> Result<(), LogError> {
+    pub(in crate::log) fn begin(&mut self, partition: &Partition) -> Result<(), LogError> {
         if self.begun {
             return Ok(());
         }
@@ -197,8 +227,10 @@ impl Writer {
     }
 
     /// Ends the active segment and starts the next. A segment only exists when all before it are durable.
-    fn roll(&mut self, partition: &Partition) -> Result<(), LogError> {
+    pub(in crate::log) fn roll(&mut self, partition: &Partition) -> Result<(), LogError> {
         let ended = self.active.clone();
+        self.times.note(&partition.home, &ended);
+        self.expire_producers(partition);
         ended.sync().map_err(|error| partition.poison(&error))?;
         partition.now_durable(self.watermark(partition.shared.epoch));
         let base_offset = ended.next_offset();
@@ -218,6 +250,7 @@ impl Writer {
         *view = Arc::new(View { segments });
         drop(view);
         partition.now_durable(self.watermark(partition.shared.epoch));
+        partition.shared.maintenance.wanted(&partition.options);
         Ok(())
     }
 
@@ -241,16 +274,48 @@ impl Writer {
         })
     }
 
-    /// Writes down what is known of producers up to the end. It may fail: an older one and the log say the same.
-    pub(in crate::log) fn save_snapshot(&self, partition: &Partition) {
-        if self.producers.is_empty() {
+    /// Forgets producers that were silent for too long.
+    pub(in crate::log) fn expire_producers(&mut self, partition: &Partition) {
+        let shared = &partition.shared;
+        let silent_since_ms = shared.clock.now_ms().saturating_sub(shared.producer_expiry_ms);
+        let expired = self.producers.expire(silent_since_ms);
+        if expired.is_empty() {
             return;
         }
-        let offset = u64::try_from(self.active.next_offset()).unwrap_or_default();
-        let name = FileName::live(offset, FileKind::ProducerSnapshot).to_string();
+        let mut gather = lock(&partition.gather);
+        for (producer, last_offset) in expired {
+            gather.producers.forget(producer, last_offset);
+        }
+    }
+
+    /// Writes down what is known of producers up to the end, and removes what was written so long ago that nothing needs
+    /// it. It may fail: an older one and the log say the same.
+    pub(in crate::log) fn save_snapshot(&mut self, partition: &Partition) {
+        self.since_snapshot = 0;
+        let offset = self.active.next_offset();
+        if self.producers.is_empty() && self.snapshots.is_empty() {
+            return;
+        }
         let home = &partition.home;
-        if let Ok(bytes) = producers::encode(&self.producers.entries()) {
-            let _ = disk::replace(&*home.storage, &home.directory, &name, &bytes);
+        let name = FileName::live(u64::try_from(offset).unwrap_or(0), FileKind::ProducerSnapshot);
+        let Ok(bytes) = producers::encode(&self.producers.entries()) else { return };
+        let name = name.to_string();
+        if disk::replace(&*home.storage, &home.directory, &name, &bytes).is_err() {
+            return;
+        }
+        self.snapshots.retain(|known| *known < offset);
+        self.snapshots.push(offset);
+        // After a crash those count that are not beyond the watermark, which must not fall behind what is removed here; and
+        // should the newest of them be damaged then, there is one before it.
+        let watermark = lock(&partition.watermark);
+        let Ok(()) = watermark.sync(home) else { return };
+        let durable = watermark.last().offset;
+        drop(watermark);
+        let usable = self.snapshots.partition_point(|snapshot| *snapshot <= durable);
+        for old in self.snapshots.drain(..usable.saturating_sub(2)) {
+            let path = home.file(old, FileKind::ProducerSnapshot);
+            // One that stays does no harm, and goes when the log is opened next.
+            let _ = disk::remove_if_there(&*home.storage, &path);
         }
     }
 }

@@ -27,6 +27,11 @@ impl Cursor {
         Self { segment: None, here: Found { position: 0, offset }, wanted: offset }
     }
 
+    /// Forgets where it is, but not what comes next.
+    pub(super) fn lose_place(&mut self) {
+        *self = Self::new(self.wanted);
+    }
+
     /// At a batch that was found, of which nothing before an offset is wanted.
     pub(super) fn at(segment: Arc<Segment>, here: Found, earliest: i64) -> Self {
         Self { segment: Some(segment), here, wanted: here.offset.max(earliest) }
@@ -64,17 +69,18 @@ impl Cursor {
             };
             let left = segment.end().saturating_sub(self.here.position);
             if left == 0 {
-                // Everything up to `end` is published, so the rest is in a later segment.
+                // Everything up to `end` is published, so the rest is in a later segment, or in one that has replaced this.
                 let view = partition.view();
                 let next = view.segment_of(self.here.offset).map(|(_, next)| next.clone());
-                match next.filter(|next| next.base_offset > segment.base_offset) {
-                    Some(next) => {
+                match next.filter(|next| !Arc::ptr_eq(next, &segment)) {
+                    Some(next) if next.base_offset == self.here.offset => {
                         self.here = Found { position: 0, offset: next.base_offset };
                         self.segment = Some(next);
-                        continue;
                     }
+                    Some(_) => self.segment = None,
                     None => return Ok(None),
                 }
+                continue;
             }
             return self.read(&segment, left, bytes_max, old).map(Some);
         }

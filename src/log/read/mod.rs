@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::error::LogError;
+use super::format::FormatError;
 use super::format::batch::DECOMPRESSED_BYTES_MAX;
 use super::options::Level;
 use super::partition::Partition;
@@ -21,7 +22,7 @@ pub use record::{LogRecord, ReadBatch};
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Where to begin to read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Position {
     /// The record with this offset.
@@ -33,6 +34,10 @@ pub enum Position {
     /// The first record with a timestamp not before this one, in milliseconds since 1970; if there is none, behind the
     /// last record.
     Time(i64),
+    /// Where the group of this name goes on: the offset that it committed, or the first record that is there if it has not
+    /// committed any; [`Group::committed`](super::Group::committed) tells which. If the front was cut beyond what it has
+    /// committed, that is an error, as it would miss records.
+    Committed(String),
 }
 
 /// Reads one partition from a position on, in order, everything that is written. An iterator over records that ends at
@@ -88,10 +93,11 @@ impl Reader {
         self.pending.as_ref().map_or(self.cursor.next_offset(), Pending::next_offset)
     }
 
-    /// Goes on reading elsewhere.
+    /// Goes on reading elsewhere; not at what a group has committed, which [`Topic::offset_of`](super::Topic::offset_of)
+    /// tells.
     ///
     /// # Errors
-    /// `OffsetOutOfRange`.
+    /// `OffsetOutOfRange`; `Invalid` for `Committed`.
     pub fn seek(&mut self, to: Position) -> Result<(), LogError> {
         self.cursor = Cursor::new(self.partition.offset_of(to)?);
         (self.chunk, self.taken, self.pending) = (Bytes::new(), 0, None);
@@ -112,8 +118,32 @@ impl Reader {
     /// # Errors
     /// `Corrupt`, with the place; `OffsetOutOfRange` if the front was cut meanwhile; failures of the storage.
     pub fn next_batch(&mut self) -> Result<Option<ReadBatch>, LogError> {
+        let mut looked_anew = false;
+        loop {
+            match self.try_next_batch() {
+                // Another process may have replaced the segment.
+                Err(error) if !looked_anew && !error.is_out_of_range() => {
+                    looked_anew = true;
+                    if !self.partition.reload()? {
+                        return Err(error);
+                    }
+                    (self.chunk, self.taken) = (Bytes::new(), 0);
+                    self.cursor.lose_place();
+                }
+                read => return read,
+            }
+        }
+    }
+
+    #[inline]
+    fn try_next_batch(&mut self) -> Result<Option<ReadBatch>, LogError> {
         loop {
             if self.taken < self.chunk.len() {
+                // What was read may reach further than what is durable; it is read again when it is.
+                if self.level == Level::Durable && self.cursor.next_offset() >= self.end() {
+                    (self.chunk, self.taken) = (Bytes::new(), 0);
+                    return Ok(None);
+                }
                 let rest = self.chunk.slice(self.taken..);
                 match self.cursor.cut_batch(&rest)? {
                     Some((batch, first_offset)) => {
@@ -153,21 +183,33 @@ impl Reader {
     ///
     /// # Errors
     /// As [`next_batch`](Self::next_batch).
+    #[inline]
     pub fn next_record(&mut self) -> Result<Option<LogRecord>, LogError> {
         loop {
             if let Some(pending) = &mut self.pending {
-                let next = pending.next().map_err(|error| {
-                    let place = self.partition.home.place().at_offset(pending.next_offset());
-                    LogError::corrupt(place, error)
-                });
-                match next {
+                match pending.next() {
                     Ok(Some(record)) => return Ok(Some(record)),
                     // The rest of a batch that cannot be decoded is not skipped in silence: the error stays.
-                    Err(error) => return Err(error),
+                    Err(error) => return Err(self.bad_record(error)),
                     Ok(None) => self.pending = None,
                 }
             }
-            let Some(batch) = self.next_batch()? else { return Ok(None) };
+            if !self.open_batch()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    #[cold]
+    fn bad_record(&self, error: FormatError) -> LogError {
+        LogError::corrupt(self.partition.home.place().at_offset(self.next_offset()), error)
+    }
+
+    /// Makes ready to hand out the records of the next batch; false at the end for now.
+    #[inline(never)]
+    fn open_batch(&mut self) -> Result<bool, LogError> {
+        loop {
+            let Some(batch) = self.next_batch()? else { return Ok(false) };
             // Control records are not for readers.
             if batch.batch.header().attributes.is_control() {
                 continue;
@@ -175,6 +217,7 @@ impl Reader {
             let pending = Pending::new(&batch, self.partition_number(), DECOMPRESSED_BYTES_MAX);
             let place = || self.partition.home.place().at_offset(batch.first_offset);
             self.pending = Some(pending.map_err(|error| LogError::corrupt(place(), error))?);
+            return Ok(true);
         }
     }
 
@@ -187,6 +230,7 @@ impl Reader {
 impl Iterator for Reader {
     type Item = Result<LogRecord, LogError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         self.next_record().transpose()
     }
@@ -200,6 +244,10 @@ impl Partition {
             Position::Earliest => Ok(earliest),
             Position::Latest => self.look(),
             Position::Time(timestamp_ms) => self.offset_of_time(timestamp_ms),
+            Position::Committed(_) => {
+                let reason = "what a group has committed is known to the topic".to_owned();
+                Err(LogError::Invalid { what: "position", reason })
+            }
             Position::Offset(offset) => {
                 // What has gathered is there for whoever asks for it.
                 let end = if offset >= end { self.look()? } else { end };

@@ -115,6 +115,7 @@ impl Pending {
     }
 
     /// The next record that was asked for. After an error it stays.
+    #[inline]
     pub(super) fn next(&mut self) -> Result<Option<LogRecord>, FormatError> {
         if let Some(error) = self.failed {
             return Err(error);

@@ -14,7 +14,7 @@ use crate::log::storage::{OpenMode, StorageError, StorageFile};
 
 /// The indexes of one segment. All that is here can be derived from the segment's file.
 #[derive(Debug, Default)]
-pub(super) struct Indexes {
+pub(in crate::log) struct Indexes {
     pub(super) offsets: Vec<IndexEntry>,
     pub(super) times: Vec<TimeIndexEntry>,
     /// Entries that are in the files already: (offsets, times).
@@ -27,7 +27,13 @@ pub(super) struct Indexes {
 
 impl Indexes {
     /// Takes notice of the batch that starts at `position`; makes an entry when `interval` bytes went by without one.
-    pub(super) fn note(&mut self, base_offset: i64, at: u64, header: &BatchHeader, interval: u32) {
+    pub(in crate::log) fn note(
+        &mut self,
+        base_offset: i64,
+        at: u64,
+        header: &BatchHeader,
+        interval: u32,
+    ) {
         let Ok(relative_offset) = u32::try_from(header.last_offset() - base_offset) else { return };
         let Ok(position) = u32::try_from(at) else { return };
         let timestamp_ms = header.max_timestamp;
@@ -43,7 +49,7 @@ impl Indexes {
     }
 
     /// Makes a time entry of the latest time, unless there is one.
-    pub(super) fn note_time(&mut self) {
+    pub(in crate::log) fn note_time(&mut self) {
         if let Some(latest) = self.latest
             && self.times.last().is_none_or(|last| last.timestamp_ms < latest.timestamp_ms)
         {
@@ -85,8 +91,8 @@ impl Indexes {
         if offsets.check(bounds).is_err() || times.check(bounds).is_err() {
             return Ok(None);
         }
-        let offsets: Vec<_> = (0..offsets.len()).filter_map(|n| offsets.get(n)).collect();
-        let times: Vec<_> = (0..times.len()).filter_map(|n| times.get(n)).collect();
+        let offsets: Vec<_> = offsets.iter().collect();
+        let times: Vec<_> = times.iter().collect();
         let latest = times.last().copied();
         let saved = (offsets.len(), times.len());
         Ok(Some(Self { offsets, times, saved, since_entry: 0, latest }))
@@ -105,7 +111,7 @@ impl Indexes {
         let times = read(FileKind::TimeIndex)?.unwrap_or_default();
         let (offsets, times) = (OffsetIndex::new(&offsets), TimeIndex::new(&times));
         let mut loaded = Self::default();
-        for entry in (0..offsets.len()).filter_map(|n| offsets.get(n)) {
+        for entry in offsets.iter() {
             let rises = loaded.offsets.last().is_none_or(|last| {
                 last.relative_offset < entry.relative_offset && last.position < entry.position
             });
@@ -116,7 +122,7 @@ impl Indexes {
             }
             loaded.offsets.push(entry);
         }
-        for entry in (0..times.len()).filter_map(|n| times.get(n)) {
+        for entry in times.iter() {
             let rises = loaded.times.last().is_none_or(|last| {
                 last.timestamp_ms < entry.timestamp_ms
                     && last.relative_offset <= entry.relative_offset
@@ -141,7 +147,7 @@ impl Indexes {
     }
 
     /// Writes the new entries to the files, and all of them again if the files are not known to hold the others.
-    pub(super) fn save(
+    pub(in crate::log) fn save(
         &mut self,
         home: &Home,
         base_offset: i64,

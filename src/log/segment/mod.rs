@@ -14,11 +14,12 @@ use std::sync::{Arc, OnceLock};
 use super::disk;
 use super::error::{LogError, Place};
 use super::format::BatchHeader;
-use super::format::index::SegmentBounds;
+use super::format::index::{IndexEntry, SegmentBounds};
 use super::format::names::{FileKind, FileName};
+use super::partition::times::{Times, UNKNOWN};
 use super::storage::{OpenMode, Storage, StorageError, StorageFile};
 use crate::sync::{Mutex, lock};
-use indexes::Indexes;
+pub(super) use indexes::Indexes;
 pub(super) use scan::{Expected, ScanError, Scanner};
 
 /// Unsaved index entries that make it worth a write.
@@ -79,6 +80,10 @@ pub(super) struct Segment {
     next_offset: AtomicI64,
     /// Nothing is appended any more.
     sealed: AtomicBool,
+    /// Its names are those of another segment now: nothing is read or written by them any more.
+    detached: AtomicBool,
+    /// See [`Times`]: first append, last append, horizon.
+    times: [AtomicI64; 3],
     /// `None` until somebody needs them. Held for searches and additions in memory, and, in a sealed segment, while they
     /// are read or built.
     indexes: Mutex<Option<Indexes>>,
@@ -113,8 +118,56 @@ impl Segment {
             end: AtomicU64::new(end),
             next_offset: AtomicI64::new(next_offset),
             sealed: AtomicBool::new(sealed),
+            detached: AtomicBool::new(false),
+            times: [Times::NONE.first, Times::NONE.last, Times::NONE.horizon].map(AtomicI64::new),
             indexes: Mutex::new(None),
         }
+    }
+
+    /// A sealed segment in a file that is open already, which will get its name, with its indexes.
+    pub(super) fn cleaned(
+        home: Arc<Home>,
+        base_offset: i64,
+        file: Arc<dyn StorageFile>,
+        (end, next_offset): (u64, i64),
+        indexes: Indexes,
+    ) -> Self {
+        let segment = Self::known(home, base_offset, end, next_offset, true);
+        segment.file.get_or_init(|| file);
+        *lock(&segment.indexes) = Some(indexes);
+        segment
+    }
+
+    /// Lets go of the segment's names, because they become those of another one. Who has the segment open may read on.
+    pub(super) fn detach(&self) -> Result<(), LogError> {
+        self.file()?;
+        let _indexes = lock(&self.indexes);
+        self.detached.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// When it was appended to.
+    pub(super) fn times(&self) -> Times {
+        let [first, last, horizon] = &self.times;
+        let load = |time: &AtomicI64| time.load(Ordering::Relaxed);
+        Times { first: load(first), last: load(last), horizon: load(horizon) }
+    }
+
+    /// Corrects when it was appended to.
+    pub(super) fn set_times(&self, times: Times) {
+        let values = [times.first, times.last, times.horizon];
+        for (time, value) in self.times.iter().zip(values) {
+            time.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes an append; whether it was the first.
+    pub(super) fn appended(&self, now_ms: i64) -> bool {
+        let times = self.times();
+        let first = times.first == UNKNOWN;
+        let started = if first { now_ms } else { times.first };
+        self.set_times(Times { first: started, last: times.last.max(now_ms), ..times });
+        first
     }
 
     /// The segment, for errors.
@@ -241,7 +294,9 @@ impl Segment {
     pub(super) fn find_time(&self, timestamp_ms: i64) -> Result<Option<Found>, LogError> {
         let start = self.with_indexes(|indexes| {
             let above = indexes.times.partition_point(|entry| entry.timestamp_ms < timestamp_ms);
-            above.checked_sub(1).and_then(|n| indexes.times.get(n).copied())
+            // The entry before the best one: should the best one point too far, to another batch of the same time, then
+            // nothing is skipped, for this one cannot point further.
+            above.checked_sub(2).and_then(|n| indexes.times.get(n).copied())
         })?;
         let mut from = self.start();
         if let Some(entry) = start {
@@ -315,6 +370,10 @@ impl Segment {
         if let Some(indexes) = &*lock(&self.indexes) {
             return Ok(work(indexes));
         }
+        if self.detached.load(Ordering::SeqCst) {
+            self.rebuild()?;
+            return Ok(work(lock(&self.indexes).get_or_insert_default()));
+        }
         let bounds = self.bounds();
         let loaded = Indexes::load(&self.home, self.base_offset, bounds);
         // A sealed segment with batches has at least its last time.
@@ -343,14 +402,16 @@ impl Segment {
         let mut indexes = Indexes::default();
         self.index_from(&mut indexes, self.start(), super::options::INDEX_INTERVAL_BYTES)?;
         indexes.note_time();
-        if self.home.writable {
+        let mut place = lock(&self.indexes);
+        // Under the lock, as the names might be given away meanwhile.
+        if self.home.writable && !self.detached.load(Ordering::SeqCst) {
             for kind in [FileKind::OffsetIndex, FileKind::TimeIndex] {
                 let path = self.home.file(self.base_offset, kind);
                 let _ = disk::remove_if_there(&*self.home.storage, &path);
             }
             let _ = indexes.save(&self.home, self.base_offset, false);
         }
-        *lock(&self.indexes) = Some(indexes);
+        *place = Some(indexes);
         Ok(())
     }
 
@@ -370,6 +431,24 @@ impl Segment {
                 Ok(None) => return Ok(()),
                 Err(error) => return Err(self.scan_failed(error, offset)),
             }
+        }
+    }
+
+    /// A batch that begins at an offset or not long before it, as far as the index files know. They are neither believed
+    /// without the segment nor built again.
+    pub(super) fn near(&self, offset: i64) -> Result<Found, LogError> {
+        let loaded = Indexes::load_within(&self.home, self.base_offset, self.bounds());
+        let indexes = loaded.map_err(|error| self.home.failed(error))?;
+        let last = |entry: &IndexEntry| self.base_offset + i64::from(entry.relative_offset);
+        let above = indexes.offsets.partition_point(|entry| last(entry) < offset);
+        let Some(entry) = above.checked_sub(1).and_then(|n| indexes.offsets.get(n)) else {
+            return Ok(self.start());
+        };
+        let position = u64::from(entry.position);
+        let header = self.header_at(position)?;
+        match header.filter(|header| header.last_offset() == last(entry)) {
+            Some(header) => Ok(Found { position, offset: header.base_offset }),
+            None => Ok(self.start()),
         }
     }
 

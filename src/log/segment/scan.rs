@@ -95,6 +95,13 @@ impl<'a> Scanner<'a> {
         Ok(Some((at, header)))
     }
 
+    /// The bytes of the batch that [`next`](Self::next) gave last, which starts at `at`.
+    pub(crate) fn batch(&self, at: u64) -> &[u8] {
+        let place = |position: u64| usize::try_from(position.saturating_sub(self.buffer_at)).ok();
+        let (Some(start), Some(end)) = (place(at), place(self.position)) else { return &[] };
+        self.buffer.get(start..end).unwrap_or_default()
+    }
+
     fn bad(&self, damage: impl Into<Damage>) -> ScanError {
         ScanError::Bad { position: self.position, damage: damage.into() }
     }

@@ -9,6 +9,7 @@ pub(crate) fn header(started_unix_s: u64) -> Header {
         started_unix_s,
         machine: "a machine".into(),
         kernel: "Linux".into(),
+        device: String::new(),
         program: "0".into(),
         commit: "c".into(),
         profile: "release".into(),

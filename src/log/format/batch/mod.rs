@@ -30,7 +30,9 @@ mod view;
 pub use attributes::{Attributes, TimestampType};
 pub use builder::{BatchBuilder, BatchOptions, Producer};
 pub use header::{BatchHeader, HEADER_BYTES};
-pub use patch::{set_append_time, set_base_offset, set_leader_epoch, set_producer};
+pub use patch::{
+    set_append_time, set_base_offset, set_last_offset_delta, set_leader_epoch, set_producer,
+};
 pub use records::{DECOMPRESSED_BYTES_MAX, Records, RecordsRef};
 pub use view::{Batch, BatchView, Batches, batches};
 

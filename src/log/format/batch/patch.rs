@@ -3,8 +3,8 @@
 use super::attributes::{Attributes, TimestampType};
 use super::builder::Producer;
 use super::header::{
-    ATTRIBUTES_AT, BatchHeader, CRC_AT, CRC_FROM, EPOCH_AT, MAX_TIMESTAMP_AT, PRODUCER_EPOCH_AT,
-    PRODUCER_ID_AT, SEQUENCE_AT, put,
+    ATTRIBUTES_AT, BatchHeader, CRC_AT, CRC_FROM, EPOCH_AT, LAST_DELTA_AT, MAX_TIMESTAMP_AT,
+    PRODUCER_EPOCH_AT, PRODUCER_ID_AT, SEQUENCE_AT, put,
 };
 use crate::log::format::crc::crc32c;
 use crate::log::format::error::{Fault, Field, FormatError};
@@ -57,6 +57,17 @@ pub fn set_append_time(bytes: &mut [u8], append_time_ms: i64) -> Result<(), Form
         put(batch, ATTRIBUTES_AT, attributes.bits().to_be_bytes());
         put(batch, MAX_TIMESTAMP_AT, append_time_ms.to_be_bytes());
     })
+}
+
+/// Lets the batch at the front of `bytes` reach up to another last offset, as compaction does when it leaves out what
+/// follows, and computes its CRC again. Not for batches of an idempotent producer: the delta tells the last sequence.
+///
+/// # Errors
+/// What [`BatchHeader::decode`] says, of the batch as it would be too; `Truncated` if the batch is not whole.
+pub fn set_last_offset_delta(bytes: &mut [u8], delta: i32) -> Result<(), FormatError> {
+    let header = BatchHeader { last_offset_delta: delta, ..BatchHeader::decode(bytes)? };
+    BatchHeader::decode(&header.encode())?;
+    change(bytes, |batch, _| put(batch, LAST_DELTA_AT, delta.to_be_bytes()))
 }
 
 fn change(bytes: &mut [u8], edit: impl FnOnce(&mut [u8], Attributes)) -> Result<(), FormatError> {

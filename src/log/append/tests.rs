@@ -1,0 +1,66 @@
+//! What callers of the log do not see: who writes when nobody waits, and what a failed append is told.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::gather::Due;
+use crate::log::storage::MemoryStorage;
+use crate::log::{Level, Log, LogError, Topic, TopicOptions};
+use crate::sync::lock;
+
+fn topic(linger: Option<Duration>) -> Topic {
+    let storage = Arc::new(MemoryStorage::new());
+    let log = Log::options().storage(storage).linger(linger).open("/log").unwrap();
+    log.create_topic("t", TopicOptions::default()).unwrap()
+}
+
+#[test]
+fn an_append_that_failed_is_not_taken_for_done_by_the_record_that_got_its_offset() {
+    let topic = topic(None);
+    assert_eq!(topic.append("another").unwrap().wait().unwrap(), 0);
+    let partition = topic.inner.partition(0).unwrap();
+    assert!(partition.commit(0, None, || None).unwrap());
+    assert!(partition.commit(0, None, || Some(LogError::Closed)).is_err());
+}
+
+#[test]
+fn a_wait_without_time_syncs_if_nobody_else_does() {
+    let topic = topic(None);
+    let ticket = topic.append("record").unwrap();
+    // Nobody syncs, so this caller does; it is known afterwards.
+    ticket.wait_timeout(Duration::ZERO).unwrap();
+    assert!(ticket.is_done());
+}
+
+#[test]
+fn the_keeper_is_called_once_for_what_has_gathered_and_the_appender_writes_what_is_too_much() {
+    let topic = topic(None);
+    let partition = topic.inner.partition(0).unwrap();
+    let batch = topic.options().batch_bytes;
+    let mut gather = lock(&partition.gather);
+    let mut said = Vec::new();
+    for _ in 0..17 {
+        let value = vec![0; batch as usize];
+        gather.push(partition, &(&value).into()).unwrap();
+        said.push(gather.due(&partition.options));
+    }
+    assert_eq!(said[..3], [Due::Later; 3]);
+    assert_eq!(said[3], Due::Soon);
+    assert_eq!(said[4..15], [Due::Called; 11]);
+    assert_eq!(said[16], Due::Now);
+}
+
+#[test]
+fn much_that_nobody_waits_for_is_written_beside_its_appender() {
+    // Nothing is written for having gathered long enough.
+    let topic = topic(Some(Duration::from_secs(3600)));
+    let value = vec![0; 1000];
+    for _ in 0..300 {
+        let _ticket = topic.append_at(Level::Buffered, &value).unwrap();
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while topic.describe_partition(0).unwrap().end == 0 {
+        assert!(Instant::now() < deadline, "nobody writes");
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,166 @@
+//! Waiting for deliveries, in turn: the worker that waits longest is the only one who looks, and passes on what it
+//! leaves.
+
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::{Delivery, DurableQueue};
+use crate::log::error::LogError;
+use crate::log::format::{BatchBuilder, BatchOptions, FormatError, Header};
+use crate::log::options::Level;
+use crate::log::peer::protocol::{Acquired, Outcome, RemoteCode, RemoteError, Reply};
+use crate::log::peer::watch::Watch;
+use crate::transport::now;
+
+/// Somebody who wants deliveries.
+#[derive(Debug)]
+pub(in crate::log) struct Acquiring {
+    queue: DurableQueue,
+    count_max: usize,
+    lock_ms: i64,
+    /// Its number among those who wait.
+    waiter: Option<u64>,
+    watches: Vec<Watch>,
+    /// When the next lock ends, at the last look.
+    look_again_at: Option<Instant>,
+}
+
+impl Acquiring {
+    pub(super) fn new(queue: DurableQueue, count_max: u32, lock: Duration) -> Self {
+        Self {
+            queue,
+            count_max: count_max as usize,
+            lock_ms: i64::try_from(lock.as_millis()).unwrap_or(i64::MAX),
+            waiter: None,
+            watches: Vec::new(),
+            look_again_at: None,
+        }
+    }
+
+    /// When it wants to look though nothing wakes it: a lock may be over then.
+    pub(in crate::log) fn look_again_at(&self) -> Option<Instant> {
+        self.look_again_at
+    }
+
+    /// Deliveries, once there are some; none if the time is over.
+    pub(super) fn poll(
+        &mut self,
+        waker: &Waker,
+        over: bool,
+    ) -> Poll<Result<Vec<Delivery>, LogError>> {
+        let queue = self.queue.clone();
+        let mut registered = false;
+        loop {
+            let mut state = queue.state();
+            self.look_again_at = None;
+            let first = match (self.waiter, state.waiters.front()) {
+                (Some(own), Some((first, _))) => own == *first,
+                (_, None) => true,
+                (None, Some(_)) => false,
+            };
+            if first {
+                let acquired = state.acquire(&queue.inner, self.count_max, self.lock_ms);
+                if over || self.count_max == 0 || !matches!(&acquired, Ok(none) if none.is_empty())
+                {
+                    drop(state);
+                    self.leave();
+                    return Poll::Ready(acquired);
+                }
+                if registered {
+                    let now_ms = queue.inner.clock.now_ms();
+                    let next = state.core.next_expiry().map(|until| until.saturating_sub(now_ms));
+                    self.look_again_at = next.and_then(|left| {
+                        let left = u64::try_from(left).unwrap_or_default();
+                        now().checked_add(Duration::from_millis(left))
+                    });
+                    return Poll::Pending;
+                }
+            }
+            if over {
+                drop(state);
+                self.leave();
+                return Poll::Ready(Ok(Vec::new()));
+            }
+            let number = match self.waiter {
+                Some(number) => number,
+                None => {
+                    state.next_waiter += 1;
+                    self.waiter = Some(state.next_waiter);
+                    state.next_waiter
+                }
+            };
+            match state.waiters.iter_mut().find(|(other, _)| *other == number) {
+                Some((_, known)) => known.clone_from(waker),
+                None => state.waiters.push_back((number, waker.clone())),
+            }
+            drop(state);
+            if !first && self.is_behind() {
+                return Poll::Pending;
+            }
+            self.watch(waker);
+            registered = true;
+        }
+    }
+
+    /// Whether somebody else is to look first.
+    fn is_behind(&self) -> bool {
+        let state = self.queue.state();
+        state.waiters.front().map(|(first, _)| *first) != self.waiter
+    }
+
+    /// Registers for whatever a partition gets.
+    fn watch(&mut self, waker: &Waker) {
+        if self.watches.is_empty() {
+            let partitions = &self.queue.inner.topic.inner.partitions;
+            let watch = |partition: &std::sync::Arc<_>| {
+                Watch::new(std::sync::Arc::clone(partition), Level::Durable)
+            };
+            self.watches = partitions.iter().map(watch).collect();
+        }
+        self.watches.iter().for_each(|watch| watch.register(waker));
+    }
+
+    /// Waits no longer; the next one looks.
+    fn leave(&mut self) {
+        self.watches.clear();
+        let Some(own) = self.waiter.take() else { return };
+        let mut state = self.queue.state();
+        state.waiters.retain(|(number, _)| *number != own);
+        let next = state.first_waiter();
+        drop(state);
+        next.into_iter().for_each(Waker::wake);
+    }
+
+    /// How the request of a worker ends, once that is known.
+    pub(in crate::log) fn poll_outcome(&mut self, waker: &Waker, over: bool) -> Poll<Outcome> {
+        self.poll(waker, over).map(|acquired| {
+            let deliveries = acquired.map_err(|error| RemoteError::from(&error))?;
+            reply(&deliveries).map_err(|error| {
+                RemoteError::new(RemoteCode::Storage, format!("cannot encode a record: {error}"))
+            })
+        })
+    }
+}
+
+impl Drop for Acquiring {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// Deliveries as they travel: each record in a batch of its own, with a CRC.
+fn reply(deliveries: &[Delivery]) -> Result<Reply, FormatError> {
+    let mut body = Vec::with_capacity(deliveries.len());
+    for Delivery { record, .. } in deliveries {
+        let options = BatchOptions { base_offset: record.offset, ..BatchOptions::default() };
+        let mut builder = BatchBuilder::new(options);
+        let (key, value) = (record.key.as_deref(), record.value.as_deref());
+        let headers = record.headers.iter().map(Header::borrowed);
+        builder.append(record.timestamp_ms, key, value, headers)?;
+        body.push(Bytes::from(builder.finish()?));
+    }
+    let deliveries = deliveries.iter().map(|delivery| delivery.id.into()).collect();
+    Ok(Reply { answer: Acquired { deliveries }.into(), body })
+}

@@ -1,0 +1,80 @@
+//! How a queue works.
+
+use super::DurableQueue;
+use crate::log::Log;
+use crate::log::error::LogError;
+use crate::log::options::Level;
+use crate::log::read::Position;
+
+/// Most records in the window of a partition: what is noted of them fits a record.
+const WINDOW_MAX: usize = 32 << 10;
+
+/// How a queue works.
+#[derive(Clone, Debug)]
+pub struct QueueOptions {
+    pub(super) attempts_max: u32,
+    pub(super) dead_letters: Option<String>,
+    pub(super) level: Level,
+    pub(super) window: usize,
+    pub(super) start: Position,
+}
+
+impl Default for QueueOptions {
+    fn default() -> Self {
+        Self {
+            attempts_max: 5,
+            dead_letters: None,
+            level: Level::Durable,
+            window: 1024,
+            start: Position::Earliest,
+        }
+    }
+}
+
+impl QueueOptions {
+    /// A record that was delivered so often without being acknowledged is given up; 5.
+    #[must_use]
+    pub fn attempts_max(mut self, attempts: u32) -> Self {
+        self.attempts_max = attempts.max(1);
+        self
+    }
+
+    /// The topic that gets the records which are given up or rejected, with headers that tell where each is from and
+    /// why. It must exist. Without one they are only counted.
+    #[must_use]
+    pub fn dead_letters(mut self, topic: impl Into<String>) -> Self {
+        self.dead_letters = Some(topic.into());
+        self
+    }
+
+    /// The level that an acknowledgement must have before it counts; durable. At a lower level a crash can bring back
+    /// what was acknowledged.
+    #[must_use]
+    pub fn level(mut self, level: Level) -> Self {
+        self.level = level;
+        self
+    }
+
+    /// Records of a partition that are out at a time, counted from the first one that is not done with; 1024, at most
+    /// 32768. They are held in memory.
+    #[must_use]
+    pub fn window(mut self, records: usize) -> Self {
+        self.window = records.clamp(1, WINDOW_MAX);
+        self
+    }
+
+    /// Where a queue begins that is new; at the earliest record. Later it goes on where it was.
+    #[must_use]
+    pub fn start(mut self, start: Position) -> Self {
+        self.start = start;
+        self
+    }
+
+    /// Opens the queue of this name over a topic, or begins it.
+    ///
+    /// # Errors
+    /// `UnknownTopic`; `Invalid` for a name that no topic could have; failures of the log.
+    pub fn open(self, log: &Log, name: &str, topic: &str) -> Result<DurableQueue, LogError> {
+        DurableQueue::start(self, log, name, topic)
+    }
+}

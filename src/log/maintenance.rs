@@ -1,0 +1,252 @@
+//! When retention and compaction run: in a thread of their own, now and then and when a segment was ended, or when the
+//! owner of the log says so.
+//!
+//! Not in the keeper's thread: compaction may take long, and tasks would wait for their syncs meanwhile.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
+
+use super::error::LogError;
+use super::format::checkpoint::PartitionOffset;
+use super::format::names::CLEANER_OFFSETS;
+use super::options::TopicOptions;
+use super::partition::Partition;
+use super::topic::TopicInner;
+use super::{LogInner, offsets_of};
+use crate::sync::{Condvar, Mutex, lock};
+
+/// What one pass of [`Log::maintain`](super::Log::maintain) removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Maintained {
+    /// Offsets that partitions do not have any more, because of retention.
+    pub removed_records: u64,
+    /// Partitions that were compacted.
+    pub compacted_partitions: u64,
+    /// Records that compaction removed.
+    pub compacted_records: u64,
+    /// Bytes that compaction gave back.
+    pub compacted_bytes: u64,
+}
+
+/// What was removed from a partition since the log was opened.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) removed_records: AtomicU64,
+    pub(super) removed_bytes: AtomicU64,
+    pub(super) compacted_records: AtomicU64,
+    pub(super) compacted_bytes: AtomicU64,
+}
+
+impl Counters {
+    /// The front was cut by so many offsets; segments with so many bytes are gone.
+    pub(super) fn removed(&self, records: i64, bytes: u64) {
+        let records = u64::try_from(records).unwrap_or(0);
+        self.removed_records.fetch_add(records, Ordering::Relaxed);
+        self.removed_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Compaction has removed so many records, and so many bytes.
+    pub(super) fn compacted(&self, records: u64, bytes: u64) {
+        self.compacted_records.fetch_add(records, Ordering::Relaxed);
+        self.compacted_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Calls for passes, and the thread that makes them. It starts when a topic first needs it, and ends with the log.
+#[derive(Debug)]
+pub(super) struct Maintenance {
+    /// How often; `None`: only when the owner says so.
+    interval: Option<Duration>,
+    /// Bytes of the table of keys.
+    pub(super) table_bytes: usize,
+    ending: AtomicBool,
+    state: Arc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    calls: Mutex<Calls>,
+    called: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Calls {
+    log: Weak<LogInner>,
+    wanted: bool,
+    ended: bool,
+    thread: Option<std::thread::JoinHandle<()>>,
+    /// How the last pass of the thread failed.
+    failure: Option<LogError>,
+}
+
+impl Maintenance {
+    pub(super) fn new(interval: Option<Duration>, table_bytes: usize) -> Self {
+        Self { interval, table_bytes, ending: AtomicBool::new(false), state: Arc::default() }
+    }
+
+    /// Tells whose passes these are. Before, nobody calls for any.
+    pub(super) fn attach(&self, log: Weak<LogInner>) {
+        lock(&self.state.calls).log = log;
+    }
+
+    /// A topic with these options may have something to do.
+    pub(super) fn wanted(&self, options: &TopicOptions) {
+        let Some(interval) = self.interval.filter(|_| options.needs_maintenance()) else { return };
+        let mut calls = lock(&self.state.calls);
+        if calls.ended || calls.log.strong_count() == 0 {
+            return;
+        }
+        calls.wanted = true;
+        if calls.thread.is_none() {
+            let state = self.state.clone();
+            let builder = std::thread::Builder::new().name("peermq-log-upkeep".to_owned());
+            // Without a thread the next call tries again.
+            calls.thread = builder.spawn(move || run(&state, interval)).ok();
+        } else {
+            self.state.called.notify_one();
+        }
+    }
+
+    /// Whether passes are to end soon.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::SeqCst)
+    }
+
+    /// How the last pass of the thread failed, if it did.
+    pub(super) fn failure(&self) -> Option<LogError> {
+        lock(&self.state.calls).failure.clone()
+    }
+
+    /// Ends the thread, and the pass that is under way.
+    pub(super) fn end(&self) {
+        self.ending.store(true, Ordering::SeqCst);
+        let mut calls = lock(&self.state.calls);
+        calls.ended = true;
+        let thread = calls.thread.take();
+        drop(calls);
+        self.state.called.notify_all();
+        if let Some(thread) = thread
+            && thread.thread().id() != std::thread::current().id()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(state: &State, interval: Duration) {
+    let mut calls = lock(&state.calls);
+    while !calls.ended {
+        if !calls.wanted {
+            let waited = state.called.wait_timeout(calls, interval);
+            let (woken, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            calls = woken;
+            if !timeout.timed_out() {
+                continue;
+            }
+        }
+        calls.wanted = false;
+        let log = calls.log.clone();
+        drop(calls);
+        let Some(log) = log.upgrade() else { return };
+        let failure = log.maintain().err();
+        // It may be the last one who holds the log, and closes it then.
+        drop(log);
+        calls = lock(&state.calls);
+        calls.failure = failure;
+    }
+}
+
+impl LogInner {
+    /// One pass over all topics. A partition that fails does not keep the others from theirs.
+    pub(super) fn maintain(&self) -> Result<Maintained, LogError> {
+        let _turn = lock(&self.maintaining);
+        self.shared.check()?;
+        let topics: Vec<_> = lock(&self.state).topics.values().cloned().collect();
+        let mut maintained = Maintained::default();
+        let mut outcome = Ok(());
+        for (topic, partition) in partitions(&topics) {
+            let aged = partition.age();
+            let kept = aged.and_then(|()| self.retain(topic, partition, &mut maintained));
+            let compacted = kept.and_then(|()| self.compact(topic, partition, &mut maintained));
+            // A topic that was deleted meanwhile has nothing left to do.
+            let deleted = partition.retired.load(Ordering::SeqCst) && self.shared.check().is_ok();
+            outcome = outcome.and(if deleted { Ok(()) } else { compacted });
+            if self.shared.maintenance.is_ending() {
+                break;
+            }
+        }
+        outcome.map(|()| maintained)
+    }
+
+    /// Lets go of what need not be kept.
+    fn retain(
+        &self,
+        topic: &TopicInner,
+        partition: &Partition,
+        maintained: &mut Maintained,
+    ) -> Result<(), LogError> {
+        let Some(start) = partition.retained_from() else { return Ok(()) };
+        // It is decided what goes; a transaction must not need it any more.
+        drop(self.settle_transactions()?);
+        let before = partition.log_start();
+        self.cut_front(topic, partition, start)?;
+        let records = partition.log_start().saturating_sub(before);
+        maintained.removed_records += u64::try_from(records).unwrap_or(0);
+        Ok(())
+    }
+
+    /// Compacts a partition as far as it is worth it.
+    fn compact(
+        &self,
+        topic: &TopicInner,
+        partition: &Partition,
+        maintained: &mut Maintained,
+    ) -> Result<(), LogError> {
+        if !partition.options.compact {
+            return Ok(());
+        }
+        let key = (topic.name.clone(), partition.home.partition);
+        let mut until = lock(&self.cleaned).get(&key).copied().unwrap_or(0);
+        let mut passes = 0;
+        while let Some(end) = partition.compactable(until)? {
+            // What transactions appended before `end` is settled; what they append from now on comes behind it.
+            drop(self.settle_transactions()?);
+            let table_bytes = self.shared.maintenance.table_bytes;
+            let compacted = partition.compact(until, end, table_bytes)?;
+            let Some(compacted) = compacted else { break };
+            maintained.compacted_partitions += u64::from(passes == 0);
+            maintained.compacted_records += compacted.records;
+            maintained.compacted_bytes += compacted.bytes;
+            passes += 1;
+            if compacted.until == until {
+                break;
+            }
+            until = compacted.until;
+            let mut cleaned = lock(&self.cleaned);
+            // A topic that was deleted meanwhile has no checkpoint, whatever comes after it.
+            if partition.check().is_ok() {
+                cleaned.insert(key.clone(), until);
+                self.save_offsets(CLEANER_OFFSETS, offsets_of(&cleaned))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets how far a topic was compacted.
+    pub(super) fn forget_cleaned(&self, topic: &str) -> Result<(), LogError> {
+        let mut cleaned = lock(&self.cleaned);
+        let known = cleaned.len();
+        cleaned.retain(|(name, _), _| name != topic);
+        if cleaned.len() == known {
+            return Ok(());
+        }
+        let offsets: Vec<PartitionOffset> = offsets_of(&cleaned);
+        self.save_offsets(CLEANER_OFFSETS, offsets)
+    }
+}
+
+fn partitions(topics: &[Arc<TopicInner>]) -> impl Iterator<Item = (&TopicInner, &Partition)> {
+    topics.iter().flat_map(|topic| topic.partitions.iter().map(move |one| (&**topic, &**one)))
+}

@@ -1,0 +1,443 @@
+//! The connection of a client: requests that are not answered yet, sent as soon as there is a server, and again to the
+//! next one when it is gone.
+//!
+//! A *session* is the life of one connection. A request remembers in which session it was sent; the thread of the client
+//! sends what was not sent in the present one. Requests are made so that the server can do them twice.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::{Core, PeerError};
+use crate::context::Context;
+use crate::error::{SendError, SetupError};
+use crate::log::peer::alarm::Alarm;
+use crate::log::peer::protocol::{
+    self, Answer, Outcome, RemoteCode, Reply, Request, Settle, Verdict,
+};
+use crate::message::Message;
+use crate::monitor::{Event, Monitor};
+use crate::pattern::Dealer;
+use crate::socket::{SendFuture, Socket};
+use crate::sync::{Condvar, Mutex, MutexGuard, lock};
+use crate::transport::{Endpoint, now};
+
+/// Calls in flight, appends of records not counted. The server takes more.
+const CALLS_MAX: usize = 64;
+/// Appends of records in flight: one for each partition, but no more than this.
+pub(super) const APPENDS_MAX: usize = 64;
+/// Pause after the server said that it is busy.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+/// Longest pause before a lost connection is made again.
+const RECONNECT_MAX: Duration = Duration::from_secs(1);
+
+/// The tasks of the client's thread.
+const RECEIVE: u64 = 0;
+const SEND: u64 = 1;
+const CONTROL: u64 = 2;
+
+/// The connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    socket: Socket<Dealer>,
+    endpoint: String,
+    alarm: Arc<Alarm>,
+    state: Mutex<State>,
+    /// Rung when a call ends: there is room for another.
+    room: Condvar,
+    correlations: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connected: bool,
+    /// Number of the present connection; none is 0.
+    session: u64,
+    closed: bool,
+    calls: BTreeMap<u64, Call>,
+    /// Calls that somebody waits for.
+    waited: usize,
+    /// Whether there may be calls that were not sent in this session.
+    unsent: bool,
+    /// When to send again what the server was too busy for.
+    retry_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Call {
+    message: Message,
+    request: &'static str,
+    sent_in: u64,
+    sink: Sink,
+}
+
+/// Where the answer goes.
+#[derive(Debug, Clone)]
+pub(super) enum Sink {
+    /// To somebody who waits, or will.
+    Slot(Arc<Slot>),
+    /// To the batches of a partition.
+    Lane(super::producer::LaneKey),
+    /// Nobody waits any more for the deliveries of this queue: they go back.
+    GiveBack(String),
+    /// Nowhere.
+    Nobody,
+}
+
+/// A place for one answer.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    outcome: Mutex<Option<Result<Reply, PeerError>>>,
+    set: Condvar,
+}
+
+impl Slot {
+    fn set(&self, outcome: Result<Reply, PeerError>) {
+        *lock(&self.outcome) = Some(outcome);
+        self.set.notify_all();
+    }
+}
+
+/// A request that is under way. Dropped, its answer is of no interest any more.
+#[derive(Debug)]
+pub(super) struct Pending {
+    correlation: u64,
+    request: &'static str,
+    queue: Option<String>,
+    slot: Arc<Slot>,
+}
+
+impl Pending {
+    /// Waits for the answer.
+    pub(super) fn wait(self, core: &Core, deadline: Option<Instant>) -> Result<Reply, PeerError> {
+        if !self.wait_until(deadline) {
+            core.give_up(&self);
+        }
+        match lock(&self.slot.outcome).take() {
+            Some(outcome) => outcome,
+            None => Err(core.timed_out(self.request)),
+        }
+    }
+
+    /// Waits until there is an answer; false if the time is up.
+    pub(super) fn wait_until(&self, deadline: Option<Instant>) -> bool {
+        let mut outcome = lock(&self.slot.outcome);
+        while outcome.is_none() {
+            outcome = match deadline.map(|end| end.saturating_duration_since(now())) {
+                Some(left) if left.is_zero() => return false,
+                Some(left) => {
+                    let waited = self.slot.set.wait_timeout(outcome, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.slot.set.wait(outcome).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+        true
+    }
+}
+
+impl Link {
+    /// A socket that is not connected yet, and its monitor.
+    pub(super) fn open(
+        context: &Context,
+        endpoint: &Endpoint,
+        reconnect_interval: Duration,
+    ) -> Result<(Self, Monitor), SetupError> {
+        let socket = context
+            .dealer()
+            .immediate(true)
+            .linger(Duration::from_secs(1))
+            .reconnect_interval(reconnect_interval)
+            .reconnect_interval_max(RECONNECT_MAX.max(reconnect_interval))
+            .open()?;
+        let monitor = socket.monitor();
+        let link = Self {
+            socket,
+            endpoint: endpoint.to_string(),
+            alarm: Arc::default(),
+            state: Mutex::default(),
+            room: Condvar::default(),
+            correlations: AtomicU64::new(1),
+        };
+        Ok((link, monitor))
+    }
+
+    pub(super) fn connect(&self, endpoint: &Endpoint) -> Result<(), SetupError> {
+        self.socket.connect(endpoint.clone())
+    }
+
+    pub(super) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Notes what happened to the connection.
+    fn session(&self, connected: bool) {
+        let mut state = lock(&self.state);
+        state.connected = connected;
+        if connected {
+            state.session += 1;
+            state.unsent = true;
+            // Deliveries that nobody waits for are not asked for again.
+            state.calls.retain(|_, call| !matches!(call.sink, Sink::GiveBack(_)));
+        }
+        drop(state);
+        self.alarm.ring(CONTROL);
+    }
+
+    /// Puts a request under way: sends it if there is a connection with room, else leaves it to the thread.
+    fn submit(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        request: &Request,
+        body: Vec<Bytes>,
+        sink: Sink,
+    ) -> u64 {
+        let correlation = self.correlations.fetch_add(1, Ordering::Relaxed);
+        let message = protocol::encode_request(correlation, request, body);
+        let mut call = Call { message, request: request.name(), sent_in: 0, sink };
+        // Behind others that wait to be sent it would overtake them.
+        let sent =
+            state.connected && !state.unsent && self.socket.try_send(call.message.clone()).is_ok();
+        if sent {
+            call.sent_in = state.session;
+        } else {
+            state.unsent = true;
+        }
+        state.calls.insert(correlation, call);
+        drop(state);
+        if !sent {
+            self.alarm.ring(CONTROL);
+        }
+        correlation
+    }
+}
+
+impl Core {
+    /// Starts the client's threads: one that sends and receives, and one that hears of connections.
+    pub(super) fn start_threads(self: &Arc<Self>, monitor: Monitor) -> Result<(), SetupError> {
+        let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let core = Arc::clone(self);
+        named("peermq-log-client").spawn(move || core.run())?;
+        let core = Arc::downgrade(self);
+        named("peermq-log-watch").spawn(move || {
+            for event in monitor.iter() {
+                let Some(core) = core.upgrade() else { return };
+                match event {
+                    Event::PeerReady { .. } => core.link.session(true),
+                    Event::Disconnected { .. } => core.link.session(false),
+                    _ => {}
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Puts a request under way, waiting for room if there are very many.
+    pub(super) fn begin(
+        &self,
+        request: Request,
+        body: Vec<Bytes>,
+        deadline: Option<Instant>,
+    ) -> Result<Pending, PeerError> {
+        let link = &self.link;
+        let mut state = lock(&link.state);
+        while state.waited >= CALLS_MAX && !state.closed {
+            state = match deadline.map(|end| end.saturating_duration_since(now())) {
+                Some(left) if left.is_zero() => return Err(self.timed_out(request.name())),
+                Some(left) => {
+                    let waited = link.room.wait_timeout(state, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => link.room.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+        if state.closed {
+            return Err(self.closed());
+        }
+        state.waited += 1;
+        let slot = Arc::new(Slot::default());
+        let queue = match &request {
+            Request::Acquire(acquire) => Some(acquire.queue.clone()),
+            _ => None,
+        };
+        let correlation = link.submit(state, &request, body, Sink::Slot(Arc::clone(&slot)));
+        Ok(Pending { correlation, request: request.name(), queue, slot })
+    }
+
+    /// Sends the next batch of a partition. False if the client is closed.
+    pub(super) fn submit_append(
+        &self,
+        request: &Request,
+        batch: Bytes,
+        lane: super::producer::LaneKey,
+    ) -> bool {
+        let state = lock(&self.link.state);
+        if state.closed {
+            return false;
+        }
+        self.link.submit(state, request, vec![batch], Sink::Lane(lane));
+        true
+    }
+
+    /// Sends what nobody waits for.
+    fn submit_aside(&self, request: &Request) {
+        let state = lock(&self.link.state);
+        if !state.closed {
+            self.link.submit(state, request, Vec::new(), Sink::Nobody);
+        }
+    }
+
+    /// Nobody waits for this answer any more.
+    pub(super) fn give_up(&self, pending: &Pending) {
+        let mut state = lock(&self.link.state);
+        let Some(call) = state.calls.get_mut(&pending.correlation) else { return };
+        match &pending.queue {
+            // The server may be about to lock records for it.
+            Some(queue) if call.sent_in > 0 => call.sink = Sink::GiveBack(queue.clone()),
+            _ => _ = state.calls.remove(&pending.correlation),
+        }
+        state.waited = state.waited.saturating_sub(1);
+        drop(state);
+        self.link.room.notify_one();
+    }
+
+    /// Ends everything: whoever waits gets an error.
+    pub(super) fn close(&self) {
+        let mut state = lock(&self.link.state);
+        state.closed = true;
+        let calls = std::mem::take(&mut state.calls);
+        drop(state);
+        for call in calls.into_values() {
+            if let Sink::Slot(slot) = call.sink {
+                slot.set(Err(self.closed()));
+            }
+        }
+        self.fail_lanes();
+        self.link.room.notify_all();
+        self.link.alarm.ring(CONTROL);
+    }
+
+    /// The client's thread.
+    fn run(self: Arc<Self>) {
+        let socket = &self.link.socket;
+        let receive = self.link.alarm.waker(RECEIVE);
+        let mut receiving = socket.recv_async();
+        let mut sending = None;
+        loop {
+            self.send_unsent(&mut sending);
+            loop {
+                let polled = Pin::new(&mut receiving).poll(&mut TaskContext::from_waker(&receive));
+                match polled {
+                    Poll::Ready(Ok(message)) => self.received(&message),
+                    Poll::Ready(Err(_)) => return self.close(),
+                    Poll::Pending => break,
+                }
+                receiving = socket.recv_async();
+            }
+            let (closed, retry_at) = {
+                let state = lock(&self.link.state);
+                (state.closed, state.retry_at)
+            };
+            if closed {
+                return;
+            }
+            if self.link.alarm.wait(retry_at).is_empty() {
+                let mut state = lock(&self.link.state);
+                (state.retry_at, state.unsent) = (None, true);
+            }
+        }
+    }
+
+    /// Sends what was not sent in this session, in the order in which it came.
+    fn send_unsent(&self, sending: &mut Option<(SendFuture<Dealer>, u64, u64)>) {
+        let send = self.link.alarm.waker(SEND);
+        let mut state = lock(&self.link.state);
+        if let Some((future, correlation, session)) = sending {
+            match Pin::new(future).poll(&mut TaskContext::from_waker(&send)) {
+                // It goes over whatever connection comes; until then the others wait behind it.
+                Poll::Pending => return,
+                Poll::Ready(sent) => {
+                    if sent.is_ok()
+                        && let Some(call) = state.calls.get_mut(correlation)
+                    {
+                        call.sent_in = *session;
+                    }
+                    *sending = None;
+                }
+            }
+        }
+        if !state.connected || !state.unsent || state.retry_at.is_some() {
+            return;
+        }
+        let session = state.session;
+        for (correlation, call) in state.calls.iter_mut().filter(|(_, c)| c.sent_in != session) {
+            match self.link.socket.try_send(call.message.clone()) {
+                Ok(()) => call.sent_in = session,
+                Err(SendError::Full(message)) => {
+                    let mut future = self.link.socket.send_async(message);
+                    let context = &mut TaskContext::from_waker(&send);
+                    if Pin::new(&mut future).poll(context).is_ready() {
+                        call.sent_in = session;
+                        continue;
+                    }
+                    *sending = Some((future, *correlation, session));
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
+        state.unsent = false;
+    }
+
+    fn received(self: &Arc<Self>, message: &Message) {
+        let (correlation, outcome) = match protocol::decode_answer(message) {
+            Ok((correlation, outcome)) => (correlation, Ok(outcome)),
+            Err(unreadable) => match unreadable.correlation {
+                Some(correlation) => (correlation, Err(unreadable.reason)),
+                // Whoever waits for it is told by the deadline.
+                None => return,
+            },
+        };
+        let mut state = lock(&self.link.state);
+        if matches!(&outcome, Ok(Err(error)) if error.code == RemoteCode::Busy) {
+            if let Some(call) = state.calls.get_mut(&correlation) {
+                call.sent_in = 0;
+                state.retry_at = now().checked_add(BUSY_PAUSE);
+            }
+            return;
+        }
+        let Some(call) = state.calls.remove(&correlation) else { return };
+        if matches!(call.sink, Sink::Slot(_)) {
+            state.waited = state.waited.saturating_sub(1);
+        }
+        drop(state);
+        self.link.room.notify_one();
+        let request = call.request;
+        let outcome: Result<Outcome, PeerError> =
+            outcome.map_err(|reason| self.bad_answer(request, reason));
+        match call.sink {
+            Sink::Slot(slot) => slot.set(match outcome {
+                Ok(outcome) => outcome.map_err(|error| self.refused(request, error)),
+                Err(error) => Err(error),
+            }),
+            Sink::Lane(lane) => self.append_done(&lane, outcome),
+            Sink::GiveBack(queue) => self.give_back(queue, outcome),
+            Sink::Nobody => {}
+        }
+    }
+
+    fn give_back(&self, queue: String, outcome: Result<Outcome, PeerError>) {
+        if let Ok(Ok(Reply { answer: Answer::Acquired(acquired), .. })) = outcome
+            && !acquired.deliveries.is_empty()
+        {
+            let deliveries = acquired.deliveries;
+            self.submit_aside(&Settle { queue, verdict: Verdict::Release, deliveries }.into());
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! A queue in another process, for its workers.
+
+use std::time::Duration;
+
+use super::records::records_of;
+use super::{LogClient, PeerError, answer_of};
+use crate::log::durable::{Delivery, DeliveryId};
+use crate::log::peer::protocol::{Acquire, Answer, RemoteError, Settle, Verdict, WireDelivery};
+
+/// A queue in another process: as [`DurableQueue`](crate::log::DurableQueue), through a server. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct RemoteQueue {
+    client: LogClient,
+    name: String,
+}
+
+impl RemoteQueue {
+    pub(super) fn new(client: LogClient, name: &str) -> Self {
+        Self { client, name: name.to_owned() }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Acquires up to `count_max` records, waiting at most `timeout` for the first; none if there was none until then.
+    /// If the answer is lost with the connection, what it locked comes again when the locks are over.
+    ///
+    /// # Errors
+    /// `Refused` with `UnknownQueue`; any other [`PeerError`].
+    pub fn acquire(
+        &self,
+        count_max: usize,
+        lock: Duration,
+        timeout: Duration,
+    ) -> Result<Vec<Delivery>, PeerError> {
+        let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        let request = Acquire {
+            queue: self.name.clone(),
+            count_max: u32::try_from(count_max).unwrap_or(u32::MAX),
+            lock_ms: millis(lock),
+            wait_ms: millis(timeout),
+        };
+        let core = self.client.core();
+        let reply = core.call(request.into(), Vec::new(), timeout)?;
+        let acquired = match reply.answer {
+            Answer::Acquired(acquired) => acquired,
+            other => return Err(core.bad_answer("Acquire", format!("it is {}", other.name()))),
+        };
+        let mut deliveries = Vec::with_capacity(acquired.deliveries.len());
+        for (named, bytes) in acquired.deliveries.iter().zip(&reply.body) {
+            let (_, records) = records_of(bytes, named.partition, named.offset)
+                .map_err(|error| core.bad_answer("Acquire", error))?;
+            let record = records.into_iter().next();
+            let record = record.ok_or_else(|| core.bad_answer("Acquire", "a record is missing"))?;
+            deliveries.push(Delivery { id: DeliveryId::from(named), record });
+        }
+        Ok(deliveries)
+    }
+
+    /// These are dealt with and never come again.
+    ///
+    /// # Errors
+    /// The first failure: `Refused` with `LockLost` for a delivery whose lock is over - after a lost connection it may
+    /// have been settled by this very call. The others are settled nevertheless. Any other [`PeerError`].
+    pub fn ack(&self, ids: &[DeliveryId]) -> Result<(), PeerError> {
+        self.settle(Verdict::Ack, ids)
+    }
+
+    /// These go to somebody else, at once.
+    ///
+    /// # Errors
+    /// As [`ack`](Self::ack).
+    pub fn release(&self, ids: &[DeliveryId]) -> Result<(), PeerError> {
+        self.settle(Verdict::Release, ids)
+    }
+
+    /// These cannot be dealt with: they go to the dead letters.
+    ///
+    /// # Errors
+    /// As [`ack`](Self::ack).
+    pub fn reject(&self, ids: &[DeliveryId]) -> Result<(), PeerError> {
+        self.settle(Verdict::Reject, ids)
+    }
+
+    /// The locks on these last so long from when the server hears of it.
+    ///
+    /// # Errors
+    /// As [`ack`](Self::ack).
+    pub fn renew(&self, ids: &[DeliveryId], lock: Duration) -> Result<(), PeerError> {
+        let lock_ms = u32::try_from(lock.as_millis()).unwrap_or(u32::MAX);
+        self.settle(Verdict::Renew(lock_ms), ids)
+    }
+
+    fn settle(&self, verdict: Verdict, ids: &[DeliveryId]) -> Result<(), PeerError> {
+        let deliveries: Vec<WireDelivery> = ids.iter().map(|id| (*id).into()).collect();
+        let core = self.client.core();
+        let request = Settle { queue: self.name.clone(), verdict, deliveries };
+        let reply = core.call(request.into(), Vec::new(), Duration::ZERO)?;
+        let settled = answer_of!(core, "Settle", reply, Settled)?;
+        let first: Option<RemoteError> = settled.refused.into_iter().flatten().next();
+        first.map_or(Ok(()), |error| Err(core.refused("Settle", error)))
+    }
+}

@@ -1,0 +1,234 @@
+//! Reading a partition in another process, with the next request under way while the last answer is dealt with.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::link::Pending;
+use super::records::records_of;
+use super::{Core, LogClient, PeerError};
+use crate::log::format::BatchHeader;
+use crate::log::peer::protocol::{Answer, Fetch, Fetched, NO_EPOCH, Reply};
+use crate::log::read::LogRecord;
+use crate::transport::now;
+
+/// How long the server holds a request for records at the end.
+const POLL: Duration = Duration::from_secs(5);
+
+/// The answer to a fetch.
+#[derive(Debug)]
+pub(in crate::log) struct Chunk {
+    pub(in crate::log) ends: Fetched,
+    pub(in crate::log) batches: VecDeque<Bytes>,
+    partition: u32,
+}
+
+impl Chunk {
+    pub(super) fn new(core: &Core, partition: u32, reply: Reply) -> Result<Self, PeerError> {
+        let batches = reply.body.into();
+        let ends = match reply.answer {
+            Answer::Fetched(ends) => ends,
+            other => return Err(core.bad_answer("Fetch", format!("it is {}", other.name()))),
+        };
+        Ok(Self { ends, batches, partition })
+    }
+
+    /// The next batch's header and records, from an offset on.
+    pub(in crate::log) fn next(
+        &mut self,
+        client: &LogClient,
+        from: i64,
+    ) -> Result<Option<(BatchHeader, Vec<LogRecord>)>, PeerError> {
+        let Some(bytes) = self.batches.pop_front() else { return Ok(None) };
+        let records = records_of(&bytes, self.partition, from);
+        records.map(Some).map_err(|error| client.core().bad_answer("Fetch", error))
+    }
+}
+
+/// Reads a partition in another process. As an iterator it ends at the end for now, and goes on when it is asked later;
+/// after [`follow`](Self::follow) it waits there instead. After an error it stays where it is.
+#[derive(Debug)]
+pub struct RemoteReader {
+    client: LogClient,
+    topic: String,
+    partition: u32,
+    /// The offset of the next record.
+    next_offset: i64,
+    /// Where the next request begins.
+    fetch_offset: i64,
+    /// The writer of the last batch.
+    last_epoch: i32,
+    durable_only: bool,
+    follow: bool,
+    records: VecDeque<LogRecord>,
+    chunk: Option<Chunk>,
+    /// The request that is under way, and how long the server may hold it.
+    pending: Option<(Pending, Duration)>,
+    /// The log's ends, as the last answer said.
+    ends: Option<Fetched>,
+}
+
+impl RemoteReader {
+    pub(super) fn new(client: LogClient, topic: &str, partition: u32, offset: i64) -> Self {
+        Self {
+            client,
+            topic: topic.to_owned(),
+            partition,
+            next_offset: offset,
+            fetch_offset: offset,
+            last_epoch: NO_EPOCH,
+            durable_only: false,
+            follow: false,
+            records: VecDeque::new(),
+            chunk: None,
+            pending: None,
+            ends: None,
+        }
+    }
+
+    /// Reads only what survives a power cut.
+    #[must_use]
+    pub fn durable_only(mut self) -> Self {
+        self.durable_only = true;
+        self
+    }
+
+    /// Waits at the end for more.
+    #[must_use]
+    pub fn follow(mut self) -> Self {
+        self.follow = true;
+        self
+    }
+
+    /// The offset of the next record: what to commit when all records so far are dealt with.
+    pub fn next_offset(&self) -> i64 {
+        self.next_offset
+    }
+
+    /// The offset after the last record that was written when the server answered last; `None` before it did.
+    pub fn end(&self) -> Option<i64> {
+        self.ends.as_ref().map(|ends| ends.end)
+    }
+
+    /// The next record, after waiting for it at most this long; `None` if there was none until then.
+    ///
+    /// # Errors
+    /// `Timeout` only if the server does not answer; `Refused` with `OffsetOutOfRange` if the front was cut,
+    /// `Diverged` if records that were read are gone; any other [`PeerError`].
+    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<LogRecord>, PeerError> {
+        let deadline = now().checked_add(timeout);
+        loop {
+            if let Some(record) = self.take()? {
+                return Ok(Some(record));
+            }
+            let left = deadline.map_or(POLL, |end| end.saturating_duration_since(now()));
+            // At the end for sure: only an answer says so.
+            let asked_at_end = self.ends.is_some() && left.is_zero();
+            if asked_at_end && self.pending.is_none() {
+                return Ok(None);
+            }
+            self.ask(left.min(POLL))?;
+            let patient = match &self.pending {
+                Some((pending, wait)) if left < *wait => pending.wait_until(deadline),
+                _ => true,
+            };
+            if !patient {
+                return Ok(None);
+            }
+            self.answer()?;
+        }
+    }
+
+    /// The next record, or `None` at the end for now.
+    fn next_record(&mut self) -> Result<Option<LogRecord>, PeerError> {
+        loop {
+            if let Some(record) = self.take()? {
+                return Ok(Some(record));
+            }
+            self.ask(if self.follow { POLL } else { Duration::ZERO })?;
+            self.answer()?;
+            let empty = self.chunk.as_ref().is_none_or(|chunk| chunk.batches.is_empty());
+            if empty && !self.follow && self.pending.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// A record that is there already.
+    fn take(&mut self) -> Result<Option<LogRecord>, PeerError> {
+        loop {
+            if let Some(record) = self.records.pop_front() {
+                self.next_offset = record.offset + 1;
+                return Ok(Some(record));
+            }
+            let Some(chunk) = &mut self.chunk else { return Ok(None) };
+            match chunk.next(&self.client, self.next_offset) {
+                Ok(Some((header, records))) => {
+                    self.last_epoch = self.last_epoch.max(header.leader_epoch);
+                    self.records = records.into();
+                    if self.records.is_empty() {
+                        self.next_offset = self.next_offset.max(header.last_offset() + 1);
+                    }
+                }
+                Ok(None) => self.chunk = None,
+                Err(error) => {
+                    // Asked for again, it may come whole.
+                    (self.chunk, self.pending) = (None, None);
+                    self.fetch_offset = self.next_offset;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Puts the next request under way, unless one is.
+    fn ask(&mut self, wait: Duration) -> Result<(), PeerError> {
+        if self.pending.is_some() {
+            return Ok(());
+        }
+        let fetch = Fetch {
+            topic: self.topic.clone(),
+            partition: self.partition,
+            offset: self.fetch_offset,
+            last_epoch: self.last_epoch,
+            bytes_max: self.client.fetch_bytes(),
+            bytes_min: 1,
+            wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+            durable_only: self.durable_only,
+        };
+        let core = self.client.core();
+        let pending = core.begin(fetch.into(), Vec::new(), core.deadline(Duration::ZERO))?;
+        self.pending = Some((pending, wait));
+        Ok(())
+    }
+
+    /// Waits for the answer to the request that is under way, and asks for what follows.
+    fn answer(&mut self) -> Result<(), PeerError> {
+        let Some((pending, wait)) = self.pending.take() else { return Ok(()) };
+        let core = self.client.core();
+        let reply = pending.wait(core, core.deadline(wait))?;
+        let chunk = Chunk::new(core, self.partition, reply)?;
+        self.fetch_offset = self.fetch_offset.max(chunk.ends.next_offset);
+        let more = !chunk.batches.is_empty() && self.fetch_offset < chunk.ends.end;
+        self.ends = Some(chunk.ends.clone());
+        self.chunk = Some(chunk);
+        if more { self.ask(Duration::ZERO) } else { Ok(()) }
+    }
+}
+
+impl Iterator for RemoteReader {
+    type Item = Result<LogRecord, PeerError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_record().transpose()
+    }
+}
+
+impl Drop for RemoteReader {
+    fn drop(&mut self) {
+        if let Some((pending, _)) = &self.pending {
+            self.client.core().give_up(pending);
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Records out of batches that came over a socket, checked again; and what is wrong with one that cannot go there.
+
+use bytes::Bytes;
+
+use super::PeerError;
+use crate::log::format::batch::DECOMPRESSED_BYTES_MAX;
+use crate::log::format::{Batch, BatchHeader, FormatError};
+use crate::log::peer::protocol::{RemoteCode, RemoteError};
+use crate::log::read::LogRecord;
+
+/// The records of a batch from an offset on, its CRC and every record checked, and the batch's header. None of a control
+/// batch, which is not for readers.
+pub(in crate::log) fn records_of(
+    bytes: &Bytes,
+    partition: u32,
+    from: i64,
+) -> Result<(BatchHeader, Vec<LogRecord>), FormatError> {
+    let batch = Batch::parse(bytes)?;
+    batch.view().check_crc()?;
+    let header = *batch.header();
+    let mut found = Vec::new();
+    if header.attributes.is_control() {
+        return Ok((header, found));
+    }
+    for record in batch.records(DECOMPRESSED_BYTES_MAX)? {
+        let record = record?;
+        let offset = header.offset_of(record.offset_delta);
+        if offset >= from {
+            found.push(LogRecord {
+                partition,
+                offset,
+                timestamp_ms: header.timestamp_of(record.timestamp_delta),
+                key: record.key,
+                value: record.value,
+                headers: record.headers,
+            });
+        }
+    }
+    Ok((header, found))
+}
+
+/// The record breaks the format, for instance by its size.
+pub(super) fn unencodable(topic: &str, error: &FormatError) -> PeerError {
+    let mut remote = RemoteError::new(RemoteCode::BadBatch, error.to_string());
+    remote.topic = Some(topic.to_owned());
+    PeerError::Refused { endpoint: String::new(), request: "Append", error: Box::new(remote) }
+}

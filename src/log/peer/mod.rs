@@ -1,0 +1,15 @@
+//! The log over sockets: a [`LogServer`] in the process that has the log open, a [`LogClient`] anywhere.
+
+pub(in crate::log) mod alarm;
+mod client;
+pub(in crate::log) mod protocol;
+mod server;
+pub(in crate::log) mod watch;
+
+pub(in crate::log) use client::records::records_of;
+pub use client::{
+    AppendTicket, LogClient, LogClientOptions, PeerError, RemoteGroup, RemotePartition,
+    RemoteQueue, RemoteReader, RemoteTopic,
+};
+pub use protocol::{Malformed, RemoteCode, RemoteError};
+pub use server::{LogServer, LogServerOptions, LogServerStats};

@@ -1,0 +1,178 @@
+//! What a server refuses, as it travels: a code, the fields that matter to a program, and a text for people.
+
+use std::fmt;
+
+use super::wire::{Input, Malformed, Wire, wire_struct};
+use crate::log::error::{LogError, Place};
+
+/// Declares the codes with their numbers.
+macro_rules! codes {
+    ($($(#[$doc:meta])* $number:literal $code:ident,)*) => {
+        /// Why a server refused a request.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[non_exhaustive]
+        pub enum RemoteCode {
+            $($(#[$doc])* $code,)*
+            /// A code that this version does not know.
+            Other(u16),
+        }
+
+        impl Wire for RemoteCode {
+            const BYTES_MIN: usize = 2;
+
+            fn put(&self, out: &mut Vec<u8>) {
+                let number: u16 = match self {
+                    $(Self::$code => $number,)*
+                    Self::Other(number) => *number,
+                };
+                number.put(out);
+            }
+
+            fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
+                Ok(match u16::take(input)? {
+                    $($number => Self::$code,)*
+                    number => Self::Other(number),
+                })
+            }
+        }
+    };
+}
+
+codes! {
+    /// There is no such topic.
+    1 UnknownTopic,
+    /// The topic has no such partition.
+    2 UnknownPartition,
+    /// The topic exists already. After a lost connection it may be the same call that created it.
+    3 TopicExists,
+    /// Something was given that no topic, group or queue can have.
+    4 Invalid,
+    /// The record or batch is larger than the topic allows.
+    5 TooLarge,
+    /// The offset is not there any more, or not yet: `earliest` and `end` say what is.
+    6 OffsetOutOfRange,
+    /// The batch breaks the format.
+    7 BadBatch,
+    /// The producer skipped or repeated a sequence number; nothing was appended.
+    8 OutOfSequence,
+    /// The producer, or the member of a group, was replaced by a later one.
+    9 Fenced,
+    /// The server's log is open for reading only.
+    10 ReadOnly,
+    /// The server's log, or the topic, is closed.
+    11 Closed,
+    /// The server's medium is full; nothing was appended.
+    12 Full,
+    /// The server's medium failed.
+    13 Storage,
+    /// The server's log takes no appends until it is opened anew.
+    14 Poisoned,
+    /// Stored bytes are damaged.
+    15 Corrupt,
+    /// Records that the caller has seen are gone from `offset` on: a crash took what was not durable, and others may
+    /// have their offsets now.
+    16 Diverged,
+    /// The request makes no sense.
+    17 Malformed,
+    /// The server speaks other versions of the protocol; the text names them.
+    18 Version,
+    /// The client has too many requests in flight; this one was not looked at.
+    19 Busy,
+    /// The server offers no such queue.
+    20 UnknownQueue,
+    /// The lock on a delivery is over: it expired, or the delivery is settled.
+    21 LockLost,
+    /// Another worker or member is in the way for now.
+    22 Conflict,
+    /// The member is not, or no longer, in the group.
+    23 UnknownMember,
+    /// The topic is compacted, and a record has no key.
+    24 KeyMissing,
+}
+
+wire_struct! {
+    /// What a server says when it refuses a request.
+    #[non_exhaustive]
+    pub struct RemoteError {
+        /// Why.
+        code: RemoteCode,
+        /// The topic, queue or group concerned.
+        topic: Option<String>,
+        /// The partition concerned.
+        partition: Option<u32>,
+        /// The offset concerned.
+        offset: Option<i64>,
+        /// First offset that is there.
+        earliest: Option<i64>,
+        /// The offset that the next record will get.
+        end: Option<i64>,
+        /// The whole of it, for people.
+        text: String,
+    }
+}
+
+impl RemoteError {
+    /// A refusal of which nothing but the code and a text is known.
+    pub(in crate::log) fn new(code: RemoteCode, text: impl Into<String>) -> Self {
+        let (topic, partition, offset) = (None, None, None);
+        Self { code, topic, partition, offset, earliest: None, end: None, text: text.into() }
+    }
+}
+
+impl fmt::Display for RemoteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl From<&LogError> for RemoteError {
+    fn from(error: &LogError) -> Self {
+        let (code, place) = classify(error);
+        let mut remote = Self::new(code, error.to_string());
+        if let Some(place) = place {
+            remote.topic.clone_from(&place.topic);
+            (remote.partition, remote.offset) = (place.partition, place.offset);
+        }
+        match error {
+            LogError::UnknownTopic { topic } | LogError::TopicExists { topic } => {
+                remote.topic = Some(topic.clone());
+            }
+            LogError::UnknownPartition { topic, partition } => {
+                (remote.topic, remote.partition) = (Some(topic.clone()), Some(*partition));
+            }
+            LogError::TooLarge { topic, .. } | LogError::KeyMissing { topic } => {
+                remote.topic = Some(topic.clone());
+            }
+            LogError::OffsetOutOfRange { earliest, end, .. } => {
+                (remote.earliest, remote.end) = (Some(*earliest), Some(*end));
+            }
+            _ => {}
+        }
+        remote
+    }
+}
+
+/// The code of an error, and the place it is about.
+fn classify(error: &LogError) -> (RemoteCode, Option<&Place>) {
+    match error {
+        LogError::UnknownTopic { .. } => (RemoteCode::UnknownTopic, None),
+        LogError::UnknownPartition { .. } => (RemoteCode::UnknownPartition, None),
+        LogError::TopicExists { .. } => (RemoteCode::TopicExists, None),
+        LogError::Invalid { .. } => (RemoteCode::Invalid, None),
+        LogError::TooLarge { .. } => (RemoteCode::TooLarge, None),
+        LogError::KeyMissing { .. } => (RemoteCode::KeyMissing, None),
+        LogError::OffsetOutOfRange { place, .. } => (RemoteCode::OffsetOutOfRange, Some(place)),
+        LogError::BadBatch { place, .. } => (RemoteCode::BadBatch, Some(place)),
+        LogError::OutOfSequence { place, .. } => (RemoteCode::OutOfSequence, Some(place)),
+        LogError::Fenced { place, .. } => (RemoteCode::Fenced, Some(place)),
+        LogError::ReadOnly => (RemoteCode::ReadOnly, None),
+        LogError::Closed => (RemoteCode::Closed, None),
+        LogError::Full { place, .. } => (RemoteCode::Full, Some(place)),
+        LogError::Storage { place, .. } => (RemoteCode::Storage, Some(place)),
+        LogError::Poisoned { .. } => (RemoteCode::Poisoned, None),
+        LogError::Corrupt { place, .. } => (RemoteCode::Corrupt, Some(place)),
+        LogError::MemberFenced { .. } => (RemoteCode::UnknownMember, None),
+        LogError::GroupNotEmpty { .. } => (RemoteCode::Conflict, None),
+        LogError::Locked { .. } | LogError::NotALog { .. } => (RemoteCode::Invalid, None),
+    }
+}

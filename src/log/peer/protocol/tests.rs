@@ -1,0 +1,239 @@
+//! The protocol: what is encoded comes back, and what comes from anywhere never harms.
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+use super::*;
+
+fn level() -> impl Strategy<Value = Level> {
+    prop_oneof![Just(Level::Buffered), Just(Level::Written), Just(Level::Durable)]
+}
+
+fn setup() -> impl Strategy<Value = TopicSetup> {
+    (any::<String>(), vec(any::<String>(), 0..4))
+        .prop_map(|(topic, options)| TopicSetup { topic, options })
+}
+
+fn deliveries() -> impl Strategy<Value = Vec<WireDelivery>> {
+    let delivery = any::<(u32, i64, u32)>().prop_map(|(partition, offset, attempt)| WireDelivery {
+        partition,
+        offset,
+        attempt,
+    });
+    vec(delivery, 0..4)
+}
+
+fn verdict() -> impl Strategy<Value = Verdict> {
+    prop_oneof![
+        Just(Verdict::Ack),
+        Just(Verdict::Release),
+        Just(Verdict::Reject),
+        any::<u32>().prop_map(Verdict::Renew),
+    ]
+}
+
+fn position() -> impl Strategy<Value = WirePosition> {
+    prop_oneof![
+        Just(WirePosition::Earliest),
+        Just(WirePosition::Latest),
+        any::<i64>().prop_map(WirePosition::Time),
+        any::<String>().prop_map(WirePosition::Committed),
+    ]
+}
+
+fn fetch() -> impl Strategy<Value = Fetch> {
+    let numbers = any::<(u32, i64, i32, u32, u32, u32, bool)>();
+    (any::<String>(), numbers).prop_map(|(topic, numbers)| {
+        let (partition, offset, last_epoch, bytes_max, bytes_min, wait_ms, durable_only) = numbers;
+        Fetch { topic, partition, offset, last_epoch, bytes_max, bytes_min, wait_ms, durable_only }
+    })
+}
+
+fn offsets() -> impl Strategy<Value = Vec<Offset>> {
+    let offset = any::<(String, u32, i64, String, i64)>().prop_map(|fields| {
+        let (topic, partition, offset, metadata, timestamp_ms) = fields;
+        Offset { topic, partition, offset, metadata, timestamp_ms }
+    });
+    vec(offset, 0..3)
+}
+
+fn heartbeat() -> impl Strategy<Value = Heartbeat> {
+    let names = any::<(String, String, Option<String>, String)>();
+    let lists = (vec(any::<String>(), 0..3), vec(any::<(String, u32)>(), 0..3));
+    (names, any::<(i32, u64, u32)>(), lists).prop_map(|(names, numbers, (topics, owned))| {
+        let (group, member, instance, strategy) = names;
+        let (generation, sequence, session_ms) = numbers;
+        Heartbeat {
+            group,
+            member,
+            instance,
+            generation,
+            sequence,
+            topics,
+            strategy,
+            session_ms,
+            owned,
+        }
+    })
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        Just(NewProducer(Nothing {}).into()),
+        Just(ListTopics(Nothing {}).into()),
+        heartbeat().prop_map(Request::from),
+        any::<(String, String)>().prop_map(|(group, member)| Leave { group, member }.into()),
+        (any::<String>(), any::<Option<(String, i32)>>(), offsets())
+            .prop_map(|(group, member, offsets)| Commit { group, member, offsets }.into()),
+        any::<String>().prop_map(|group| ListOffsets { group }.into()),
+        (any::<String>(), any::<u32>(), level())
+            .prop_map(|(topic, partition, level)| Append { topic, partition, level }.into()),
+        fetch().prop_map(Request::from),
+        any::<String>().prop_map(|topic| DescribeTopic(TopicName { topic }).into()),
+        any::<String>().prop_map(|topic| DeleteTopic(TopicName { topic }).into()),
+        setup().prop_map(|setup| CreateTopic(setup).into()),
+        setup().prop_map(|setup| AlterTopic(setup).into()),
+        any::<(String, u32, i64)>()
+            .prop_map(|(topic, partition, offset)| Truncate { topic, partition, offset }.into()),
+        (any::<String>(), any::<u32>(), position())
+            .prop_map(|(topic, partition, position)| OffsetAt { topic, partition, position }.into()),
+        any::<(String, u32, u32, u32)>().prop_map(|(queue, count_max, lock_ms, wait_ms)| {
+            Acquire { queue, count_max, lock_ms, wait_ms }.into()
+        }),
+        (any::<String>(), verdict(), deliveries())
+            .prop_map(|(queue, verdict, deliveries)| Settle { queue, verdict, deliveries }.into()),
+    ]
+}
+
+fn remote_error() -> impl Strategy<Value = RemoteError> {
+    let places = (option::of(any::<String>()), option::of(any::<u32>()), any::<Option<i64>>());
+    (1..300u16, places, any::<Option<i64>>(), any::<Option<i64>>(), any::<String>()).prop_map(
+        |(number, (topic, partition, offset), earliest, end, text)| {
+            let mut bytes = Vec::new();
+            number.put(&mut bytes);
+            let code = RemoteCode::take(&mut Input::new(&bytes)).unwrap();
+            RemoteError { code, topic, partition, offset, earliest, end, text }
+        },
+    )
+}
+
+fn answer() -> impl Strategy<Value = Answer> {
+    let state = any::<(i64, i64, i64, u32, u64)>().prop_map(|numbers| {
+        let (earliest, end, durable_end, segments, bytes) = numbers;
+        PartitionState { earliest, end, durable_end, segments, bytes }
+    });
+    prop_oneof![
+        any::<(i64, i16)>().prop_map(|(id, epoch)| ProducerId { id, epoch }.into()),
+        any::<(i64, i64)>().prop_map(|(first_offset, last_offset)| Appended {
+            first_offset,
+            last_offset
+        }
+        .into()),
+        any::<(i64, i64, i64, i32, i64)>().prop_map(|numbers| {
+            let (earliest, end, durable_end, incarnation, next_offset) = numbers;
+            Fetched { earliest, end, durable_end, incarnation, next_offset }.into()
+        }),
+        vec(any::<String>(), 0..4).prop_map(|topics| TopicNames { topics }.into()),
+        (setup(), any::<String>(), vec(state, 0..4)).prop_map(|(setup, id, partitions)| {
+            TopicState { topic: setup.topic, id, options: setup.options, partitions }.into()
+        }),
+        Just(Done(Nothing {}).into()),
+        offsets().prop_map(|offsets| Offsets { offsets }.into()),
+        any::<i64>().prop_map(|offset| OffsetFound { offset }.into()),
+        vec(option::of(remote_error()), 0..3).prop_map(|refused| Settled { refused }.into()),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_request_comes_back_as_it_was(correlation: u64, request in request(), batch: Vec<u8>) {
+        let append = matches!(request, Request::Append(_));
+        let body = if append { vec![Bytes::from(batch)] } else { Vec::new() };
+        let message = encode_request(correlation, &request, body.clone());
+        prop_assert_eq!(decode_request(&message), Ok((correlation, request, body)));
+    }
+
+    #[test]
+    fn an_answer_comes_back_as_it_was(correlation: u64, answer in answer(), batches: Vec<Vec<u8>>) {
+        let many = matches!(answer, Answer::Fetched(_));
+        let batches = batches.into_iter().map(Bytes::from);
+        let body = if many { batches.collect() } else { Vec::new() };
+        let outcome = Ok(Reply { answer, body });
+        let message = encode_answer(correlation, &outcome);
+        prop_assert_eq!(decode_answer(&message), Ok((correlation, outcome)));
+    }
+
+    #[test]
+    fn a_refusal_comes_back_as_it_was(correlation: u64, error in remote_error()) {
+        let message = encode_answer(correlation, &Err(error.clone()));
+        prop_assert_eq!(decode_answer(&message), Ok((correlation, Err(error))));
+    }
+
+    #[test]
+    fn arbitrary_frames_are_refused_or_mean_what_they_would_be_encoded_to(frames: Vec<Vec<u8>>) {
+        let message: Message = frames.into_iter().collect();
+        if let Ok((correlation, request, body)) = decode_request(&message) {
+            prop_assert_eq!(encode_request(correlation, &request, body), message.clone());
+        }
+        if let Ok((correlation, outcome)) = decode_answer(&message) {
+            prop_assert_eq!(encode_answer(correlation, &outcome), message);
+        }
+    }
+
+    #[test]
+    fn a_request_with_any_byte_changed_or_cut_never_panics(
+        request in request(),
+        at: prop::sample::Index,
+        byte: u8,
+        cut: bool,
+    ) {
+        let message = encode_request(7, &request, Vec::new());
+        let mut head = message.body().to_vec();
+        let at = at.index(head.len());
+        if cut { head.truncate(at) } else { head[at] = byte }
+        if let Ok((correlation, request, _)) = decode_request(&Message::from(head.clone())) {
+            let again = encode_request(correlation, &request, Vec::new());
+            prop_assert_eq!(again.body(), &head[..]);
+        }
+    }
+}
+
+#[test]
+fn a_claimed_count_is_not_believed_beyond_the_bytes_that_are_there() {
+    let mut head = encode_answer(1, &Ok(TopicNames { topics: Vec::new() }.into())).body().to_vec();
+    let at = head.len() - 4;
+    head[at..].copy_from_slice(&u32::MAX.to_be_bytes());
+    let failed = decode_answer(&Message::from(head)).unwrap_err();
+    assert_eq!(failed.reason, Malformed::Truncated);
+}
+
+#[test]
+fn another_version_is_told_from_nonsense_and_keeps_its_number() {
+    let mut head = encode_request(77, &ListTopics(Nothing {}).into(), Vec::new()).body().to_vec();
+    head[0] = 9;
+    let failed = decode_request(&Message::from(head)).unwrap_err();
+    let reason = Malformed::Version { found: 9 };
+    assert_eq!(failed, Unreadable { correlation: Some(77), reason });
+}
+
+#[test]
+fn the_bytes_of_a_fetch_are_those_in_the_document() {
+    let fetch = Fetch {
+        topic: "t".to_owned(),
+        partition: 1,
+        offset: 2,
+        last_epoch: NO_EPOCH,
+        bytes_max: 3,
+        bytes_min: 4,
+        wait_ms: 5,
+        durable_only: true,
+    };
+    let message = encode_request(6, &fetch.into(), Vec::new());
+    let expected = [
+        &[1, 3, 0, 0, 0, 0, 0, 0, 0, 6][..],
+        &[0, 0, 0, 1, b't', 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2],
+        &[255, 255, 255, 255, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5, 1],
+    ];
+    assert_eq!(message.body(), expected.concat());
+}

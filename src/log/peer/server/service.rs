@@ -1,0 +1,445 @@
+//! The thread of a server: takes requests, starts their work, goes on with what is woken, sends answers.
+
+use std::collections::{BTreeSet, HashMap};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::blocking::Blocking;
+use super::clients::{Client, Clients, Deferred, Sent};
+use super::work::{FetchWork, Work, refused};
+use super::{CONTROL, Control, LogServerOptions};
+use crate::error::SetupError;
+use crate::log::options::TopicOptions;
+use crate::log::peer::alarm::Alarm;
+use crate::log::peer::protocol::{
+    self, Done, Malformed, Nothing, OffsetFound, Outcome, PartitionState, ProducerId, RemoteCode,
+    RemoteError, Reply, Request, TopicNames, TopicSetup, TopicState, Verdict, WirePosition,
+};
+use crate::log::read::Position;
+use crate::log::topic::{Topic, TopicDescription};
+use crate::log::{Log, LogError};
+use crate::message::Message;
+use crate::pattern::{Router, RoutingId};
+use crate::peer::PeerId;
+use crate::socket::{RecvFromFuture, Socket};
+use crate::sync::lock;
+use crate::transport::now;
+
+/// The task that receives.
+const RECEIVE: u64 = 0;
+/// Requests taken before others get their turn.
+const REQUESTS_PER_TURN: usize = 256;
+
+/// Numbers producers; together with the incarnation of the log no number comes twice.
+static PRODUCERS: AtomicU32 = AtomicU32::new(0);
+
+/// What a task's number stands for.
+#[derive(Debug)]
+enum Task {
+    Request { peer: PeerId, correlation: u64, deadline: Instant, work: Work },
+    Send(PeerId),
+}
+
+/// What becomes of a request at once.
+enum Step {
+    Done(Outcome),
+    Wait(Work, Duration),
+}
+
+/// The state of the thread.
+pub(super) struct Service {
+    socket: Socket<Router>,
+    receiving: RecvFromFuture,
+    log: Log,
+    options: LogServerOptions,
+    alarm: Arc<Alarm>,
+    control: Arc<Control>,
+    blocking: Blocking,
+    clients: Clients,
+    tasks: HashMap<u64, Task>,
+    /// When tasks must be looked at though nobody woke them.
+    deadlines: BTreeSet<(Instant, u64)>,
+    next_task: u64,
+    /// Requests whose clients have read enough for them to be looked at.
+    resumed: Vec<(PeerId, Deferred)>,
+}
+
+impl Service {
+    pub(super) fn new(
+        socket: Socket<Router>,
+        log: &Log,
+        options: LogServerOptions,
+        alarm: Arc<Alarm>,
+        control: Arc<Control>,
+    ) -> Result<Self, SetupError> {
+        let receiving = socket.recv_from_async();
+        let blocking = Blocking::start(Arc::clone(&alarm))?;
+        Ok(Self {
+            socket,
+            receiving,
+            log: log.clone(),
+            options,
+            alarm,
+            control,
+            blocking,
+            clients: Clients::new(),
+            tasks: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            next_task: CONTROL + 1,
+            resumed: Vec::new(),
+        })
+    }
+
+    /// Serves until it is told to stop, or the socket is closed.
+    pub(super) fn run(mut self) {
+        let mut woken = vec![RECEIVE];
+        while !self.control.stop.load(Ordering::SeqCst) {
+            for task in woken {
+                match task {
+                    RECEIVE => {}
+                    CONTROL => self.forget_gone(),
+                    task => self.go_on(task, false),
+                }
+            }
+            self.expire();
+            while let Some((peer, (correlation, request, body))) = self.resumed.pop() {
+                self.begin(peer, correlation, request, body);
+            }
+            // Always, and last: it also sends out what has gathered.
+            let Some(more) = self.receive() else { return };
+            self.publish_counts();
+            let next = self.deadlines.first().map(|(deadline, _)| *deadline);
+            let at_once = more || !self.resumed.is_empty();
+            woken = self.alarm.wait(if at_once { Some(now()) } else { next });
+        }
+    }
+
+    fn publish_counts(&self) {
+        let requests = self.tasks.values().filter(|task| matches!(task, Task::Request { .. }));
+        self.control.waiting.store(requests.count() as u64, Ordering::Relaxed);
+        self.control.clients.store(self.clients.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Takes requests; `None` when the socket is closed, else whether there may be more.
+    fn receive(&mut self) -> Option<bool> {
+        let waker = self.alarm.waker(RECEIVE);
+        for _ in 0..REQUESTS_PER_TURN {
+            let polled = Pin::new(&mut self.receiving).poll(&mut Context::from_waker(&waker));
+            let Poll::Ready(received) = polled else { return Some(false) };
+            let (from, message) = received.ok()?;
+            self.receiving = self.socket.recv_from_async();
+            self.take(from, &message);
+        }
+        Some(true)
+    }
+
+    fn take(&mut self, from: RoutingId, message: &Message) {
+        let Some(peer) = message.peer().map(|peer| peer.id()) else { return };
+        let decoded = protocol::decode_request(message);
+        let client = self.clients.entry(peer).or_insert_with(|| Client::new(from));
+        let limits = self.options.limits;
+        let (correlation, error) = match decoded {
+            Ok((correlation, request, body)) => {
+                if client.active.contains(&correlation) {
+                    // Sent again over the same connection: the first one is answered.
+                    return;
+                }
+                if client.in_flight() < limits.requests_max {
+                    self.control.requests.fetch_add(1, Ordering::Relaxed);
+                    client.active.insert(correlation);
+                    if client.answer_bytes() > limits.answer_bytes_max {
+                        client.deferred.push_back((correlation, request, body));
+                        return;
+                    }
+                    return self.begin(peer, correlation, request, body);
+                }
+                let text = format!("{} requests are in flight already", limits.requests_max);
+                (correlation, RemoteError::new(RemoteCode::Busy, text))
+            }
+            Err(unreadable) => {
+                self.control.unreadable.fetch_add(1, Ordering::Relaxed);
+                match unreadable.correlation {
+                    Some(correlation) => (correlation, malformed(unreadable.reason)),
+                    None => return self.forget_if_idle(peer),
+                }
+            }
+        };
+        // Refusals are bounded too: who sends on and reads nothing gets no more of them.
+        if client.in_flight() >= limits.requests_max.saturating_mul(2) {
+            self.control.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.answer(peer, correlation, &Err(error));
+    }
+
+    fn begin(&mut self, peer: PeerId, correlation: u64, request: Request, body: Vec<Bytes>) {
+        let task = self.next_task;
+        self.next_task += 1;
+        match self.step(task, request, body) {
+            Ok(Step::Done(outcome)) => self.finish(peer, correlation, &outcome),
+            Err(error) => self.finish(peer, correlation, &Err(error)),
+            Ok(Step::Wait(work, wait)) => {
+                let wait = wait.min(self.options.limits.wait_max);
+                let deadline = now().checked_add(wait).unwrap_or_else(now);
+                self.deadlines.insert((deadline, task));
+                self.tasks.insert(task, Task::Request { peer, correlation, deadline, work });
+                self.go_on(task, wait.is_zero());
+            }
+        }
+    }
+
+    /// Goes on with a task that was woken, or whose time is up.
+    fn go_on(&mut self, task: u64, over: bool) {
+        match self.tasks.get_mut(&task) {
+            Some(Task::Request { peer, correlation, deadline, work }) => {
+                let Poll::Ready(outcome) = work.poll(&self.alarm.waker(task), over) else {
+                    self.deadlines.extend(work.look_again_at().map(|again| (again, task)));
+                    return;
+                };
+                let (peer, correlation, deadline) = (*peer, *correlation, *deadline);
+                self.deadlines.remove(&(deadline, task));
+                self.tasks.remove(&task);
+                self.finish(peer, correlation, &outcome);
+            }
+            Some(Task::Send(peer)) => {
+                let peer = *peer;
+                self.send(peer);
+            }
+            None => {}
+        }
+    }
+
+    /// Ends waits whose time is up.
+    fn expire(&mut self) {
+        let now = now();
+        while let Some((deadline, task)) = self.deadlines.first().copied() {
+            if deadline > now {
+                return;
+            }
+            self.deadlines.pop_first();
+            let over = match self.tasks.get(&task) {
+                Some(Task::Request { deadline: last, .. }) => deadline >= *last,
+                _ => false,
+            };
+            self.go_on(task, over);
+        }
+    }
+
+    fn finish(&mut self, peer: PeerId, correlation: u64, outcome: &Outcome) {
+        let Some(client) = self.clients.get_mut(&peer) else { return };
+        client.active.remove(&correlation);
+        self.answer(peer, correlation, outcome);
+    }
+
+    fn answer(&mut self, peer: PeerId, correlation: u64, outcome: &Outcome) {
+        if outcome.is_err() {
+            self.control.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(client) = self.clients.get_mut(&peer) {
+            client.push(protocol::encode_answer(correlation, outcome));
+            self.send(peer);
+        }
+    }
+
+    /// Sends what a client has room for, and looks at its further requests when it has read enough.
+    fn send(&mut self, peer: PeerId) {
+        let Some(client) = self.clients.get_mut(&peer) else { return };
+        let (before, task) = (client.sending_task(), self.next_task);
+        if client.send(&self.socket, &self.alarm, task) == Sent::Gone {
+            return self.forget(peer);
+        }
+        let after = client.sending_task();
+        if before != after {
+            before.map(|task| self.tasks.remove(&task));
+            if after == Some(task) {
+                self.next_task += 1;
+                self.tasks.insert(task, Task::Send(peer));
+            }
+        }
+        if client.answer_bytes() <= self.options.limits.answer_bytes_max {
+            // One at a time: its answer comes this way again.
+            self.resumed.extend(client.deferred.pop_front().map(|deferred| (peer, deferred)));
+            self.forget_if_idle(peer);
+        }
+    }
+
+    fn forget_if_idle(&mut self, peer: PeerId) {
+        if self.clients.get(&peer).is_some_and(Client::is_idle) {
+            self.clients.remove(&peer);
+        }
+    }
+
+    /// Drops all that was in flight for a client that is gone.
+    fn forget(&mut self, peer: PeerId) {
+        self.clients.remove(&peer);
+        let deadlines = &mut self.deadlines;
+        self.tasks.retain(|number, task| match task {
+            Task::Request { peer: other, deadline, .. } if *other == peer => {
+                deadlines.remove(&(*deadline, *number));
+                false
+            }
+            Task::Send(other) => *other != peer,
+            Task::Request { .. } => true,
+        });
+    }
+
+    fn forget_gone(&mut self) {
+        let gone = std::mem::take(&mut *lock(&self.control.gone));
+        gone.into_iter().for_each(|peer| self.forget(peer));
+    }
+}
+
+fn malformed(reason: Malformed) -> RemoteError {
+    let code = match reason {
+        Malformed::Version { .. } => RemoteCode::Version,
+        _ => RemoteCode::Malformed,
+    };
+    RemoteError::new(code, format!("{reason}; version {} is spoken here", protocol::VERSION))
+}
+
+impl Service {
+    /// Does what is asked, or says what it waits for.
+    fn step(&mut self, task: u64, request: Request, body: Vec<Bytes>) -> Result<Step, RemoteError> {
+        let limits = self.options.limits;
+        Ok(match request {
+            Request::NewProducer(_) => done(self.new_producer()),
+            Request::Append(append) => {
+                let topic = refused(self.log.topic(&append.topic))?;
+                let batch = body.first().map(|batch| &batch[..]).unwrap_or_default();
+                let ticket = refused(topic.append_batch(append.partition, append.level, batch))?;
+                let first_offset = ticket.first_offset();
+                Step::Wait(Work::Append { ticket, first_offset }, Duration::MAX)
+            }
+            Request::Fetch(fetch) => {
+                let topic = refused(self.log.topic(&fetch.topic))?;
+                let partition = refused(topic.inner.partition(fetch.partition))?.clone();
+                let wait = Duration::from_millis(fetch.wait_ms.into());
+                let work = FetchWork::new(fetch, partition, limits.fetch_bytes_max);
+                Step::Wait(Work::Fetch(work), wait)
+            }
+            Request::ListTopics(_) => done(TopicNames { topics: self.log.topics() }),
+            Request::DescribeTopic(name) => {
+                done(topic_state(&refused(self.log.topic(&name.0.topic))?.describe()))
+            }
+            Request::OffsetAt(at) => {
+                let topic = refused(self.log.topic(&at.topic))?;
+                let position = match at.position {
+                    WirePosition::Earliest => Position::Earliest,
+                    WirePosition::Latest => Position::Latest,
+                    WirePosition::Time(timestamp_ms) => Position::Time(timestamp_ms),
+                    WirePosition::Committed(group) => Position::Committed(group),
+                };
+                done(OffsetFound { offset: refused(topic.offset_of(at.partition, position))? })
+            }
+            Request::Acquire(acquire) => {
+                let wait = Duration::from_millis(acquire.wait_ms.into());
+                let queue = self.queue(&acquire.queue)?;
+                let lock = Duration::from_millis(acquire.lock_ms.into());
+                Step::Wait(Work::Acquire(queue.acquiring(acquire.count_max, lock)), wait)
+            }
+            Request::Settle(settle) if settle.verdict == Verdict::Reject => {
+                // Dead letters are durable before their originals are done with: that blocks.
+                let queue = self.queue(&settle.queue)?.clone();
+                let job = move || queue.settling(settle.verdict, &settle.deliveries).outcome();
+                Step::Wait(Work::Blocking(self.blocking.run(task, Box::new(job))), Duration::MAX)
+            }
+            Request::Settle(settle) => {
+                let queue = self.queue(&settle.queue)?;
+                let settling = queue.settling(settle.verdict, &settle.deliveries);
+                Step::Wait(Work::Settle(settling), Duration::MAX)
+            }
+            blocking => self.step_aside(task, blocking),
+        })
+    }
+
+    /// Hands what blocks to the other thread.
+    fn step_aside(&self, task: u64, request: Request) -> Step {
+        let log = self.log.clone();
+        let place = self.blocking.run(task, Box::new(move || refused(administer(&log, request))));
+        Step::Wait(Work::Blocking(place), Duration::MAX)
+    }
+
+    fn new_producer(&self) -> ProducerId {
+        let incarnation = i64::from(self.log.inner.shared.epoch.max(0));
+        let number = PRODUCERS.fetch_add(1, Ordering::Relaxed);
+        ProducerId { id: incarnation << 32 | i64::from(number), epoch: 0 }
+    }
+
+    fn queue(&self, name: &str) -> Result<&crate::log::durable::DurableQueue, RemoteError> {
+        self.options.queues.get(name).ok_or_else(|| {
+            let text = format!("there is no queue {name} here");
+            let mut error = RemoteError::new(RemoteCode::UnknownQueue, text);
+            error.topic = Some(name.to_owned());
+            error
+        })
+    }
+}
+
+fn done(reply: impl Into<Reply>) -> Step {
+    Step::Done(Ok(reply.into()))
+}
+
+/// What changes topics, and groups. Runs on the thread for that.
+fn administer(log: &Log, request: Request) -> Result<Reply, LogError> {
+    if let Some(answered) = super::groups::answer(log, &request) {
+        return answered;
+    }
+    match request {
+        Request::CreateTopic(setup) => {
+            let topic = log.create_topic(&setup.0.topic, options(&setup.0, None)?)?;
+            Ok(topic_state(&topic.describe()).into())
+        }
+        Request::AlterTopic(setup) => {
+            let now = log.topic(&setup.0.topic)?.options().clone();
+            let topic = log.alter_topic(&setup.0.topic, options(&setup.0, Some(now))?)?;
+            Ok(topic_state(&topic.describe()).into())
+        }
+        Request::DeleteTopic(name) => {
+            log.delete_topic(&name.0.topic)?;
+            Ok(Done(Nothing {}).into())
+        }
+        Request::Truncate(truncate) => {
+            let topic: Topic = log.topic(&truncate.topic)?;
+            topic.truncate_front(truncate.partition, truncate.offset)?;
+            Ok(Done(Nothing {}).into())
+        }
+        other => {
+            let reason = format!("a request of kind {} is not one for topics", other.name());
+            Err(LogError::Invalid { what: "request", reason })
+        }
+    }
+}
+
+/// The options that words say; what they do not say stays as it is.
+fn options(setup: &TopicSetup, now: Option<TopicOptions>) -> Result<TopicOptions, LogError> {
+    let mut options = now.unwrap_or_default();
+    for word in &setup.options {
+        if !options.set_word(word) {
+            let reason = format!("{word} is not known here");
+            return Err(LogError::Invalid { what: "topic option", reason });
+        }
+    }
+    Ok(options)
+}
+
+fn topic_state(description: &TopicDescription) -> TopicState {
+    let partition = |partition: &crate::log::PartitionDescription| PartitionState {
+        earliest: partition.earliest,
+        end: partition.end,
+        durable_end: partition.durable_end,
+        segments: u32::try_from(partition.segments).unwrap_or(u32::MAX),
+        bytes: partition.bytes,
+    };
+    TopicState {
+        topic: description.name.clone(),
+        id: description.id.to_string(),
+        options: description.options.words(),
+        partitions: description.partitions.iter().map(partition).collect(),
+    }
+}
