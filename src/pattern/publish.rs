@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::behaviour::{Behaviour, Ready, Sending, Unsent};
 use super::{SubscriptionLimits, Subscriptions};
 use crate::message::Message;
-use crate::options::Options;
+use crate::options::{Marks, Options};
 use crate::peer::Refusal;
 use crate::peer::{PeerId, PeerMap};
 use crate::pipe::{Chunk, Content, Pipe, Room, wire_length};
@@ -23,6 +23,7 @@ pub struct Pub {
     /// What every peer has room for, by the last time they were asked: only this socket fills their queues.
     room: Room,
     conflate: bool,
+    marks: Marks,
     /// Whom the last message went to, in the order of the subscriptions.
     targets: Vec<Arc<Pipe>>,
     target_ids: Vec<PeerId>,
@@ -58,6 +59,7 @@ impl Behaviour for Pub {
             no_drop: options.no_drop,
             room: Room::default(),
             conflate: options.conflate,
+            marks: options.send_marks,
             targets: Vec::new(),
             target_ids: Vec::new(),
             gathered: Chunk::default(),
@@ -180,8 +182,10 @@ impl Pub {
             sending.gathering_for = self.targets.len();
         }
         self.gathered.push(message);
-        // With no room for another one like this the unit goes out now, and the next one finds the queues empty again.
-        if self.gathered.is_full_for(wire_bytes) {
+        // With no room for another one like this, in the unit or in an empty queue, all goes out now, and the next one finds the
+        // queues empty again.
+        let (messages, bytes) = (self.gathered.messages(), self.gathered.wire_bytes());
+        if self.gathered.is_full_for(wire_bytes) || !self.marks.admit(messages, bytes, wire_bytes) {
             self.distribute(sending);
             self.room = Room::default();
         }
@@ -217,6 +221,8 @@ impl Pub {
     }
 
     fn publish_to_one(&mut self, message: &Message, sending: &mut Sending) -> Result<(), Unsent> {
+        // What one peer takes is not taken from the room of all; that is asked for anew.
+        self.room = Room::default();
         if self.targets.iter().all(|pipe| sending.offer(pipe, Content::Message(message))) {
             return Ok(());
         }
@@ -232,6 +238,7 @@ impl Pub {
         if self.takes_room(wire_bytes) {
             return true;
         }
+        self.room = Room::default();
         let full = self.targets.iter().filter(|pipe| !pipe.has_room(wire_bytes)).count();
         full == 0
     }

@@ -136,13 +136,15 @@ impl Chunk {
         self.wire_bytes += framed.wire_bytes;
     }
 
-    /// A copy of the first messages, as many as `messages` and `bytes` allow.
-    pub(crate) fn copy_front(&self, messages: usize, bytes: usize) -> Self {
+    /// A copy of the first messages, as many as `messages` and `bytes` allow, but of `least` messages whatever their bytes.
+    pub(crate) fn copy_front(&self, messages: usize, bytes: usize, least: usize) -> Self {
         let mut walk = Walk::new(self);
         let mut cut = Cut::default();
         while cut.messages < messages {
-            let next = walk.next_message(self).filter(|next| next.wire_bytes <= bytes);
-            let Some(next) = next else { break };
+            let Some(next) = walk.next_message(self) else { break };
+            if next.wire_bytes > bytes && cut.messages >= least {
+                break;
+            }
             cut = next;
         }
         Self {

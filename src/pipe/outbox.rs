@@ -274,7 +274,9 @@ impl Outbox {
         }
         let room = state.room(self.marks);
         let fits = room.messages >= framed.messages() && room.bytes >= framed.wire_bytes();
-        let front = (!fits).then(|| framed.copy_front(room.messages, room.bytes));
+        // An empty queue takes one message of any size.
+        let least = usize::from(state.messages == 0);
+        let front = (!fits).then(|| framed.copy_front(room.messages, room.bytes, least));
         let taken = front.as_ref().unwrap_or(framed);
         if taken.is_empty() {
             return (Next::Nothing, 0);

@@ -121,8 +121,11 @@ impl<P: Behaviour> Core<P> {
         let attachment = self.take_attachment(endpoint, false)?;
         if let Some(pipe) = &attachment.pipe {
             let mut state = self.locked();
+            let sending = Self::distributed(&mut state);
             state.peers.remove(&pipe.id());
             state.pattern.gone(pipe.id());
+            drop(state);
+            self.finish(sending);
         }
         self.changed.notify_all();
         let (closing, guard) = completion();
@@ -143,14 +146,17 @@ impl<P: Behaviour> Core<P> {
 
     /// Peers that came to the endpoint get what is queued for them, and nothing more.
     fn stop_routing_to_accepted(&self, endpoint: &Endpoint) {
-        let mut state = self.locked();
-        let state = &mut *state;
+        let mut locked = self.locked();
+        let state = &mut *locked;
+        let sending = Self::distributed(state);
         for peer in state.peers.values().filter(|peer| !peer.kept) {
             if peer.pipe.endpoint() == endpoint {
                 state.pattern.gone(peer.pipe.id());
                 peer.pipe.begin_close();
             }
         }
+        drop(locked);
+        self.finish(sending);
     }
 
     fn take_attachment(&self, endpoint: &Endpoint, bound: bool) -> Result<Attachment, SetupError> {

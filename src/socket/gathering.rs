@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::answers::{Answer, Tick};
-use super::core::Core;
+use super::core::{Core, State};
 use crate::pattern::{Behaviour, Sending};
 use crate::pipe::{Doorbell, Pipe, Ring};
 
@@ -35,11 +35,23 @@ impl<P: Behaviour> Core<P> {
 
     /// Hands what the pattern gathered to the peers' queues, and writes it.
     fn distribute(&self) {
-        if !P::FANS_OUT {
-            return;
+        if P::FANS_OUT {
+            let sending = Self::distributed(&mut self.locked());
+            self.finish(sending);
         }
+    }
+
+    /// Hands what the pattern gathered to the peers' queues, before any of these peers goes (O6). `finish` follows, with the
+    /// socket's lock released.
+    #[must_use]
+    pub(super) fn distributed(state: &mut State<P>) -> Sending {
         let mut sending = Sending::new(false, false, P::RECEIVES);
-        self.locked().pattern.distribute(&mut sending);
+        state.pattern.distribute(&mut sending);
+        sending
+    }
+
+    /// Writes and counts what a distribution left to do. No lock may be held.
+    pub(super) fn finish(&self, sending: Sending) {
         self.count_drops(&sending);
         sending.run();
     }

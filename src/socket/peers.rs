@@ -129,6 +129,7 @@ impl<P: Behaviour> Owner for Core<P> {
             }
             None => return,
         };
+        let sending = Self::distributed(&mut state);
         if kept {
             state.pattern.lost(pipe);
         } else {
@@ -139,6 +140,7 @@ impl<P: Behaviour> Owner for Core<P> {
         let closed = state.closed;
         let wakers = self.wake_senders(&mut state, true);
         drop(state);
+        self.finish(sending);
         if !kept {
             pipe.abandon(Loss::Disconnect);
             pipe.inbox().orphan(&orphans);
@@ -175,9 +177,11 @@ impl<P: Behaviour> Owner for Core<P> {
         if state.peers.remove(&pipe.id()).is_none() {
             return;
         }
+        let sending = Self::distributed(&mut state);
         state.pattern.gone(pipe.id());
         let wakers = self.wake_senders(&mut state, true);
         drop(state);
+        self.finish(sending);
         self.changed.notify_all();
         wakers.into_iter().for_each(Waker::wake);
     }

@@ -10,30 +10,35 @@
 //! # Why two threads are never inside at once
 //!
 //! Everybody but the favourite holds the mutex `door` while inside, and only a thread that holds it writes `favourite`. So
-//! the question is a favourite F against a thread R that holds the door. F stores `inside = true` and then reads
-//! `favourite`; R stores `favourite = NOBODY` and then reads `inside`. The barrier of R lies between its two operations
-//! and, on the processor that runs F, either before F's read or after F's store:
+//! the question is a favourite F against a thread R that holds the door. F has a place in `inside` that is its own for
+//! ever: no other thread writes it, whoever is the favourite. F stores `true` there and then reads `favourite`; R stores
+//! `favourite = NOBODY` and then reads F's place. The barrier of R lies between its two operations and, on the
+//! processor that runs F, either before F's read or after F's store:
 //!
-//! - before F's read: F reads `NOBODY`, leaves and goes to the door, which R holds;
-//! - after F's store: R reads `inside == true` and waits until F has left.
+//! - before F's read: F reads `NOBODY`, or a later favourite, and goes to the door (it becomes the favourite again only there);
+//! - after F's store: R reads `true` and waits until F has left.
 //!
-//! What F did inside is seen by R, because R reads (acquire) the `inside = false` that F stored (release) when it left.
+//! What F did inside is seen by R, because R reads (acquire) the `false` that F stored (release) when it left.
 //! What others did inside is seen by F, because F became the favourite while it held the door. A thread that enters twice
 //! is refused by an assertion, as a mutex would never let it in again.
 //!
-//! `loom_biased` runs this through all interleavings, with the barrier left out as its negative control; there both halves
+//! The models `loom_one_thread_*` run this through all interleavings, with the barrier left out as their negative control; there both halves
 //! of it are fences, which is what the barrier makes of the favourite's half.
 
 #![allow(unsafe_code)]
 
 use std::cell::UnsafeCell;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 use super::atomic::{AtomicBool, AtomicU64, Ordering};
-use super::{Fault, Mutex, MutexGuard, barrier, lock, planted, thread};
+use super::{Fault, Mutex, MutexGuard, barrier, lock, planted};
 
 /// No thread has this number.
 const NOBODY: u64 = 0;
+
+/// So many threads can be the favourite of one lock, one after the other; further ones go by the door.
+const PLACES: usize = 4;
 
 /// So often in a row a thread must come through the door before it becomes the favourite.
 const PATIENCE: u32 = 64;
@@ -47,9 +52,10 @@ const PATIENCE_MAX: u32 = 512;
 /// A mutex with a favourite. See the head of this file.
 #[derive(Debug)]
 pub(crate) struct Biased<T> {
+    /// The favourite's number times `PLACES`, plus its place.
     favourite: AtomicU64,
-    /// The favourite is inside without the door. Only the favourite writes it.
-    inside: AtomicBool,
+    /// Whether a thread is inside without the door, each in a place of its own: only that thread writes it.
+    inside: [AtomicBool; PLACES],
     door: Mutex<Door>,
     room: UnsafeCell<Room<T>>,
 }
@@ -66,6 +72,8 @@ struct Room<T> {
 #[derive(Debug)]
 struct Door {
     last: u64,
+    /// Whose place it is; never changed once it is somebody's.
+    places: [u64; PLACES],
     in_a_row: u32,
     patience: u32,
     /// And never less than this.
@@ -85,8 +93,14 @@ impl<T> Biased<T> {
     pub(crate) fn with_patience(value: T, patience: u32) -> Self {
         Self {
             favourite: AtomicU64::new(NOBODY),
-            inside: AtomicBool::new(false),
-            door: Mutex::new(Door { last: NOBODY, in_a_row: 0, patience, least: patience }),
+            inside: std::array::from_fn(|_| AtomicBool::new(false)),
+            door: Mutex::new(Door {
+                last: NOBODY,
+                places: [NOBODY; PLACES],
+                in_a_row: 0,
+                patience,
+                least: patience,
+            }),
             room: UnsafeCell::new(Room { value, entries: 0 }),
         }
     }
@@ -95,40 +109,51 @@ impl<T> Biased<T> {
     #[inline]
     pub(crate) fn lock(&self) -> Guard<'_, T> {
         let favourite = self.favourite.load(Ordering::Relaxed);
-        if favourite != NOBODY && favourite == thread_number() {
-            assert!(!self.inside.load(Ordering::Relaxed), "a thread enters once at a time");
-            self.inside.store(true, Ordering::Relaxed);
+        if favourite != NOBODY && favourite / PLACES as u64 == thread_number() {
+            let inside = self.place_of(favourite);
+            assert!(!inside.load(Ordering::Relaxed), "a thread enters once at a time");
+            inside.store(true, Ordering::Relaxed);
             barrier::light();
             if self.favourite.load(Ordering::Relaxed) == favourite {
-                let mut guard = Guard { lock: self, door: None };
+                let mut guard = Guard { lock: self, way: Way::Favour(inside), value: PhantomData };
                 let entries = &mut guard.room().entries;
                 *entries = entries.saturating_add(1);
                 return guard;
             }
-            self.inside.store(false, Ordering::Release);
+            inside.store(false, Ordering::Release);
         }
         self.lock_at_door()
+    }
+
+    #[inline]
+    fn place_of(&self, favourite: u64) -> &AtomicBool {
+        &self.inside[(favourite % PLACES as u64) as usize]
     }
 
     #[cold]
     #[inline(never)]
     fn lock_at_door(&self) -> Guard<'_, T> {
         let mut door = lock(&self.door);
-        let ended = self.favourite.load(Ordering::Relaxed) != NOBODY;
+        let before = self.favourite.load(Ordering::Relaxed);
+        let ended = before != NOBODY;
         if ended {
             self.favourite.store(NOBODY, Ordering::Relaxed);
             if !planted(Fault::BarrierForgotten) {
                 barrier::heavy();
             }
             // The favourite is inside for moments; if it does not run, this thread must not keep its processor from it.
-            while self.inside.load(Ordering::Acquire) {
-                thread::yield_now();
+            let inside = self.place_of(before);
+            for looks in 0.. {
+                if !inside.load(Ordering::Acquire) {
+                    break;
+                }
+                barrier::pause(looks);
             }
         }
         let me = thread_number();
         door.in_a_row = if door.last == me { door.in_a_row.saturating_add(1) } else { 1 };
         door.last = me;
-        let mut guard = Guard { lock: self, door: Some(door) };
+        let mut guard = Guard { lock: self, way: Way::Door(door), value: PhantomData };
         if ended {
             let paid = std::mem::take(&mut guard.room().entries) >= WORTHWHILE;
             guard.learn(paid);
@@ -140,8 +165,16 @@ impl<T> Biased<T> {
 /// A thread is inside. Dropped, it leaves.
 pub(crate) struct Guard<'a, T> {
     lock: &'a Biased<T>,
-    /// `None` for the favourite.
-    door: Option<MutexGuard<'a, Door>>,
+    way: Way<'a>,
+    /// Sharing the guard shares the value.
+    value: PhantomData<&'a mut T>,
+}
+
+/// How a thread came in.
+enum Way<'a> {
+    /// As the favourite; its place.
+    Favour(&'a AtomicBool),
+    Door(MutexGuard<'a, Door>),
 }
 
 impl<T> Guard<'_, T> {
@@ -152,7 +185,7 @@ impl<T> Guard<'_, T> {
     }
 
     fn learn(&mut self, paid: bool) {
-        if let Some(door) = &mut self.door {
+        if let Way::Door(door) = &mut self.way {
             let next = if paid { door.patience / 2 } else { door.patience.saturating_mul(2) };
             door.patience = next.clamp(door.least, PATIENCE_MAX.max(door.least));
         }
@@ -160,11 +193,18 @@ impl<T> Guard<'_, T> {
 
     #[cold]
     #[inline(never)]
-    fn leave_by_door(lock: &Biased<T>, door: &Door) {
-        // From here on the value is not touched: the next entry may be the favourite's, with no door in its way.
-        if door.last != NOBODY && door.in_a_row >= door.patience && barrier::is_there() {
-            lock.favourite.store(door.last, Ordering::Relaxed);
+    fn leave_by_door(lock: &Biased<T>, door: &mut Door) {
+        if door.last == NOBODY || door.in_a_row < door.patience || !barrier::is_there() {
+            return;
         }
+        let own = door.places.iter().position(|&owner| owner == door.last);
+        let Some(place) = own.or_else(|| door.places.iter().position(|&owner| owner == NOBODY))
+        else {
+            return;
+        };
+        door.places[place] = door.last;
+        // From here on the value is not touched: the next entry may be the favourite's, with no door in its way.
+        lock.favourite.store(door.last * PLACES as u64 + place as u64, Ordering::Relaxed);
     }
 }
 
@@ -188,9 +228,9 @@ impl<T> DerefMut for Guard<'_, T> {
 impl<T> Drop for Guard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        match &self.door {
-            None => self.lock.inside.store(false, Ordering::Release),
-            Some(door) => Self::leave_by_door(self.lock, door),
+        match &mut self.way {
+            Way::Favour(inside) => inside.store(false, Ordering::Release),
+            Way::Door(door) => Self::leave_by_door(self.lock, door),
         }
     }
 }

@@ -146,8 +146,6 @@ pub(crate) mod thread {
     use super::super::lock;
     use super::{Condvar, Mutex};
 
-    pub(crate) use loom::thread::yield_now;
-
     #[derive(Clone, Debug)]
     pub(crate) struct Thread(Arc<Token>);
 

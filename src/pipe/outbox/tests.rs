@@ -380,6 +380,17 @@ fn of_framed_messages_the_first_are_taken_that_fit() {
 }
 
 #[test]
+fn an_empty_queue_takes_one_framed_message_whatever_its_length() {
+    let outbox = outbox(10, 5, false);
+    outbox.link(link(), &[]);
+    let mut many = Chunk::default();
+    ["a long one", "b"].iter().for_each(|text| many.push(&Message::from(*text)));
+    assert!(matches!(outbox.offer_front(&many), (Next::Write, 1)));
+    assert!(matches!(outbox.offer_front(&many), (Next::Nothing, 0)));
+    assert_eq!(write(&outbox, 100).unwrap().0, framed(&["a long one"]));
+}
+
+#[test]
 fn a_conflating_outbox_keeps_the_newest_message() {
     let outbox = outbox(1, 1, true);
     offer(&outbox, "a", PLAIN);

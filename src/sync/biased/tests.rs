@@ -53,8 +53,8 @@ fn a_thread_that_comes_back_alone_becomes_the_favourite_until_another_comes() {
         assert_eq!(favourite(&lock), NOBODY, "not yet");
     }
     drop(lock.lock());
-    assert_eq!(favourite(&lock), thread_number());
-    assert!(lock.lock().door.is_none(), "it needs no door");
+    assert_eq!(favourite(&lock) / PLACES as u64, thread_number());
+    assert!(matches!(lock.lock().way, Way::Favour(_)), "it needs no door");
     let other = Arc::clone(&lock);
     thread::spawn(move || drop(other.lock())).join().unwrap();
     assert_eq!(favourite(&lock), NOBODY);
@@ -70,7 +70,7 @@ fn a_thread_waits_while_the_favourite_is_inside() {
     let lock = Arc::new(Biased::with_patience(Vec::new(), 1));
     drop(lock.lock());
     let mut inside = lock.lock();
-    assert!(inside.door.is_none());
+    assert!(matches!(inside.way, Way::Favour(_)));
     let other = Arc::clone(&lock);
     let waits = thread::spawn(move || other.lock().push("other"));
     // The favour is gone before the other thread begins to wait for this one.
@@ -93,6 +93,26 @@ fn a_favourite_that_enters_twice_is_refused() {
     drop(lock.lock());
     let _inside = lock.lock();
     drop(lock.lock());
+}
+
+#[test]
+fn a_thread_that_finds_no_place_goes_by_the_door() {
+    if !barrier::is_there() {
+        return;
+    }
+    let lock = Arc::new(Biased::with_patience(0, 1));
+    for _ in 0..=PLACES {
+        let other = Arc::clone(&lock);
+        let twice = move || (0..2).for_each(|_| *other.lock() += 1);
+        thread::spawn(twice).join().unwrap();
+        // It does not pay, and the patience grows; what counts here is who has a place.
+        lock.door.lock().unwrap().patience = 1;
+    }
+    assert_eq!(*lock.lock(), 2 * (PLACES + 1));
+    let places = lock.door.lock().unwrap().places;
+    assert!(places.iter().all(|&owner| owner != NOBODY && owner != thread_number()));
+    drop(lock.lock());
+    assert_eq!(lock.favourite.load(Ordering::Relaxed), NOBODY);
 }
 
 #[test]

@@ -1,0 +1,91 @@
+//! What a quick publisher gathers for several subscribers (invariant O6): nothing of it is lost, whoever leaves and however
+//! small the marks are.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation fails the test")]
+
+mod harness;
+
+use harness::{SOON, TRANSPORTS, endpoint, send_until_blocked};
+use peermq::{Context, Pub, Socket, Sub};
+
+const MANY: usize = 1_000_000;
+
+/// Two subscribers to everything, which read as fast as the reactor.
+fn two_subscribers(context: &Context, publisher: &Socket<Pub>) -> [Socket<Sub>; 2] {
+    let subscribers = [(); 2].map(|()| {
+        let builder = context.subscribe().topic("").recv_hwm(MANY);
+        builder.connect(endpoint(publisher)).unwrap()
+    });
+    publisher.wait_for_subscribers(2, SOON).unwrap();
+    subscribers
+}
+
+fn publish_numbers(publisher: &Socket<Pub>, count: usize) {
+    (0..count).for_each(|number| publisher.send(number.to_string()).unwrap());
+}
+
+fn assert_hears_numbers(subscriber: &Socket<Sub>, count: usize) {
+    for number in 0..count {
+        assert_eq!(subscriber.recv_timeout(SOON).unwrap().to_text(), number.to_string());
+    }
+}
+
+#[test]
+fn a_quick_publisher_drops_nothing_while_its_subscribers_keep_up() {
+    for transport in TRANSPORTS {
+        for hwm in [1_000, 100] {
+            let context = Context::new();
+            let publisher = context.publish().send_hwm(hwm).bind(transport.fresh()).unwrap();
+            let subscribers = two_subscribers(&context, &publisher);
+            publish_numbers(&publisher, 2_000);
+            subscribers.iter().for_each(|subscriber| assert_hears_numbers(subscriber, 2_000));
+            assert_eq!(publisher.stats().dropped_hwm, 0);
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_is_disconnected_gets_what_was_published_before() {
+    for transport in TRANSPORTS {
+        let context = Context::new();
+        let subscribers = [(); 2].map(|()| {
+            context.subscribe().topic("").recv_hwm(MANY).bind(transport.fresh()).unwrap()
+        });
+        let publisher = context.publish().connect(endpoint(&subscribers[0])).unwrap();
+        publisher.connect(endpoint(&subscribers[1])).unwrap();
+        publisher.wait_for_subscribers(2, SOON).unwrap();
+        publish_numbers(&publisher, 100);
+        publisher.disconnect(endpoint(&subscribers[1])).unwrap();
+        subscribers.iter().for_each(|subscriber| assert_hears_numbers(subscriber, 100));
+    }
+}
+
+#[test]
+fn peers_of_an_endpoint_that_is_unbound_get_what_was_published_before() {
+    for transport in TRANSPORTS {
+        let context = Context::new();
+        let publisher = context.publish().bind(transport.fresh()).unwrap();
+        let subscribers = two_subscribers(&context, &publisher);
+        publish_numbers(&publisher, 100);
+        publisher.unbind(endpoint(&publisher)).unwrap();
+        subscribers.iter().for_each(|subscriber| assert_hears_numbers(subscriber, 100));
+    }
+}
+
+#[test]
+fn a_publisher_that_must_not_drop_asks_every_peer_for_room_that_it_sent_to_alone() {
+    for transport in TRANSPORTS {
+        let context = Context::new();
+        let publisher = context.publish().no_drop(true).bind(transport.fresh()).unwrap();
+        let all = context.subscribe().topic("").recv_hwm(1);
+        let _all = all.connect(endpoint(&publisher)).unwrap();
+        let xs = context.subscribe().topic("x").recv_hwm(MANY);
+        let _xs = xs.connect(endpoint(&publisher)).unwrap();
+        publisher.wait_for_subscribers(2, SOON).unwrap();
+        (0..3).for_each(|_| publisher.send("x").unwrap());
+        // To one of them alone, until it is full.
+        send_until_blocked(0, |number, moment| publisher.send_timeout(number, moment));
+        let accepted = (0..50).take_while(|_| publisher.try_send("x").is_ok()).count();
+        assert_eq!((accepted, publisher.stats().dropped_hwm), (0, 0));
+    }
+}
