@@ -128,7 +128,9 @@ fn readers_and_workers_pass_over_what_compaction_left_out() {
         let (key, value) = (format!("k{}", n % 4), format!("{n:090}"));
         topic.append(NewRecord::new(&value).key(&key)).unwrap().wait().unwrap();
     }
-    assert!(log.maintain().unwrap().compacted_records > 20);
+    // A pass of the log's own thread may have come first.
+    log.maintain().unwrap();
+    assert!(topic.describe_partition(0).unwrap().compacted_records > 20);
     let there: Vec<i64> =
         topic.read(0, Position::Earliest).unwrap().map(|record| record.unwrap().offset).collect();
     assert!(there.len() < 20 && there.last() == Some(&39), "{there:?}");
