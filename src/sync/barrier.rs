@@ -68,7 +68,8 @@ mod system {
     }
 }
 
-/// Lets the thread run that this one waits for, also one of lower priority.
+/// Lets the thread run that this one waits for, also one of lower priority. There is no event to wait for: a favourite leaves
+/// with a plain store and looks for nobody, and that is all that makes it a favourite.
 #[cfg(not(loom))]
 pub(super) fn pause(looks: u32) {
     const YIELDS: u32 = 100;
