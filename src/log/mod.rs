@@ -404,7 +404,10 @@ impl Log {
     /// # Errors
     /// The first failure; the log is closed anyway, and recovers when it is opened next.
     pub fn close(self) -> Result<(), LogError> {
-        self.inner.close()
+        let closed = self.inner.close();
+        // Members that own nothing wait for nothing else.
+        self.inner.nudge_groups();
+        closed
     }
 }
 

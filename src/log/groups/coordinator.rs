@@ -88,6 +88,13 @@ impl Coordinator {
         self.members.values().flat_map(|member| member.topics.iter().cloned()).collect()
     }
 
+    /// A member was there at this moment, whatever its heartbeats say.
+    pub(super) fn heard(&mut self, id: &str, at_ms: i64) {
+        if let Some(member) = self.members.get_mut(id) {
+            member.heard_ms = member.heard_ms.max(at_ms);
+        }
+    }
+
     /// Takes a heartbeat, or lets a member join. `shape` tells what topics exist.
     ///
     /// # Errors

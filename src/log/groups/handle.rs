@@ -129,7 +129,7 @@ impl Group {
         }
         let mut state = lock(&self.cell.state);
         let now_ms = self.log.steady_ms();
-        let reply = self.cell.coordinate(&mut state, |coordinator| {
+        let reply = self.cell.coordinate(&mut state, now_ms, |coordinator| {
             coordinator.heartbeat(now_ms, &request, |topic| self.log.shape(topic))
         });
         let version = self.cell.version();
@@ -148,7 +148,7 @@ impl Group {
         self.log.shared.check()?;
         let mut state = lock(&self.cell.state);
         let now_ms = self.log.steady_ms();
-        self.cell.coordinate(&mut state, |coordinator| coordinator.leave(now_ms, member));
+        self.cell.coordinate(&mut state, now_ms, |coordinator| coordinator.leave(now_ms, member));
         self.log.persist_generation(&self.cell, &mut state)
     }
 
@@ -223,7 +223,7 @@ impl Group {
         let offsets = self.offsets()?;
         let mut state = lock(&self.cell.state);
         let now_ms = self.log.steady_ms();
-        self.cell.coordinate(&mut state, |coordinator| coordinator.expire(now_ms));
+        self.cell.coordinate(&mut state, now_ms, |coordinator| coordinator.expire(now_ms));
         if self.log.shared.check().is_ok() {
             self.log.persist_generation(&self.cell, &mut state)?;
         }

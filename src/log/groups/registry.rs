@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::coordinator::{Coordinator, TopicShape};
+use super::member::presence::Presence;
 use super::offsets::Table;
 use super::records::{Key, decode_generation, decode_offset, encode_generation, encode_offset};
 use super::types::{Committed, Fencing, OffsetCommit, TopicPartition};
@@ -55,6 +56,9 @@ pub(super) struct GroupCell {
     version: AtomicU64,
     /// Those members, while they wait for records.
     pub(super) waiting: Waiters,
+    /// All members in this process, by the number under which they wait: id, and whether they do. Taken after the group's
+    /// lock.
+    pub(super) present: Mutex<BTreeMap<u64, (String, Arc<Presence>)>>,
 }
 
 /// What a group's lock guards.
@@ -94,6 +98,7 @@ impl GroupCell {
             state: Mutex::default(),
             version: AtomicU64::new(0),
             waiting: Waiters::default(),
+            present: Mutex::default(),
         })
     }
 
@@ -107,12 +112,17 @@ impl GroupCell {
         self.waiting.wake_all();
     }
 
-    /// Runs an operation on the coordinator, and nudges the members if it changed something for them.
+    /// Runs an operation on the coordinator, which hears of members that wait here first, and nudges the members if it
+    /// changed something for them.
     pub(super) fn coordinate<T>(
         &self,
         state: &mut GroupState,
+        now_ms: i64,
         run: impl FnOnce(&mut Coordinator) -> T,
     ) -> T {
+        for (member, presence) in lock(&self.present).values() {
+            state.coordinator.heard(member, presence.seen_ms(now_ms));
+        }
         let before = state.coordinator.changes();
         let result = run(&mut state.coordinator);
         if state.coordinator.changes() != before {
@@ -145,13 +155,13 @@ impl GroupCell {
         match committer {
             Committer::Member(member, generation) => {
                 let partitions = offsets.iter().map(|one| (one.topic.as_str(), one.partition));
-                let checked = self.coordinate(state, |coordinator| {
+                let checked = self.coordinate(state, now_ms, |coordinator| {
                     coordinator.check_commit(now_ms, member, generation, partitions)
                 });
                 checked.map_err(|why| self.fenced(member, generation, why))
             }
             Committer::Nobody => {
-                self.coordinate(state, |coordinator| coordinator.expire(now_ms));
+                self.coordinate(state, now_ms, |coordinator| coordinator.expire(now_ms));
                 match state.coordinator.members() {
                     0 => Ok(()),
                     members => Err(LogError::GroupNotEmpty { group: self.name.clone(), members }),

@@ -1,0 +1,136 @@
+//! Members of groups that wait as tasks, without a runtime; in the process that has the log open.
+
+#![cfg(feature = "log")]
+#![allow(clippy::unwrap_used, reason = "a failed expectation fails the test")]
+
+mod harness;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use harness::futures::{Task, block_on};
+use peermq::log::storage::MemoryStorage;
+use peermq::log::{
+    Group, GroupEvent, Level, Log, LogError, ManualClock, MemberOptions, Polled, Position,
+    TopicOptions,
+};
+
+const SESSION: Duration = Duration::from_secs(10);
+const SESSION_MS: i64 = 10_000;
+
+/// A log with a topic `t` of two partitions, on a clock that only the test moves.
+fn fresh() -> (Log, Group, Arc<ManualClock>) {
+    let clock = Arc::new(ManualClock::new(1_000));
+    let options = Log::options().storage(Arc::new(MemoryStorage::new())).linger(None);
+    let log = options.clock(clock.clone()).open("/log").unwrap();
+    log.create_topic("t", TopicOptions::default().partitions(2)).unwrap();
+    let group = log.group("g").unwrap();
+    (log, group, clock)
+}
+
+fn options() -> MemberOptions {
+    MemberOptions::new(["t"]).session_timeout(SESSION)
+}
+
+/// Nobody waits for its ticket: whoever waits for the record has it written.
+fn append(log: &Log, partition: u32, value: &str) {
+    drop(log.topic("t").unwrap().append_to(partition, Level::Buffered, value).unwrap());
+}
+
+fn values(polled: &Polled) -> Vec<String> {
+    let value = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    polled.records.iter().map(|one| value(one.record.value.as_deref().unwrap())).collect()
+}
+
+#[test]
+fn a_task_that_waits_for_its_member_is_woken_by_records_and_by_the_group() {
+    let (log, group, _clock) = fresh();
+    let mut member = group.join(options()).unwrap();
+    let first = block_on(member.poll_async()).unwrap();
+    assert!(matches!(&first.events[..], [GroupEvent::Assigned(both)] if both.len() == 2));
+    let task = Task::pending(member.poll_async());
+    append(&log, 1, "x");
+    assert_eq!(values(&task.finish().unwrap()), ["x"]);
+    let task = Task::pending(member.poll_async());
+    let other = group.join(options()).unwrap();
+    let events = task.finish().unwrap().events;
+    assert!(matches!(&events[..], [GroupEvent::Revoked(one)] if one.len() == 1), "{events:?}");
+    drop(other);
+}
+
+#[test]
+fn a_task_that_waits_for_durable_records_has_them_made_durable() {
+    let (log, group, _clock) = fresh();
+    let mut member = group.join(options().durable_only(true)).unwrap();
+    block_on(member.poll_async()).unwrap();
+    let task = Task::pending(member.poll_async());
+    append(&log, 0, "nobody else waits for this");
+    assert_eq!(task.finish().unwrap().records.len(), 1);
+}
+
+#[test]
+fn a_poll_that_is_dropped_loses_neither_records_nor_what_it_gave_up() {
+    let (log, group, _clock) = fresh();
+    let mut member = group.join(options()).unwrap();
+    block_on(member.poll_async()).unwrap();
+    let mut task = Task::pending(member.poll_async());
+    append(&log, 0, "a");
+    task.wait_woken();
+    drop(task);
+    append(&log, 0, "b");
+    log.sync().unwrap();
+    assert_eq!(values(&block_on(member.poll_async()).unwrap()), ["a", "b"]);
+
+    let mut other = group.join(options()).unwrap();
+    let told = block_on(member.poll_async()).unwrap();
+    assert!(matches!(&told.events[..], [GroupEvent::Revoked(_)]));
+    member.commit().unwrap();
+    // This one gives it up, and says so, though it ends here.
+    drop(Task::pending(member.poll_async()));
+    let got = block_on(other.poll_async()).unwrap();
+    assert!(matches!(&got.events[..], [GroupEvent::Assigned(one)] if one.len() == 1));
+    assert_eq!(member.assigned().len(), 1);
+}
+
+#[test]
+fn who_waits_is_not_silent_but_who_was_woken_and_does_nothing_is() {
+    let (log, group, clock) = fresh();
+    let mut member = group.join(options()).unwrap();
+    block_on(member.poll_async()).unwrap();
+    let members = || group.describe().unwrap().members.len();
+    let task = Task::pending(member.poll_async());
+    clock.advance(100 * SESSION_MS);
+    assert_eq!(members(), 1, "there was nothing for it to do");
+    clock.advance(SESSION_MS);
+    append(&log, 0, "x");
+    log.sync().unwrap();
+    task.wait_woken();
+    clock.advance(SESSION_MS);
+    assert_eq!(members(), 1, "its session began when it was woken");
+    clock.advance(1);
+    assert_eq!(members(), 0);
+    drop(task);
+    assert!(matches!(member.commit(), Err(LogError::MemberFenced { .. })));
+    let polled = block_on(member.poll_async()).unwrap();
+    assert!(matches!(&polled.events[..], [GroupEvent::Lost(_), GroupEvent::Assigned(_)]));
+    assert_eq!(values(&polled), ["x"]);
+    let task = Task::pending(member.poll_async());
+    clock.advance(SESSION_MS);
+    drop(task);
+    clock.advance(SESSION_MS);
+    assert_eq!(members(), 1, "its session goes on when it waits no more");
+    clock.advance(1);
+    assert_eq!(members(), 0);
+}
+
+#[test]
+fn a_task_that_waits_ends_with_the_log() {
+    let (log, group, _clock) = fresh();
+    let mut owner = group.join(options().start(Position::Latest)).unwrap();
+    let mut idle = group.join(MemberOptions::new(["nothing"]).session_timeout(SESSION)).unwrap();
+    block_on(owner.poll_async()).unwrap();
+    let (owner, idle) = (Task::pending(owner.poll_async()), Task::pending(idle.poll_async()));
+    log.close().unwrap();
+    assert!(matches!(owner.finish(), Err(LogError::Closed)));
+    assert!(matches!(idle.finish(), Err(LogError::Closed)));
+}
