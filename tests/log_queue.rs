@@ -401,3 +401,27 @@ fn work_goes_on_over_the_restart_of_the_server() {
     rest.truncate(3);
     worker.ack(&ids(&rest)).unwrap();
 }
+
+#[test]
+fn partitions_that_are_added_are_worked_on_without_opening_the_queue_anew() {
+    let (storage, clock, log) = fresh(1);
+    let opened = queue(&log, DurableQueue::options().start(Position::Latest));
+    append(&log, 0..1);
+    let got = opened.acquire(1, LOCK, SOON).unwrap();
+    opened.ack(&ids(&got)).unwrap();
+    let waiter = opened.clone();
+    let waiting = thread::spawn(move || waiter.acquire(1, LOCK, SOON).unwrap());
+    wait_until("the worker waits", || opened.stats().waiting == 1);
+    let topic = log.alter_topic("jobs", TopicOptions::default().partitions(3)).unwrap();
+    topic.append_to(2, Level::Durable, "7").unwrap().wait().unwrap();
+    let got = waiting.join().unwrap();
+    assert_eq!((jobs(&got), got[0].id.partition), (vec![7], 2));
+    opened.ack(&ids(&got)).unwrap();
+    topic.append_to(1, Level::Durable, "8").unwrap().wait().unwrap();
+    assert_eq!(jobs(&opened.acquire(9, LOCK, NOW).unwrap()), [8]);
+    drop((opened, topic, log));
+    // It remembers what was done in them, and what was not.
+    let log = open(&storage, &clock);
+    let again = queue(&log, DurableQueue::options()).acquire(9, LOCK, NOW).unwrap();
+    assert_eq!((jobs(&again), again[0].id.attempt), (vec![8], 2));
+}

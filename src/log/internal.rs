@@ -81,6 +81,8 @@ impl LogInner {
         let _turn = self.settle_transactions()?;
         let altered = self.alter_topic(name, options)?;
         self.nudge_groups();
+        // Queues wait for records of the partitions that they know; there may be more now.
+        altered.partitions.iter().for_each(|partition| partition.followers.wake_all());
         Ok(altered)
     }
 

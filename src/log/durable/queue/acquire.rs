@@ -112,12 +112,9 @@ impl Acquiring {
 
     /// Registers for whatever a partition gets.
     fn watch(&mut self, waker: &Waker) {
-        if self.watches.is_empty() {
-            let partitions = &self.queue.inner.topic.inner.partitions;
-            let watch = |partition: &std::sync::Arc<_>| {
-                Watch::new(std::sync::Arc::clone(partition), Level::Durable)
-            };
-            self.watches = partitions.iter().map(watch).collect();
+        let topic = self.queue.state().topic.inner.clone();
+        for partition in topic.partitions.iter().skip(self.watches.len()) {
+            self.watches.push(Watch::new(partition.clone(), Level::Durable));
         }
         self.watches.iter().for_each(|watch| watch.register(waker));
     }

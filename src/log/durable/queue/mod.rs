@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use self::core::{Core, Lease, Spot};
+use self::core::{Core, Lease, Remembered, Spot};
 pub(in crate::log) use acquire::Acquiring;
 use journal::Journal;
 pub use options::QueueOptions;
@@ -172,6 +172,8 @@ struct Inner {
 /// dead letters, and when the journal is cut.
 #[derive(Debug)]
 struct State {
+    /// With all partitions that the queue reads.
+    topic: Topic,
     core: Core,
     journal: Journal,
     readers: Vec<Reader>,
@@ -215,6 +217,7 @@ impl DurableQueue {
             journal.everything(core.remembered())?;
         }
         let state = State {
+            topic: topic.clone(),
             core,
             journal,
             readers,
@@ -418,8 +421,32 @@ impl State {
         Ok(deliveries)
     }
 
+    /// Takes up partitions that the topic got meanwhile, from their beginning, whatever the queue began with: they came
+    /// after it.
+    fn take_up(&mut self) -> Result<(), LogError> {
+        // The options are those of all handles, however old.
+        if self.topic.options().partitions as usize <= self.readers.len() {
+            return Ok(());
+        }
+        let (log, name) = (&self.topic.log, self.topic.name());
+        let now = log.find_topic(name).filter(|topic| topic.id == self.topic.inner.id);
+        // A topic that is deleted has no more of them.
+        let Some(inner) = now else { return Ok(()) };
+        let topic = Topic { inner, log: log.clone() };
+        for partition in self.topic.partitions()..topic.partitions() {
+            let earliest = topic.offset_of(partition, Position::Earliest)?;
+            let reader = topic.read(partition, Position::Offset(earliest))?.durable_only();
+            self.stats.missed += u64::try_from(earliest).unwrap_or_default();
+            self.core.open(partition, Remembered { floor: earliest, ..Remembered::default() });
+            self.readers.push(reader);
+        }
+        self.topic = topic;
+        Ok(())
+    }
+
     /// Reads on as far as the windows go.
     fn fill(&mut self) -> Result<(), LogError> {
+        self.take_up()?;
         for reader in &mut self.readers {
             let partition = reader.partition_number();
             while self.core.wants(partition).is_some() {
