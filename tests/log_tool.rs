@@ -206,6 +206,25 @@ fn a_server_takes_records_and_hands_them_out_and_its_end_loses_nothing() {
 }
 
 #[test]
+fn a_server_that_is_told_to_end_closes_the_log() {
+    for signal in ["-INT", "-TERM"] {
+        let (_directory, log) = created(&format!("end{signal}"), "1");
+        let mut server = Server::of(&log, "tcp://127.0.0.1:0");
+        let arguments = ["append", "--connect", &server.endpoint, "t", "--acks"];
+        assert_eq!(ok(run_with(b"x\n", &arguments)), "0 0\n");
+        let clean = Path::new(&log).join(".kafka_cleanshutdown");
+        assert!(!clean.exists());
+        let number = server.child.id().to_string();
+        assert!(
+            std::process::Command::new("kill").args([signal, &number]).status().unwrap().success()
+        );
+        assert_eq!(server.child.wait().unwrap().code(), Some(0));
+        assert!(clean.exists(), "it is closed in order");
+        assert_eq!(ok(run(&["tail", &log, "t"])), "0\t0\t\tx\n");
+    }
+}
+
+#[test]
 fn groups_are_shown_with_what_they_have_committed() {
     let (_directory, log) = created("groups", "2");
     assert_eq!(ok(run(&["groups", &log])), "");
