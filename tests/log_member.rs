@@ -73,7 +73,7 @@ fn a_poll_that_is_dropped_loses_neither_records_nor_what_it_gave_up() {
     let (log, group, _clock) = fresh();
     let mut member = group.join(options()).unwrap();
     block_on(member.poll_async()).unwrap();
-    let mut task = Task::pending(member.poll_async());
+    let task = Task::pending(member.poll_async());
     append(&log, 0, "a");
     task.wait_woken();
     drop(task);

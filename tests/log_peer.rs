@@ -370,7 +370,7 @@ fn raw(context: &Context, endpoint: &Endpoint) -> Socket<Dealer> {
 
 /// The head of a fetch from the beginning of partition 0.
 fn fetch(correlation: u64, topic: &str, wait_ms: u32) -> Vec<u8> {
-    let mut head = vec![1, 3];
+    let mut head = vec![2, 3];
     head.extend(correlation.to_be_bytes());
     head.extend((topic.len() as u32).to_be_bytes());
     head.extend(topic.as_bytes());
@@ -435,7 +435,7 @@ fn messages_that_are_no_requests_are_refused_and_the_server_goes_on() {
     raw.send(Message::from("")).unwrap();
     raw.send(Message::from("nonsense")).unwrap();
     let mut foreign = fetch(5, "t", 0);
-    foreign[0] = 2;
+    foreign[0] = 1;
     let mut cut = fetch(6, "t", 0);
     cut.pop();
     let code = |message: Message| {

@@ -120,8 +120,8 @@ pub use maintenance::Maintained;
 pub use options::{BATCH_BYTES_MAX, Level, TopicOptions};
 pub use peer::{
     AppendTicket, LogClient, LogClientOptions, LogServer, LogServerOptions, LogServerStats,
-    Malformed, PeerError, RemoteCode, RemoteError, RemoteGroup, RemotePartition, RemoteQueue,
-    RemoteReader, RemoteTopic,
+    Malformed, MemberFencing, PeerError, RemoteCode, RemoteError, RemoteGroup, RemoteMember,
+    RemotePartition, RemoteQueue, RemoteReader, RemoteTopic, RemoteTransaction,
 };
 pub use read::{Follow, LogRecord, Position, ReadBatch, Reader};
 pub use topic::{PartitionDescription, Topic, TopicDescription};

@@ -206,8 +206,8 @@ impl Topic {
     /// log. A batch whose producer sent it before is not appended again; the ticket has the offsets it got then.
     ///
     /// # Errors
-    /// `BadBatch`, `OutOfSequence`, `Fenced`, and as [`append_to`](Self::append_to); `Invalid` for the producer id that the
-    /// log uses itself, `i64::MAX`.
+    /// `BadBatch`, `OutOfSequence`, `Fenced`, and as [`append_to`](Self::append_to); `Invalid` for a producer id that is for
+    /// transactions, from 2^62 on.
     pub fn append_batch(
         &self,
         partition: u32,

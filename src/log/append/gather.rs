@@ -363,7 +363,7 @@ impl Partition {
 }
 
 /// Refuses batches that a log of our own could not have encoded.
-fn check_foreign(batch: &[u8]) -> Result<(), crate::log::format::FormatError> {
+pub(in crate::log) fn check_foreign(batch: &[u8]) -> Result<(), crate::log::format::FormatError> {
     use crate::log::format::batch::DECOMPRESSED_BYTES_MAX;
     use crate::log::format::{Fault, Field, FormatError};
     let invalid = |field, found: i64| {

@@ -115,7 +115,7 @@ impl Group {
     }
 
     /// As [`heartbeat`](Self::heartbeat); also returns the group's version that the reply is of.
-    pub(super) fn heartbeat_at(
+    pub(in crate::log) fn heartbeat_at(
         &self,
         mut request: HeartbeatRequest,
     ) -> Result<(HeartbeatReply, u64), LogError> {

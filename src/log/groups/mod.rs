@@ -15,12 +15,16 @@ mod records;
 mod registry;
 mod signal;
 mod types;
+mod watch;
 
 pub use handle::{CommitTicket, Group};
+pub(in crate::log) use member::lanes::Lanes;
 pub use member::{GroupMember, MemberOptions};
 pub(in crate::log) use registry::{Committer, Groups};
+pub(in crate::log) use signal::Signal;
 pub use types::{
     Committed, Fencing, GroupDescription, GroupEvent, GroupOffset, GroupRecord, HeartbeatReply,
     HeartbeatRequest, MemberDescription, Membership, OffsetCommit, Polled, Strategy,
     TopicPartition,
 };
+pub(in crate::log) use watch::GroupWatch;

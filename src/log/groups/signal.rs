@@ -9,19 +9,19 @@ use crate::transport::now;
 
 /// Counts calls, and lets a thread wait for the next.
 #[derive(Debug, Default)]
-pub(super) struct Signal {
+pub(in crate::log) struct Signal {
     count: Mutex<u64>,
     called: Condvar,
 }
 
 impl Signal {
     /// Calls so far.
-    pub(super) fn count(&self) -> u64 {
+    pub(in crate::log) fn count(&self) -> u64 {
         *lock(&self.count)
     }
 
     /// Waits until there were more calls than `seen`, or until a moment.
-    pub(super) fn wait(&self, seen: u64, until: Option<Instant>) {
+    pub(in crate::log) fn wait(&self, seen: u64, until: Option<Instant>) {
         let mut count = lock(&self.count);
         while *count == seen {
             let left = until.map(|until| until.saturating_duration_since(now()));

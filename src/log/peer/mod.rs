@@ -8,8 +8,8 @@ pub(in crate::log) mod watch;
 
 pub(in crate::log) use client::records::records_of;
 pub use client::{
-    AppendTicket, LogClient, LogClientOptions, PeerError, RemoteGroup, RemotePartition,
-    RemoteQueue, RemoteReader, RemoteTopic,
+    AppendTicket, LogClient, LogClientOptions, PeerError, RemoteGroup, RemoteMember,
+    RemotePartition, RemoteQueue, RemoteReader, RemoteTopic, RemoteTransaction,
 };
-pub use protocol::{Malformed, RemoteCode, RemoteError};
+pub use protocol::{Malformed, MemberFencing, RemoteCode, RemoteError};
 pub use server::{LogServer, LogServerOptions, LogServerStats};

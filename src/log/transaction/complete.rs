@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::Turn;
 use super::intent::{Part, Record};
-use super::{PRODUCER, Turn};
 use crate::log::LogInner;
 use crate::log::error::{Damage, LogError};
 use crate::log::format::BatchHeader;
@@ -111,13 +111,18 @@ fn is_there(partition: &Arc<Partition>, from: i64, sought: &BatchHeader) -> Resu
     let from = from.clamp(partition.log_start(), partition.written_end());
     let mut reader = Reader::new(partition.clone(), Position::Offset(from))?;
     while let Some(batch) = reader.next_batch()? {
-        let found = batch.batch().header();
-        let sequences = |header: &BatchHeader| {
-            (header.producer_epoch, header.base_sequence, header.last_sequence())
-        };
-        if found.producer_id == PRODUCER && sequences(found) == sequences(sought) {
+        if is_same(batch.batch().header(), sought) {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Whether two batches have the same number of the same producer.
+pub(super) fn is_same(one: &BatchHeader, other: &BatchHeader) -> bool {
+    let number = |header: &BatchHeader| {
+        let sequences = (header.base_sequence, header.last_sequence());
+        (header.producer_id, header.producer_epoch, sequences)
+    };
+    number(one) == number(other)
 }

@@ -11,6 +11,7 @@
 //! One transaction is under way at a time: it has the *turn*, a lock before all others.
 
 mod complete;
+mod given;
 mod intent;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -28,6 +29,7 @@ use super::partition::producers::after;
 use super::topic::TopicInner;
 use super::{Log, LogInner};
 use crate::sync::{Mutex, MutexGuard, lock};
+pub(super) use given::{GIVEN, Given};
 use intent::{Part, encode_intent, encode_mark};
 
 /// The producer of all batches of transactions: by its sequence numbers a part is known that is there already.
@@ -274,11 +276,11 @@ fn part(
     })
 }
 
-/// Refuses batches that say they are from the producer of transactions.
+/// Refuses batches that say they are from a producer of transactions.
 pub(super) fn check_users_batch(batch: &[u8]) -> Result<(), LogError> {
     match BatchHeader::decode(batch) {
-        Ok(header) if header.producer_id == PRODUCER => {
-            let reason = format!("{PRODUCER} is the log's own");
+        Ok(header) if header.producer_id >= GIVEN => {
+            let reason = format!("those from {GIVEN} on are for transactions");
             Err(LogError::Invalid { what: "producer id", reason })
         }
         // What is wrong with it otherwise is found by who appends it.

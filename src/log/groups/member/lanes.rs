@@ -78,13 +78,17 @@ impl<R> Lanes<R> {
     pub(in crate::log) fn lose(&mut self, mut lost: impl FnMut(&Lane<R>) -> bool) {
         let gone = self.lanes.iter().filter(|(_, lane)| lost(lane));
         let gone: Vec<TopicPartition> = gone.map(|(partition, _)| partition.clone()).collect();
-        if gone.is_empty() {
-            return;
-        }
+        self.lose_named(gone);
+    }
+
+    /// Lets go of these, which are not there any more.
+    pub(in crate::log) fn lose_named(&mut self, gone: Vec<TopicPartition>) {
         for partition in &gone {
             self.lanes.remove(partition);
         }
-        self.events.push(GroupEvent::Lost(gone));
+        if !gone.is_empty() {
+            self.events.push(GroupEvent::Lost(gone));
+        }
     }
 
     /// Does what the coordinator says; `open` makes the source of a partition, if it is there. Returns whether the

@@ -4,6 +4,8 @@
 //! A *session* is the life of one connection. A request remembers in which session it was sent; the thread of the client
 //! sends what was not sent in the present one. Requests are made so that the server can do them twice.
 
+mod pending;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::member::{Beat, Beaten};
 use super::{Core, PeerError};
 use crate::context::Context;
 use crate::error::{SendError, SetupError};
@@ -27,6 +30,7 @@ use crate::pattern::Dealer;
 use crate::socket::{SendFuture, Socket};
 use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 use crate::transport::{Endpoint, now};
+pub(super) use pending::{Pending, Slot};
 
 /// Calls in flight, appends of records not counted. The server takes more.
 const CALLS_MAX: usize = 64;
@@ -80,66 +84,18 @@ struct Call {
 /// Where the answer goes.
 #[derive(Debug, Clone)]
 pub(super) enum Sink {
-    /// To somebody who waits, or will.
+    /// To somebody who waits, or will, and counts among the calls in flight.
     Slot(Arc<Slot>),
+    /// To a task, which does not count: it must not wait for others before it can ask.
+    Task(Arc<Slot>),
+    /// To a member of a group.
+    Beat(Arc<Beat>, Beaten),
     /// To the batches of a partition.
     Lane(super::producer::LaneKey),
     /// Nobody waits any more for the deliveries of this queue: they go back.
     GiveBack(String),
     /// Nowhere.
     Nobody,
-}
-
-/// A place for one answer.
-#[derive(Debug, Default)]
-pub(super) struct Slot {
-    outcome: Mutex<Option<Result<Reply, PeerError>>>,
-    set: Condvar,
-}
-
-impl Slot {
-    fn set(&self, outcome: Result<Reply, PeerError>) {
-        *lock(&self.outcome) = Some(outcome);
-        self.set.notify_all();
-    }
-}
-
-/// A request that is under way. Dropped, its answer is of no interest any more.
-#[derive(Debug)]
-pub(super) struct Pending {
-    correlation: u64,
-    request: &'static str,
-    queue: Option<String>,
-    slot: Arc<Slot>,
-}
-
-impl Pending {
-    /// Waits for the answer.
-    pub(super) fn wait(self, core: &Core, deadline: Option<Instant>) -> Result<Reply, PeerError> {
-        if !self.wait_until(deadline) {
-            core.give_up(&self);
-        }
-        match lock(&self.slot.outcome).take() {
-            Some(outcome) => outcome,
-            None => Err(core.timed_out(self.request)),
-        }
-    }
-
-    /// Waits until there is an answer; false if the time is up.
-    pub(super) fn wait_until(&self, deadline: Option<Instant>) -> bool {
-        let mut outcome = lock(&self.slot.outcome);
-        while outcome.is_none() {
-            outcome = match deadline.map(|end| end.saturating_duration_since(now())) {
-                Some(left) if left.is_zero() => return false,
-                Some(left) => {
-                    let waited = self.slot.set.wait_timeout(outcome, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => self.slot.set.wait(outcome).unwrap_or_else(PoisonError::into_inner),
-            };
-        }
-        true
-    }
 }
 
 impl Link {
@@ -270,6 +226,32 @@ impl Core {
         Ok(Pending { correlation, request: request.name(), queue, slot })
     }
 
+    /// Puts a request of a task under way, at once.
+    pub(super) fn begin_task(
+        &self,
+        request: &Request,
+        body: Vec<Bytes>,
+    ) -> Result<Pending, PeerError> {
+        let state = lock(&self.link.state);
+        if state.closed {
+            return Err(self.closed());
+        }
+        let slot = Arc::new(Slot::default());
+        let sink = Sink::Task(Arc::clone(&slot));
+        let correlation = self.link.submit(state, request, body, sink);
+        Ok(Pending { correlation, request: request.name(), queue: None, slot })
+    }
+
+    /// Sends what a member of a group has to say. False if the client is closed.
+    pub(super) fn submit_beat(&self, request: &Request, beat: &Arc<Beat>, kind: Beaten) -> bool {
+        let state = lock(&self.link.state);
+        if state.closed {
+            return false;
+        }
+        self.link.submit(state, request, Vec::new(), Sink::Beat(Arc::clone(beat), kind));
+        true
+    }
+
     /// Sends the next batch of a partition. False if the client is closed.
     pub(super) fn submit_append(
         &self,
@@ -286,7 +268,7 @@ impl Core {
     }
 
     /// Sends what nobody waits for.
-    fn submit_aside(&self, request: &Request) {
+    pub(super) fn submit_aside(&self, request: &Request) {
         let state = lock(&self.link.state);
         if !state.closed {
             self.link.submit(state, request, Vec::new(), Sink::Nobody);
@@ -300,7 +282,12 @@ impl Core {
         match &pending.queue {
             // The server may be about to lock records for it.
             Some(queue) if call.sent_in > 0 => call.sink = Sink::GiveBack(queue.clone()),
-            _ => _ = state.calls.remove(&pending.correlation),
+            _ => {
+                let call = state.calls.remove(&pending.correlation);
+                if call.is_some_and(|call| !matches!(call.sink, Sink::Slot(_))) {
+                    return;
+                }
+            }
         }
         state.waited = state.waited.saturating_sub(1);
         drop(state);
@@ -314,8 +301,10 @@ impl Core {
         let calls = std::mem::take(&mut state.calls);
         drop(state);
         for call in calls.into_values() {
-            if let Sink::Slot(slot) = call.sink {
-                slot.set(Err(self.closed()));
+            match call.sink {
+                Sink::Slot(slot) | Sink::Task(slot) => slot.set(Err(self.closed())),
+                Sink::Beat(beat, kind) => self.beaten(&beat, kind, Err(self.closed())),
+                Sink::Lane(_) | Sink::GiveBack(_) | Sink::Nobody => {}
             }
         }
         self.fail_lanes();
@@ -347,7 +336,9 @@ impl Core {
             if closed {
                 return;
             }
-            if self.link.alarm.wait(retry_at).is_empty() {
+            let next = [retry_at, self.beat_if_due()].into_iter().flatten().min();
+            self.link.alarm.wait(next);
+            if retry_at.is_some_and(|retry_at| retry_at <= now()) {
                 let mut state = lock(&self.link.state);
                 (state.retry_at, state.unsent) = (None, true);
             }
@@ -421,11 +412,13 @@ impl Core {
         let request = call.request;
         let outcome: Result<Outcome, PeerError> =
             outcome.map_err(|reason| self.bad_answer(request, reason));
+        let flat = |outcome: Result<Outcome, PeerError>| match outcome {
+            Ok(outcome) => outcome.map_err(|error| self.refused(request, error)),
+            Err(error) => Err(error),
+        };
         match call.sink {
-            Sink::Slot(slot) => slot.set(match outcome {
-                Ok(outcome) => outcome.map_err(|error| self.refused(request, error)),
-                Err(error) => Err(error),
-            }),
+            Sink::Slot(slot) | Sink::Task(slot) => slot.set(flat(outcome)),
+            Sink::Beat(beat, kind) => self.beaten(&beat, kind, flat(outcome)),
             Sink::Lane(lane) => self.append_done(&lane, outcome),
             Sink::GiveBack(queue) => self.give_back(queue, outcome),
             Sink::Nobody => {}

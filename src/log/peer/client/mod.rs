@@ -6,35 +6,43 @@
 
 mod group;
 mod link;
+mod member;
 mod options;
 mod producer;
 mod queue;
 mod reader;
 pub(in crate::log) mod records;
+mod transaction;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::protocol::{
-    AlterTopic, Answer, Append, CreateTopic, DeleteTopic, DescribeTopic, Fetch, ListTopics,
-    NewProducer, Nothing, OffsetAt, RemoteCode, RemoteError, Reply, Request, TopicName, TopicSetup,
-    TopicState, Truncate, WirePosition,
+    AlterTopic, Answer, Append, CreateTopic, DeleteTopic, DescribeTopic, Fetch, ListGroups,
+    ListTopics, NewProducer, Nothing, OffsetAt, RemoteCode, RemoteError, Reply, Request, TopicName,
+    TopicSetup, TopicState, Truncate,
 };
 use crate::context::Context;
 use crate::error::SetupError;
 use crate::log::append::NewRecord;
+use crate::log::groups::Fencing;
 use crate::log::options::{Level, TopicOptions};
 use crate::log::read::Position;
+use crate::sync::Mutex;
 use crate::transport::{Endpoint, ToEndpoint, now};
 pub use group::RemoteGroup;
 use link::Link;
+use member::Beat;
+pub use member::RemoteMember;
 pub use options::LogClientOptions;
 pub use producer::AppendTicket;
 use producer::Producer;
 pub use queue::RemoteQueue;
 pub use reader::RemoteReader;
+pub use transaction::RemoteTransaction;
+use transaction::Transactor;
 
 /// Why a call to a log in another process failed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -90,6 +98,11 @@ impl PeerError {
         }
     }
 
+    /// Why a member of a group was refused, if one was.
+    pub fn fencing(&self) -> Option<&Fencing> {
+        self.remote().and_then(|error| error.fencing.as_ref()).map(|fencing| &fencing.why)
+    }
+
     /// Whether there was no answer in time.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Timeout { .. })
@@ -102,6 +115,10 @@ pub(super) struct Core {
     link: Link,
     producer: Producer,
     options: LogClientOptions,
+    /// Members of groups, for which the client's thread sends heartbeats.
+    beats: Mutex<Vec<Weak<Beat>>>,
+    /// Producers of transactions that no transaction uses now.
+    transactors: Mutex<Vec<Transactor>>,
 }
 
 #[derive(Debug)]
@@ -202,7 +219,8 @@ impl LogClient {
     ) -> Result<Self, SetupError> {
         let producer = Producer::default();
         let (link, monitor) = Link::open(context, endpoint, options.reconnect_interval)?;
-        let core = Arc::new(Core { link, producer, options });
+        let (beats, transactors) = (Mutex::default(), Mutex::default());
+        let core = Arc::new(Core { link, producer, options, beats, transactors });
         core.start_threads(monitor)?;
         core.link.connect(endpoint)?;
         Ok(Self { handle: Arc::new(Handle { core }) })
@@ -299,13 +317,10 @@ impl LogClient {
         partition: u32,
         position: Position,
     ) -> Result<i64, PeerError> {
-        let position = match position {
-            Position::Offset(offset) => return Ok(offset),
-            Position::Earliest => WirePosition::Earliest,
-            Position::Latest => WirePosition::Latest,
-            Position::Time(timestamp_ms) => WirePosition::Time(timestamp_ms),
-            Position::Committed(group) => WirePosition::Committed(group),
-        };
+        if let Position::Offset(offset) = position {
+            return Ok(offset);
+        }
+        let position = position.into();
         let core = self.core();
         let request = OffsetAt { topic: topic.to_owned(), partition, position };
         let reply = core.call(request.into(), Vec::new(), Duration::ZERO)?;
@@ -386,6 +401,21 @@ impl LogClient {
     /// A consumer group. Nothing is asked yet.
     pub fn group(&self, name: &str) -> RemoteGroup {
         RemoteGroup::new(self.clone(), name)
+    }
+
+    /// The names of all groups that have members, committed offsets or a past, sorted.
+    ///
+    /// # Errors
+    /// Any [`PeerError`].
+    pub fn groups(&self) -> Result<Vec<String>, PeerError> {
+        let core = self.core();
+        let reply = core.call(ListGroups(Nothing {}).into(), Vec::new(), Duration::ZERO)?;
+        answer_of!(core, "ListGroups", reply, GroupNames).map(|names| names.groups)
+    }
+
+    /// Starts to collect a transaction.
+    pub fn transaction(&self) -> RemoteTransaction {
+        RemoteTransaction::new(self.clone())
     }
 
     /// A queue that the server offers. Nothing is asked yet.

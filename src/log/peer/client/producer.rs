@@ -4,29 +4,25 @@
 //! and the server knows it. Its number is used up only when the server has it; after a refusal a new epoch begins, so
 //! that nobody has to know whether a batch that failed is there after all.
 
-use std::collections::{HashMap, VecDeque};
-use std::future::Future;
-use std::num::NonZeroU32;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+mod lane;
+mod target;
+mod ticket;
 
-use bytes::Bytes;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::records::unencodable;
 use super::{Core, PeerError, RemoteTopic};
 use crate::log::append::NewRecord;
-use crate::log::format::batch::set_producer;
-use crate::log::format::murmur2::partition_for_key;
-use crate::log::format::{self, BatchBuilder, BatchOptions, Codec};
 use crate::log::options::Level;
-use crate::log::peer::protocol::{
-    Answer, Append, DescribeTopic, Outcome, RemoteCode, Reply, TopicName,
-};
+use crate::log::peer::protocol::{Answer, DescribeTopic, Outcome, RemoteCode, Reply, TopicName};
 use crate::sync::{Condvar, Mutex, lock};
 use crate::transport::now;
+use lane::Lane;
+pub(super) use lane::after;
+pub(super) use target::Target;
+pub use ticket::AppendTicket;
 
 /// A partition, by topic and number.
 pub(super) type LaneKey = (Arc<str>, u32);
@@ -49,151 +45,6 @@ struct Lanes {
     /// Partitions with batches that could not be sent because too many others are in flight.
     waiting: VecDeque<LaneKey>,
     closed: bool,
-}
-
-/// A topic to append to.
-#[derive(Debug)]
-struct Target {
-    topic: Arc<str>,
-    partitions: u32,
-    level: Level,
-    codec: Codec,
-    batch_bytes: usize,
-    compact: bool,
-    /// Bytes of records without key: they go to one partition until a batch's worth has gone there.
-    unkeyed_bytes: AtomicU64,
-}
-
-/// The batches of one partition.
-#[derive(Debug)]
-struct Lane {
-    producer: i64,
-    epoch: i16,
-    sequence: i32,
-    open: Option<Open>,
-    closed: VecDeque<Batch>,
-    /// Bytes in `closed`.
-    closed_bytes: usize,
-    in_flight: Option<Batch>,
-    /// Whether the batch in flight has been numbered anew already.
-    renumbered: bool,
-}
-
-#[derive(Debug)]
-struct Open {
-    builder: BatchBuilder,
-    level: Level,
-    fate: Arc<Fate>,
-}
-
-/// A batch that is complete, but for its number.
-#[derive(Debug)]
-struct Batch {
-    bytes: Vec<u8>,
-    records: i32,
-    level: Level,
-    fate: Arc<Fate>,
-}
-
-/// What becomes of the records of a batch: the first offset, or an error.
-#[derive(Debug, Default)]
-struct Fate {
-    state: Mutex<FateState>,
-    set: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct FateState {
-    outcome: Option<Result<i64, PeerError>>,
-    wakers: Vec<Waker>,
-}
-
-impl Fate {
-    fn set(&self, outcome: Result<i64, PeerError>) {
-        let mut state = lock(&self.state);
-        state.outcome.get_or_insert(outcome);
-        let wakers = std::mem::take(&mut state.wakers);
-        drop(state);
-        self.set.notify_all();
-        wakers.into_iter().for_each(Waker::wake);
-    }
-}
-
-/// Tells when an append to a log in another process is done. Dropping it takes nothing back.
-#[derive(Debug)]
-#[must_use = "an append is only known to be done when its ticket was waited for"]
-pub struct AppendTicket {
-    core: Arc<Core>,
-    fate: Arc<Fate>,
-    partition: u32,
-    /// Offsets after the first one of the batch.
-    delta: i64,
-}
-
-impl AppendTicket {
-    /// The partition's number.
-    pub fn partition(&self) -> u32 {
-        self.partition
-    }
-
-    /// Whether waiting would not block.
-    pub fn is_done(&self) -> bool {
-        lock(&self.fate.state).outcome.is_some()
-    }
-
-    /// Waits until the append has its level, at most for the client's timeout; returns the offset.
-    ///
-    /// # Errors
-    /// `Timeout`: the append is still pursued, and its ticket lost; use [`wait_timeout`](Self::wait_timeout) to go on
-    /// waiting. `Refused`. After `Refused` with `Poisoned` or `Storage`, whether the record is there will be seen when
-    /// the log is opened anew.
-    pub fn wait(self) -> Result<i64, PeerError> {
-        match self.wait_until(self.core.deadline(Duration::ZERO))? {
-            Some(offset) => Ok(offset),
-            None => Err(self.core.timed_out("Append")),
-        }
-    }
-
-    /// Waits, but no longer than this: `None` then, and the ticket can be waited for again.
-    ///
-    /// # Errors
-    /// As [`wait`](Self::wait), without `Timeout`.
-    pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<i64>, PeerError> {
-        self.wait_until(now().checked_add(timeout))
-    }
-
-    fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<i64>, PeerError> {
-        let mut state = lock(&self.fate.state);
-        loop {
-            if let Some(outcome) = &state.outcome {
-                return outcome.clone().map(|first| Some(first + self.delta));
-            }
-            state = match deadline.map(|end| end.saturating_duration_since(now())) {
-                Some(left) if left.is_zero() => return Ok(None),
-                Some(left) => {
-                    let waited = self.fate.set.wait_timeout(state, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => self.fate.set.wait(state).unwrap_or_else(PoisonError::into_inner),
-            };
-        }
-    }
-}
-
-impl Future for AppendTicket {
-    type Output = Result<i64, PeerError>;
-
-    /// Has no deadline of its own.
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = lock(&self.fate.state);
-        if let Some(outcome) = &state.outcome {
-            return Poll::Ready(outcome.clone().map(|first| first + self.delta));
-        }
-        if !state.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
-            state.wakers.push(context.waker().clone());
-        }
-        Poll::Pending
-    }
 }
 
 impl Producer {
@@ -249,143 +100,6 @@ pub(super) fn append(
     }
 }
 
-impl Target {
-    fn new(topic: &RemoteTopic, batch_bytes: usize) -> Self {
-        let options = &topic.options;
-        // A batch of several records must not exceed what the topic allows for one.
-        let limit = options.record_bytes_max as usize;
-        let available = options.codec.is_available();
-        Self {
-            topic: topic.name.as_str().into(),
-            partitions: u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX).max(1),
-            level: options.level,
-            codec: if available { options.codec } else { Codec::None },
-            batch_bytes: batch_bytes.min(limit),
-            compact: options.compact,
-            unkeyed_bytes: AtomicU64::new(0),
-        }
-    }
-
-    fn choose(&self, record: &NewRecord<'_>) -> u32 {
-        match (record.key, NonZeroU32::new(self.partitions)) {
-            (Some(key), Some(count)) => partition_for_key(key, count),
-            _ => {
-                let bytes = record.bytes() as u64;
-                let gone = self.unkeyed_bytes.fetch_add(bytes, Ordering::Relaxed);
-                let batch = gone / (self.batch_bytes.max(1) as u64);
-                (batch % u64::from(self.partitions)) as u32
-            }
-        }
-    }
-}
-
-impl Lane {
-    fn new(producer: i64) -> Self {
-        Self {
-            producer,
-            epoch: 0,
-            sequence: 0,
-            open: None,
-            closed: VecDeque::new(),
-            closed_bytes: 0,
-            in_flight: None,
-            renumbered: false,
-        }
-    }
-
-    /// Encodes a record; returns its fate and its place in the batch.
-    fn push(&mut self, target: &Target, level: Level, record: &NewRecord<'_>) -> (Arc<Fate>, i64) {
-        let timestamp = record.timestamp_ms.unwrap_or_else(|| {
-            use crate::log::clock::{Clock, SystemClock};
-            SystemClock.now_ms()
-        });
-        let headers = || record.headers.iter().copied();
-        let fits = |open: &Open| {
-            let more = open.builder.bytes_of(timestamp, record.key, record.value, headers());
-            open.builder.bytes().saturating_add(more) <= target.batch_bytes
-        };
-        // The server will refuse it, and should nothing else with it.
-        let alone = target.compact && record.key.is_none();
-        if alone || self.open.as_ref().is_some_and(|open| !fits(open)) {
-            self.close_open();
-        }
-        let open = self.open.get_or_insert_with(|| {
-            let options = BatchOptions { codec: target.codec, ..BatchOptions::default() };
-            Open { builder: BatchBuilder::new(options), level, fate: Arc::default() }
-        });
-        open.level = open.level.max(level);
-        let fate = Arc::clone(&open.fate);
-        let appended = open.builder.append(timestamp, record.key, record.value, headers());
-        if alone {
-            self.close_open();
-        }
-        appended.map_or_else(
-            |error| {
-                let fate = Arc::new(Fate::default());
-                fate.set(Err(unencodable(&target.topic, &error)));
-                (fate, 0)
-            },
-            |delta| (fate, delta),
-        )
-    }
-
-    fn close_open(&mut self) {
-        let Some(open) = self.open.take().filter(|open| !open.builder.is_empty()) else { return };
-        let records = i32::try_from(open.builder.records_count()).unwrap_or(i32::MAX);
-        match open.builder.finish() {
-            Ok(bytes) => {
-                self.closed_bytes += bytes.len();
-                let (level, fate) = (open.level, open.fate);
-                self.closed.push_back(Batch { bytes, records, level, fate });
-            }
-            Err(error) => open.fate.set(Err(unencodable("", &error))),
-        }
-    }
-
-    /// The next batch to send, numbered.
-    fn next(&mut self) -> Option<()> {
-        if self.in_flight.is_some() {
-            return None;
-        }
-        if self.closed.is_empty() {
-            self.close_open();
-        }
-        let batch = self.closed.pop_front()?;
-        self.closed_bytes -= batch.bytes.len();
-        self.in_flight = Some(batch);
-        self.renumbered = false;
-        Some(())
-    }
-
-    /// Numbers the batch in flight; the request that appends it.
-    fn stamp(&mut self, key: &LaneKey) -> Result<Option<(Append, Bytes)>, format::FormatError> {
-        let Some(batch) = &mut self.in_flight else { return Ok(None) };
-        let (id, epoch, base_sequence) = (self.producer, self.epoch, self.sequence);
-        set_producer(&mut batch.bytes, format::Producer { id, epoch, base_sequence })?;
-        let request = Append { topic: key.0.to_string(), partition: key.1, level: batch.level };
-        Ok(Some((request, Bytes::copy_from_slice(&batch.bytes))))
-    }
-
-    /// Begins a new epoch; false when there is none left.
-    fn new_epoch(&mut self) -> bool {
-        self.sequence = 0;
-        match self.epoch.checked_add(1) {
-            Some(epoch) => {
-                self.epoch = epoch;
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn fail_all(mut self, error: &PeerError) {
-        self.close_open();
-        for batch in self.in_flight.into_iter().chain(self.closed) {
-            batch.fate.set(Err(error.clone()));
-        }
-    }
-}
-
 impl Lanes {
     /// Sends the next batch of a partition, if none is in flight.
     fn send_next(&mut self, core: &Core, key: &LaneKey) {
@@ -427,7 +141,11 @@ impl Lanes {
 
 impl Core {
     /// What is known of a topic; asked for the first time.
-    fn target(&self, topic: &str, deadline: Option<Instant>) -> Result<Arc<Target>, PeerError> {
+    pub(super) fn target(
+        &self,
+        topic: &str,
+        deadline: Option<Instant>,
+    ) -> Result<Arc<Target>, PeerError> {
         if let Some(target) = lock(&self.producer.topics).get(topic) {
             return Ok(Arc::clone(target));
         }
@@ -497,9 +215,4 @@ impl Core {
         all.into_values().for_each(|lane| lane.fail_all(&self.closed()));
         self.producer.room.notify_all();
     }
-}
-
-/// The sequence number this many records after another; they wrap from the largest to 0.
-fn after(sequence: i32, records: i32) -> i32 {
-    sequence.wrapping_add(records) & i32::MAX
 }

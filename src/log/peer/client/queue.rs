@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::records::records_of;
 use super::{LogClient, PeerError, answer_of};
-use crate::log::durable::{Delivery, DeliveryId};
-use crate::log::peer::protocol::{Acquire, Answer, RemoteError, Settle, Verdict, WireDelivery};
+use crate::log::durable::{Delivery, DeliveryId, QueueStats};
+use crate::log::peer::protocol::{
+    Acquire, Answer, QueueName, RemoteError, Settle, Verdict, WireDelivery,
+};
 
 /// A queue in another process: as [`DurableQueue`](crate::log::DurableQueue), through a server. Clones are the same.
 #[derive(Clone, Debug)]
@@ -91,6 +93,28 @@ impl RemoteQueue {
     pub fn renew(&self, ids: &[DeliveryId], lock: Duration) -> Result<(), PeerError> {
         let lock_ms = u32::try_from(lock.as_millis()).unwrap_or(u32::MAX);
         self.settle(Verdict::Renew(lock_ms), ids)
+    }
+
+    /// What it has done since the server opened it, and has now.
+    ///
+    /// # Errors
+    /// `Refused` with `UnknownQueue`; any other [`PeerError`].
+    pub fn stats(&self) -> Result<QueueStats, PeerError> {
+        let core = self.client.core();
+        let request = QueueName { queue: self.name.clone() };
+        let reply = core.call(request.into(), Vec::new(), Duration::ZERO)?;
+        let state = answer_of!(core, "QueueStats", reply, QueueState)?;
+        let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        Ok(QueueStats {
+            delivered: state.delivered,
+            redelivered: state.redelivered,
+            acknowledged: state.acknowledged,
+            dead: state.dead,
+            missed: state.missed,
+            available: count(state.available),
+            locked: count(state.locked),
+            waiting: count(state.waiting),
+        })
     }
 
     fn settle(&self, verdict: Verdict, ids: &[DeliveryId]) -> Result<(), PeerError> {

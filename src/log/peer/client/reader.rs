@@ -1,6 +1,8 @@
 //! Reading a partition in another process, with the next request under way while the last answer is dealt with.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -67,10 +69,15 @@ pub struct RemoteReader {
     pending: Option<(Pending, Duration)>,
     /// The log's ends, as the last answer said.
     ends: Option<Fetched>,
+    /// Most bytes asked for at a time.
+    bytes_max: u32,
+    /// It is polled by a task, which must not block.
+    task: bool,
 }
 
 impl RemoteReader {
     pub(super) fn new(client: LogClient, topic: &str, partition: u32, offset: i64) -> Self {
+        let bytes_max = client.fetch_bytes();
         Self {
             client,
             topic: topic.to_owned(),
@@ -84,7 +91,15 @@ impl RemoteReader {
             chunk: None,
             pending: None,
             ends: None,
+            bytes_max,
+            task: false,
         }
+    }
+
+    /// Asks for at most so many bytes at a time.
+    pub(super) fn bytes_max(mut self, bytes: u32) -> Self {
+        self.bytes_max = bytes;
+        self
     }
 
     /// Reads only what survives a power cut.
@@ -140,6 +155,36 @@ impl RemoteReader {
         }
     }
 
+    /// The next record, for a task: registers it for when there is one, however long that takes.
+    ///
+    /// # Errors
+    /// As [`next_timeout`](Self::next_timeout), without `Timeout`.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<LogRecord, PeerError>> {
+        self.task = true;
+        loop {
+            if let Some(record) = self.take()? {
+                return Poll::Ready(Ok(record));
+            }
+            self.ask(POLL)?;
+            let Some((pending, _)) = &self.pending else { continue };
+            match pending.poll(context.waker()) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(reply) => {
+                    self.pending = None;
+                    self.take_in(reply?)?;
+                }
+            }
+        }
+    }
+
+    /// The next record, for a task. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// As [`poll_next`](Self::poll_next).
+    pub async fn next_async(&mut self) -> Result<LogRecord, PeerError> {
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
     /// The next record, or `None` at the end for now.
     fn next_record(&mut self) -> Result<Option<LogRecord>, PeerError> {
         loop {
@@ -192,23 +237,31 @@ impl RemoteReader {
             partition: self.partition,
             offset: self.fetch_offset,
             last_epoch: self.last_epoch,
-            bytes_max: self.client.fetch_bytes(),
+            bytes_max: self.bytes_max,
             bytes_min: 1,
             wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
             durable_only: self.durable_only,
         };
         let core = self.client.core();
-        let pending = core.begin(fetch.into(), Vec::new(), core.deadline(Duration::ZERO))?;
+        let pending = match self.task {
+            true => core.begin_task(&fetch.into(), Vec::new())?,
+            false => core.begin(fetch.into(), Vec::new(), core.deadline(Duration::ZERO))?,
+        };
         self.pending = Some((pending, wait));
         Ok(())
     }
 
-    /// Waits for the answer to the request that is under way, and asks for what follows.
+    /// Waits for the answer to the request that is under way.
     fn answer(&mut self) -> Result<(), PeerError> {
         let Some((pending, wait)) = self.pending.take() else { return Ok(()) };
         let core = self.client.core();
         let reply = pending.wait(core, core.deadline(wait))?;
-        let chunk = Chunk::new(core, self.partition, reply)?;
+        self.take_in(reply)
+    }
+
+    /// Takes an answer in, and asks for what follows.
+    fn take_in(&mut self, reply: Reply) -> Result<(), PeerError> {
+        let chunk = Chunk::new(self.client.core(), self.partition, reply)?;
         self.fetch_offset = self.fetch_offset.max(chunk.ends.next_offset);
         let more = !chunk.batches.is_empty() && self.fetch_offset < chunk.ends.end;
         self.ends = Some(chunk.ends.clone());

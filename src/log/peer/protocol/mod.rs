@@ -4,6 +4,7 @@
 //! the version, the kind and the number by which the answer finds its request; see `docs/log-peer.md`.
 
 mod groups;
+mod queues;
 mod remote;
 #[cfg(test)]
 mod tests;
@@ -11,18 +12,25 @@ pub(in crate::log) mod wire;
 
 use bytes::Bytes;
 
+pub use groups::MemberFencing;
 pub(in crate::log) use groups::{
-    Commit, Heartbeat, Leave, ListOffsets, Membership, Offset, Offsets,
+    AwaitGroup, Commit, GroupName, GroupNames, GroupState, GroupVersion, Heartbeat, Leave,
+    ListOffsets, MemberName, MemberState, Membership, Offset, Offsets, ProgressState, Transact,
+    TransactPart, Transacted,
+};
+pub(in crate::log) use queues::{
+    Acquire, Acquired, QueueName, QueueState, Settle, Settled, Verdict, WireDelivery,
 };
 pub use remote::{RemoteCode, RemoteError};
 pub use wire::Malformed;
 use wire::{Input, Wire, wire_kinds, wire_struct};
 
 use crate::log::options::Level;
+use crate::log::read::Position;
 use crate::message::{Frame, Message};
 
 /// The version of the protocol that is spoken here.
-pub(in crate::log) const VERSION: u8 = 1;
+pub(in crate::log) const VERSION: u8 = 2;
 
 /// The kind of an answer that refuses its request, whatever that was.
 const REFUSED: u8 = 255;
@@ -105,6 +113,31 @@ pub(in crate::log) enum WirePosition {
     Latest,
     Time(i64),
     Committed(String),
+    Offset(i64),
+}
+
+impl From<Position> for WirePosition {
+    fn from(position: Position) -> Self {
+        match position {
+            Position::Earliest => Self::Earliest,
+            Position::Latest => Self::Latest,
+            Position::Time(timestamp_ms) => Self::Time(timestamp_ms),
+            Position::Committed(group) => Self::Committed(group),
+            Position::Offset(offset) => Self::Offset(offset),
+        }
+    }
+}
+
+impl From<WirePosition> for Position {
+    fn from(position: WirePosition) -> Self {
+        match position {
+            WirePosition::Earliest => Self::Earliest,
+            WirePosition::Latest => Self::Latest,
+            WirePosition::Time(timestamp_ms) => Self::Time(timestamp_ms),
+            WirePosition::Committed(group) => Self::Committed(group),
+            WirePosition::Offset(offset) => Self::Offset(offset),
+        }
+    }
 }
 
 impl Wire for WirePosition {
@@ -122,6 +155,10 @@ impl Wire for WirePosition {
                 out.push(3);
                 group.put(out);
             }
+            Self::Offset(offset) => {
+                out.push(4);
+                offset.put(out);
+            }
         }
     }
 
@@ -131,75 +168,9 @@ impl Wire for WirePosition {
             1 => Ok(Self::Latest),
             2 => i64::take(input).map(Self::Time),
             3 => String::take(input).map(Self::Committed),
+            4 => i64::take(input).map(Self::Offset),
             found => Err(Malformed::Value { found: found.into() }),
         }
-    }
-}
-
-wire_struct! {
-    /// Asks a queue for deliveries.
-    pub(in crate::log) struct Acquire {
-        queue: String,
-        count_max: u32,
-        lock_ms: u32,
-        wait_ms: u32,
-    }
-}
-
-wire_struct! {
-    /// A delivery of a queue, named.
-    pub(in crate::log) struct WireDelivery {
-        partition: u32,
-        offset: i64,
-        attempt: u32,
-    }
-}
-
-/// What becomes of a delivery.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::log) enum Verdict {
-    /// It is dealt with and never comes again.
-    Ack,
-    /// It goes to the next worker.
-    Release,
-    /// It cannot be dealt with and goes to the dead letters.
-    Reject,
-    /// Its lock is to last so many milliseconds from now.
-    Renew(u32),
-}
-
-impl Wire for Verdict {
-    const BYTES_MIN: usize = 1;
-
-    fn put(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::Ack => out.push(0),
-            Self::Release => out.push(1),
-            Self::Reject => out.push(2),
-            Self::Renew(lock_ms) => {
-                out.push(3);
-                lock_ms.put(out);
-            }
-        }
-    }
-
-    fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
-        match u8::take(input)? {
-            0 => Ok(Self::Ack),
-            1 => Ok(Self::Release),
-            2 => Ok(Self::Reject),
-            3 => u32::take(input).map(Self::Renew),
-            found => Err(Malformed::Value { found: found.into() }),
-        }
-    }
-}
-
-wire_struct! {
-    /// Settles deliveries.
-    pub(in crate::log) struct Settle {
-        queue: String,
-        verdict: Verdict,
-        deliveries: Vec<WireDelivery>,
     }
 }
 
@@ -220,8 +191,14 @@ wire_kinds! {
         12 Leave(Leave),
         13 Commit(Commit),
         14 ListOffsets(ListOffsets),
+        15 AwaitGroup(AwaitGroup),
+        16 ListGroups(ListGroups),
+        17 DescribeGroup(DescribeGroup),
+        18 DeleteGroup(DeleteGroup),
+        19 Transact(Transact),
         20 Acquire(Acquire),
         21 Settle(Settle),
+        22 QueueStats(QueueName),
     }
 }
 
@@ -259,6 +236,12 @@ same_fields! {
     AlterTopic(TopicSetup),
     /// Deletes a topic.
     DeleteTopic(TopicName),
+    /// Asks for the names of all groups.
+    ListGroups(Nothing),
+    /// Asks what a group is and has.
+    DescribeGroup(GroupName),
+    /// Deletes a group.
+    DeleteGroup(GroupName),
     /// Said when what was asked for is done.
     Done(Nothing),
 }
@@ -324,21 +307,8 @@ wire_struct! {
     /// The offset a position stands for.
     pub(in crate::log) struct OffsetFound {
         offset: i64,
-    }
-}
-
-wire_struct! {
-    /// Deliveries; the record of each is a batch in a frame of its own.
-    pub(in crate::log) struct Acquired {
-        deliveries: Vec<WireDelivery>,
-    }
-}
-
-wire_struct! {
-    /// What became of each delivery that was to be settled.
-    pub(in crate::log) struct Settled {
-        /// `None` where all is well.
-        refused: Vec<Option<RemoteError>>,
+        /// Of a position that a group committed: whether it has.
+        committed: bool,
     }
 }
 
@@ -354,8 +324,13 @@ wire_kinds! {
         10 OffsetFound(OffsetFound),
         11 Membership(Membership),
         14 Offsets(Offsets),
+        15 GroupVersion(GroupVersion),
+        16 GroupNames(GroupNames),
+        17 GroupState(GroupState),
+        19 Transacted(Transacted),
         20 Acquired(Acquired),
         21 Settled(Settled),
+        22 QueueState(QueueState),
     }
 }
 
@@ -451,8 +426,12 @@ pub(in crate::log) fn decode_request(
     let failed = |reason| Unreadable { correlation: Some(correlation), reason };
     let request = Request::take_fields(kind, &mut input).map_err(failed)?;
     input.end().map_err(failed)?;
-    let wanted = usize::from(matches!(request, Request::Append(_)));
-    if message.frames().len() != 1 + wanted {
+    let wanted = match &request {
+        Request::Append(_) => 1,
+        Request::Transact(transact) => transact.frames(),
+        _ => 0,
+    };
+    if message.frames().len() - 1 != wanted {
         return Err(failed(Malformed::Frames));
     }
     Ok((correlation, request, body(message)))

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use super::groups::MemberFencing;
 use super::wire::{Input, Malformed, Wire, wire_struct};
 use crate::log::error::{LogError, Place};
+use crate::log::groups::Fencing;
 
 /// Declares the codes with their numbers.
 macro_rules! codes {
@@ -55,7 +57,7 @@ codes! {
     7 BadBatch,
     /// The producer skipped or repeated a sequence number; nothing was appended.
     8 OutOfSequence,
-    /// The producer, or the member of a group, was replaced by a later one.
+    /// The producer was replaced by a later one.
     9 Fenced,
     /// The server's log is open for reading only.
     10 ReadOnly,
@@ -84,10 +86,14 @@ codes! {
     21 LockLost,
     /// Another worker or member is in the way for now.
     22 Conflict,
-    /// The member is not, or no longer, in the group.
+    /// The member is not, or no longer, in the group. It has to join again, and owns nothing.
     23 UnknownMember,
     /// The topic is compacted, and a record has no key.
     24 KeyMissing,
+    /// The member owns the partition now, but the request is from a generation before it got it: `fencing` says which.
+    25 WrongGeneration,
+    /// The member does not own the partition (any more).
+    26 NotOwner,
 }
 
 wire_struct! {
@@ -106,6 +112,8 @@ wire_struct! {
         earliest: Option<i64>,
         /// The offset that the next record will get.
         end: Option<i64>,
+        /// Of a member of a group that was refused: who, and why.
+        fencing: Option<Box<MemberFencing>>,
         /// The whole of it, for people.
         text: String,
     }
@@ -115,7 +123,8 @@ impl RemoteError {
     /// A refusal of which nothing but the code and a text is known.
     pub(in crate::log) fn new(code: RemoteCode, text: impl Into<String>) -> Self {
         let (topic, partition, offset) = (None, None, None);
-        Self { code, topic, partition, offset, earliest: None, end: None, text: text.into() }
+        let (earliest, end, fencing) = (None, None, None);
+        Self { code, topic, partition, offset, earliest, end, fencing, text: text.into() }
     }
 }
 
@@ -146,6 +155,20 @@ impl From<&LogError> for RemoteError {
             LogError::OffsetOutOfRange { earliest, end, .. } => {
                 (remote.earliest, remote.end) = (Some(*earliest), Some(*end));
             }
+            LogError::MemberFenced { group, member, generation, why } => {
+                if let Fencing::WrongGeneration { partition, .. }
+                | Fencing::NotOwner { partition } = why
+                {
+                    remote.topic = Some(partition.topic.clone());
+                    remote.partition = Some(partition.partition);
+                }
+                remote.fencing = Some(Box::new(MemberFencing {
+                    group: group.clone(),
+                    member: member.clone(),
+                    generation: *generation,
+                    why: why.clone(),
+                }));
+            }
             _ => {}
         }
         remote
@@ -171,7 +194,11 @@ fn classify(error: &LogError) -> (RemoteCode, Option<&Place>) {
         LogError::Storage { place, .. } => (RemoteCode::Storage, Some(place)),
         LogError::Poisoned { .. } => (RemoteCode::Poisoned, None),
         LogError::Corrupt { place, .. } => (RemoteCode::Corrupt, Some(place)),
-        LogError::MemberFenced { .. } => (RemoteCode::UnknownMember, None),
+        LogError::MemberFenced { why, .. } => match why {
+            Fencing::UnknownMember => (RemoteCode::UnknownMember, None),
+            Fencing::WrongGeneration { .. } => (RemoteCode::WrongGeneration, None),
+            Fencing::NotOwner { .. } => (RemoteCode::NotOwner, None),
+        },
         LogError::GroupNotEmpty { .. } => (RemoteCode::Conflict, None),
         LogError::Locked { .. } | LogError::NotALog { .. } => (RemoteCode::Invalid, None),
     }

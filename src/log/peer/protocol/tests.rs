@@ -1,5 +1,6 @@
 //! The protocol: what is encoded comes back, and what comes from anywhere never harms.
 
+use crate::log::groups::{Fencing, TopicPartition};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -39,6 +40,7 @@ fn position() -> impl Strategy<Value = WirePosition> {
         Just(WirePosition::Latest),
         any::<i64>().prop_map(WirePosition::Time),
         any::<String>().prop_map(WirePosition::Committed),
+        any::<i64>().prop_map(WirePosition::Offset),
     ]
 }
 
@@ -78,8 +80,69 @@ fn heartbeat() -> impl Strategy<Value = Heartbeat> {
     })
 }
 
+fn partitions() -> impl Strategy<Value = Vec<(String, u32)>> {
+    vec(any::<(String, u32)>(), 0..3)
+}
+
+fn transact() -> impl Strategy<Value = Transact> {
+    let member = any::<Option<(String, String, i32)>>().prop_map(|member| {
+        member.map(|(group, member, generation)| MemberName { group, member, generation })
+    });
+    let part = (any::<String>(), any::<u32>(), 0..3u32)
+        .prop_map(|(topic, partition, batches)| TransactPart { topic, partition, batches });
+    (member, offsets(), vec(part, 0..3)).prop_map(|(member, offsets, parts)| Transact {
+        member,
+        offsets,
+        parts,
+    })
+}
+
+fn fencing() -> impl Strategy<Value = MemberFencing> {
+    let partition = any::<(String, u32)>().prop_map(|(name, n)| TopicPartition::new(name, n));
+    let why = prop_oneof![
+        Just(Fencing::UnknownMember),
+        (partition.clone(), any::<(i32, i32)>()).prop_map(|(partition, (since, current))| {
+            Fencing::WrongGeneration { partition, since, current }
+        }),
+        partition.prop_map(|partition| Fencing::NotOwner { partition }),
+    ];
+    (any::<(String, String, i32)>(), why).prop_map(|((group, member, generation), why)| {
+        MemberFencing { group, member, generation, why }
+    })
+}
+
+fn group_state() -> impl Strategy<Value = GroupState> {
+    let names = any::<(String, Option<String>, String, u64)>();
+    let lists = (vec(any::<String>(), 0..2), partitions(), partitions(), partitions());
+    let member = (names, lists).prop_map(|(names, (topics, assigned, revoked, awaited))| {
+        let (member, instance, strategy, silent_ms) = names;
+        MemberState { member, instance, topics, strategy, assigned, revoked, awaited, silent_ms }
+    });
+    let progress = any::<(String, u32, Option<(i64, (String, i64))>, i64, i64)>().prop_map(
+        |(topic, partition, committed, earliest, end)| ProgressState {
+            topic,
+            partition,
+            committed,
+            earliest,
+            end,
+        },
+    );
+    let fields = any::<(String, i32, Option<String>, bool)>();
+    (fields, vec(member, 0..3), vec(progress, 0..3)).prop_map(|(fields, members, offsets)| {
+        let (group, generation, strategy, settled) = fields;
+        GroupState { group, generation, strategy, settled, members, offsets }
+    })
+}
+
 fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
+        Just(ListGroups(Nothing {}).into()),
+        any::<String>().prop_map(|group| DescribeGroup(GroupName { group }).into()),
+        any::<String>().prop_map(|group| DeleteGroup(GroupName { group }).into()),
+        any::<String>().prop_map(|queue| QueueName { queue }.into()),
+        any::<(String, u64, u32)>()
+            .prop_map(|(group, version, wait_ms)| AwaitGroup { group, version, wait_ms }.into()),
+        transact().prop_map(Request::from),
         Just(NewProducer(Nothing {}).into()),
         Just(ListTopics(Nothing {}).into()),
         heartbeat().prop_map(Request::from),
@@ -108,12 +171,14 @@ fn request() -> impl Strategy<Value = Request> {
 
 fn remote_error() -> impl Strategy<Value = RemoteError> {
     let places = (option::of(any::<String>()), option::of(any::<u32>()), any::<Option<i64>>());
-    (1..300u16, places, any::<Option<i64>>(), any::<Option<i64>>(), any::<String>()).prop_map(
-        |(number, (topic, partition, offset), earliest, end, text)| {
+    let fencing = option::of(fencing().prop_map(Box::new));
+    let ends = any::<(Option<i64>, Option<i64>)>();
+    (1..300u16, places, ends, fencing, any::<String>()).prop_map(
+        |(number, (topic, partition, offset), (earliest, end), fencing, text)| {
             let mut bytes = Vec::new();
             number.put(&mut bytes);
             let code = RemoteCode::take(&mut Input::new(&bytes)).unwrap();
-            RemoteError { code, topic, partition, offset, earliest, end, text }
+            RemoteError { code, topic, partition, offset, earliest, end, fencing, text }
         },
     )
 }
@@ -139,8 +204,35 @@ fn answer() -> impl Strategy<Value = Answer> {
             TopicState { topic: setup.topic, id, options: setup.options, partitions }.into()
         }),
         Just(Done(Nothing {}).into()),
+        group_state().prop_map(Answer::from),
+        any::<u64>().prop_map(|version| GroupVersion { version }.into()),
+        vec(any::<String>(), 0..4).prop_map(|groups| GroupNames { groups }.into()),
+        vec(any::<i64>(), 0..4).prop_map(|offsets| Transacted { offsets }.into()),
+        (any::<(u64, u64, u64, u64)>(), any::<(u64, u64, u64, u64)>()).prop_map(|(done, now)| {
+            let (delivered, redelivered, acknowledged, dead) = done;
+            let (missed, available, locked, waiting) = now;
+            QueueState {
+                delivered,
+                redelivered,
+                acknowledged,
+                dead,
+                missed,
+                available,
+                locked,
+                waiting,
+            }
+            .into()
+        }),
+        (any::<(String, i32, u32, u32, u64)>(), partitions(), partitions()).prop_map(
+            |(numbers, assigned, revoked)| {
+                let (member, generation, awaited, interval_ms, version) = numbers;
+                Membership { member, generation, assigned, revoked, awaited, interval_ms, version }
+                    .into()
+            }
+        ),
         offsets().prop_map(|offsets| Offsets { offsets }.into()),
-        any::<i64>().prop_map(|offset| OffsetFound { offset }.into()),
+        any::<(i64, bool)>()
+            .prop_map(|(offset, committed)| OffsetFound { offset, committed }.into()),
         vec(option::of(remote_error()), 0..3).prop_map(|refused| Settled { refused }.into()),
     ]
 }
@@ -148,8 +240,12 @@ fn answer() -> impl Strategy<Value = Answer> {
 proptest! {
     #[test]
     fn a_request_comes_back_as_it_was(correlation: u64, request in request(), batch: Vec<u8>) {
-        let append = matches!(request, Request::Append(_));
-        let body = if append { vec![Bytes::from(batch)] } else { Vec::new() };
+        let frames = match &request {
+            Request::Append(_) => 1,
+            Request::Transact(transact) => transact.frames(),
+            _ => 0,
+        };
+        let body = vec![Bytes::from(batch); frames];
         let message = encode_request(correlation, &request, body.clone());
         prop_assert_eq!(decode_request(&message), Ok((correlation, request, body)));
     }
@@ -231,7 +327,7 @@ fn the_bytes_of_a_fetch_are_those_in_the_document() {
     };
     let message = encode_request(6, &fetch.into(), Vec::new());
     let expected = [
-        &[1, 3, 0, 0, 0, 0, 0, 0, 0, 6][..],
+        &[2, 3, 0, 0, 0, 0, 0, 0, 0, 6][..],
         &[0, 0, 0, 1, b't', 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2],
         &[255, 255, 255, 255, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5, 1],
     ];

@@ -165,6 +165,18 @@ impl<T: Wire> Wire for Option<T> {
     }
 }
 
+impl<T: Wire> Wire for Box<T> {
+    const BYTES_MIN: usize = T::BYTES_MIN;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        T::put(self, out);
+    }
+
+    fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
+        T::take(input).map(Self::new)
+    }
+}
+
 impl<T: Wire> Wire for Vec<T> {
     const BYTES_MIN: usize = 4;
 

@@ -2,10 +2,17 @@
 
 use std::time::Duration;
 
-use crate::log::groups::{HeartbeatRequest, OffsetCommit, Strategy, TopicPartition};
-use crate::log::peer::protocol::{
-    Commit, Done, Heartbeat, Membership, Nothing, Offset, Offsets, Reply, Request,
+use bytes::Bytes;
+
+use crate::log::groups::{
+    GroupDescription, GroupOffset, HeartbeatRequest, MemberDescription, OffsetCommit, Strategy,
+    TopicPartition,
 };
+use crate::log::peer::protocol::{
+    Commit, Done, GroupNames, GroupState, Heartbeat, MemberState, Membership, Nothing, Offset,
+    Offsets, ProgressState, Reply, Request, Transact, Transacted,
+};
+use crate::log::transaction::Given;
 use crate::log::{Log, LogError};
 
 /// Answers a request about a group; `None` for others.
@@ -18,6 +25,15 @@ pub(super) fn answer(log: &Log, request: &Request) -> Option<Result<Reply, LogEr
             .map(|()| Done(Nothing {}).into()),
         Request::Commit(request) => commit(log, request),
         Request::ListOffsets(request) => offsets(log, &request.group),
+        Request::ListGroups(_) => log.groups().map(|groups| GroupNames { groups }.into()),
+        Request::DescribeGroup(name) => log
+            .group(&name.0.group)
+            .and_then(|group| group.describe())
+            .map(|group| group_state(group).into()),
+        Request::DeleteGroup(name) => log
+            .group(&name.0.group)
+            .and_then(|group| group.delete())
+            .map(|()| Done(Nothing {}).into()),
         _ => return None,
     })
 }
@@ -28,7 +44,7 @@ fn heartbeat(log: &Log, request: &Heartbeat) -> Result<Reply, LogError> {
         return Err(LogError::Invalid { what: "strategy", reason });
     };
     let owned = request.owned.iter();
-    let reply = log.group(&request.group)?.heartbeat(HeartbeatRequest {
+    let (reply, version) = log.group(&request.group)?.heartbeat_at(HeartbeatRequest {
         member: request.member.clone(),
         instance: request.instance.clone(),
         generation: request.generation,
@@ -38,9 +54,6 @@ fn heartbeat(log: &Log, request: &Heartbeat) -> Result<Reply, LogError> {
         session_timeout: Duration::from_millis(request.session_ms.into()),
         owned: owned.map(|(topic, partition)| TopicPartition::new(topic, *partition)).collect(),
     })?;
-    let named = |partitions: Vec<TopicPartition>| {
-        partitions.into_iter().map(|partition| (partition.topic, partition.partition)).collect()
-    };
     Ok(Membership {
         member: reply.member,
         generation: reply.generation,
@@ -48,17 +61,74 @@ fn heartbeat(log: &Log, request: &Heartbeat) -> Result<Reply, LogError> {
         revoked: named(reply.revoked),
         awaited: u32::try_from(reply.awaited).unwrap_or(u32::MAX),
         interval_ms: u32::try_from(reply.heartbeat_interval.as_millis()).unwrap_or(u32::MAX),
+        version,
     }
     .into())
 }
 
-fn commit(log: &Log, request: &Commit) -> Result<Reply, LogError> {
-    let group = log.group(&request.group)?;
+/// Partitions, as they travel.
+fn named(partitions: Vec<TopicPartition>) -> Vec<(String, u32)> {
+    partitions.into_iter().map(|partition| (partition.topic, partition.partition)).collect()
+}
+
+fn commits(offsets: &[Offset]) -> Vec<OffsetCommit> {
     let commit = |offset: &Offset| {
         let commit = OffsetCommit::new(&offset.topic, offset.partition, offset.offset);
         commit.metadata(&offset.metadata)
     };
-    let offsets: Vec<OffsetCommit> = request.offsets.iter().map(commit).collect();
+    offsets.iter().map(commit).collect()
+}
+
+fn group_state(group: GroupDescription) -> GroupState {
+    let member = |member: MemberDescription| MemberState {
+        member: member.member,
+        instance: member.instance,
+        topics: member.topics,
+        strategy: member.strategy.name().to_owned(),
+        assigned: named(member.assigned),
+        revoked: named(member.revoked),
+        awaited: named(member.awaited),
+        silent_ms: u64::try_from(member.silent_for.as_millis()).unwrap_or(u64::MAX),
+    };
+    let progress = |offset: GroupOffset| ProgressState {
+        topic: offset.partition.topic,
+        partition: offset.partition.partition,
+        committed: offset.committed.map(|one| (one.offset, (one.metadata, one.timestamp_ms))),
+        earliest: offset.earliest,
+        end: offset.end,
+    };
+    GroupState {
+        group: group.name,
+        generation: group.generation,
+        strategy: group.strategy.map(|strategy| strategy.name().to_owned()),
+        settled: group.settled,
+        members: group.members.into_iter().map(member).collect(),
+        offsets: group.offsets.into_iter().map(progress).collect(),
+    }
+}
+
+/// Appends what a client has put together, all or nothing.
+pub(super) fn transact(log: &Log, request: Transact, body: Vec<Bytes>) -> Result<Reply, LogError> {
+    let commits = commits(&request.offsets);
+    let member = request.member.map(|member| crate::log::Membership {
+        group: member.group,
+        member: member.member,
+        generation: member.generation,
+    });
+    let mut body = body.into_iter();
+    let parts = request.parts.into_iter().map(|part| Given {
+        batches: body.by_ref().take(part.batches as usize).collect(),
+        topic: part.topic,
+        partition: part.partition,
+    });
+    let parts: Vec<Given> = parts.collect();
+    let offsets = log.inner.commit_given(&parts, member.as_ref(), &commits)?;
+    Ok(Transacted { offsets }.into())
+}
+
+fn commit(log: &Log, request: &Commit) -> Result<Reply, LogError> {
+    let group = log.group(&request.group)?;
+    let offsets = commits(&request.offsets);
     match &request.member {
         Some((member, generation)) => group.commit(member, *generation, &offsets)?,
         None => group.set_offsets(&offsets)?,

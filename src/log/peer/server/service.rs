@@ -15,11 +15,13 @@ use super::clients::{Client, Clients, Deferred, Sent};
 use super::work::{FetchWork, Work, refused};
 use super::{CONTROL, Control, LogServerOptions};
 use crate::error::SetupError;
+use crate::log::durable::QueueStats;
+use crate::log::groups::GroupWatch;
 use crate::log::options::TopicOptions;
 use crate::log::peer::alarm::Alarm;
 use crate::log::peer::protocol::{
-    self, Done, Malformed, Nothing, OffsetFound, Outcome, PartitionState, ProducerId, RemoteCode,
-    RemoteError, Reply, Request, TopicNames, TopicSetup, TopicState, Verdict, WirePosition,
+    self, Done, Malformed, Nothing, OffsetFound, Outcome, PartitionState, ProducerId, QueueState,
+    RemoteCode, RemoteError, Reply, Request, TopicNames, TopicSetup, TopicState, Verdict,
 };
 use crate::log::read::Position;
 use crate::log::topic::{Topic, TopicDescription};
@@ -329,13 +331,16 @@ impl Service {
             }
             Request::OffsetAt(at) => {
                 let topic = refused(self.log.topic(&at.topic))?;
-                let position = match at.position {
-                    WirePosition::Earliest => Position::Earliest,
-                    WirePosition::Latest => Position::Latest,
-                    WirePosition::Time(timestamp_ms) => Position::Time(timestamp_ms),
-                    WirePosition::Committed(group) => Position::Committed(group),
+                let position = Position::from(at.position);
+                let committed = match &position {
+                    Position::Committed(group) => {
+                        let committed = refused(self.log.group(group))?;
+                        refused(committed.committed(&at.topic, at.partition))?.is_some()
+                    }
+                    _ => false,
                 };
-                done(OffsetFound { offset: refused(topic.offset_of(at.partition, position))? })
+                let offset = refused(topic.offset_of(at.partition, position))?;
+                done(OffsetFound { offset, committed })
             }
             Request::Acquire(acquire) => {
                 let wait = Duration::from_millis(acquire.wait_ms.into());
@@ -354,19 +359,27 @@ impl Service {
                 let settling = queue.settling(settle.verdict, &settle.deliveries);
                 Step::Wait(Work::Settle(settling), Duration::MAX)
             }
-            blocking => self.step_aside(task, blocking),
+            Request::AwaitGroup(request) => {
+                let wait = Duration::from_millis(request.wait_ms.into());
+                let watch = GroupWatch::new(refused(self.log.group(&request.group))?);
+                Step::Wait(Work::AwaitGroup { watch, version: request.version }, wait)
+            }
+            Request::QueueStats(name) => done(queue_state(self.queue(&name.queue)?.stats())),
+            blocking => self.step_aside(task, blocking, body),
         })
     }
 
     /// Hands what blocks to the other thread.
-    fn step_aside(&self, task: u64, request: Request) -> Step {
+    fn step_aside(&self, task: u64, request: Request, body: Vec<Bytes>) -> Step {
         let log = self.log.clone();
-        let place = self.blocking.run(task, Box::new(move || refused(administer(&log, request))));
+        let job = move || refused(administer(&log, request, body));
+        let place = self.blocking.run(task, Box::new(job));
         Step::Wait(Work::Blocking(place), Duration::MAX)
     }
 
     fn new_producer(&self) -> ProducerId {
-        let incarnation = i64::from(self.log.inner.shared.epoch.max(0));
+        // Ids from 2^62 on are for transactions.
+        let incarnation = i64::from(self.log.inner.shared.epoch.max(0) & (i32::MAX >> 1));
         let number = PRODUCERS.fetch_add(1, Ordering::Relaxed);
         ProducerId { id: incarnation << 32 | i64::from(number), epoch: 0 }
     }
@@ -385,8 +398,8 @@ fn done(reply: impl Into<Reply>) -> Step {
     Step::Done(Ok(reply.into()))
 }
 
-/// What changes topics, and groups. Runs on the thread for that.
-fn administer(log: &Log, request: Request) -> Result<Reply, LogError> {
+/// What changes topics and groups, and transactions. Runs on the thread for that.
+fn administer(log: &Log, request: Request, body: Vec<Bytes>) -> Result<Reply, LogError> {
     if let Some(answered) = super::groups::answer(log, &request) {
         return answered;
     }
@@ -409,10 +422,24 @@ fn administer(log: &Log, request: Request) -> Result<Reply, LogError> {
             topic.truncate_front(truncate.partition, truncate.offset)?;
             Ok(Done(Nothing {}).into())
         }
+        Request::Transact(request) => super::groups::transact(log, request, body),
         other => {
             let reason = format!("a request of kind {} is not one for topics", other.name());
             Err(LogError::Invalid { what: "request", reason })
         }
+    }
+}
+
+fn queue_state(stats: QueueStats) -> QueueState {
+    QueueState {
+        delivered: stats.delivered,
+        redelivered: stats.redelivered,
+        acknowledged: stats.acknowledged,
+        dead: stats.dead,
+        missed: stats.missed,
+        available: stats.available as u64,
+        locked: stats.locked as u64,
+        waiting: stats.waiting as u64,
     }
 }
 

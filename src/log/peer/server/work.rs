@@ -12,10 +12,11 @@ use super::blocking::Place;
 use crate::log::append::Ticket;
 use crate::log::durable::{Acquiring, Settling};
 use crate::log::error::LogError;
+use crate::log::groups::GroupWatch;
 use crate::log::options::Level;
 use crate::log::partition::Partition;
 use crate::log::peer::protocol::{
-    Appended, Fetch, Fetched, NO_EPOCH, Outcome, RemoteCode, RemoteError, Reply,
+    Appended, Fetch, Fetched, GroupVersion, NO_EPOCH, Outcome, RemoteCode, RemoteError, Reply,
 };
 use crate::log::peer::watch::Watch;
 use crate::log::read::{Position, Reader};
@@ -37,6 +38,8 @@ pub(super) enum Work {
     Acquire(Acquiring),
     /// For what becomes of deliveries to be durable.
     Settle(Settling),
+    /// For another version of a group.
+    AwaitGroup { watch: GroupWatch, version: u64 },
     /// For the other thread.
     Blocking(Place),
 }
@@ -57,6 +60,10 @@ impl Work {
             Self::Fetch(work) => work.poll(waker, over),
             Self::Acquire(acquiring) => acquiring.poll_outcome(waker, over),
             Self::Settle(settling) => settling.poll_outcome(waker),
+            Self::AwaitGroup { watch, version } => {
+                let polled = watch.poll_version(*version, waker, over);
+                polled.map(|version| Ok(GroupVersion { version }.into()))
+            }
             Self::Blocking(place) => place.take().map_or(Poll::Pending, Poll::Ready),
         }
     }

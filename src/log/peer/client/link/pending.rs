@@ -1,0 +1,90 @@
+//! A request that is under way, and the place for its answer.
+
+use std::sync::{Arc, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use crate::log::peer::client::{Core, PeerError};
+use crate::log::peer::protocol::Reply;
+use crate::sync::{Condvar, Mutex, lock};
+use crate::transport::now;
+
+/// A place for one answer.
+#[derive(Debug, Default)]
+pub(in crate::log::peer::client) struct Slot {
+    state: Mutex<SlotState>,
+    set: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct SlotState {
+    outcome: Option<Result<Reply, PeerError>>,
+    waker: Option<Waker>,
+}
+
+impl Slot {
+    pub(super) fn set(&self, outcome: Result<Reply, PeerError>) {
+        let mut state = lock(&self.state);
+        state.outcome = Some(outcome);
+        let waker = state.waker.take();
+        drop(state);
+        self.set.notify_all();
+        waker.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// A request that is under way. Dropped, its answer is of no interest any more.
+#[derive(Debug)]
+pub(in crate::log::peer::client) struct Pending {
+    pub(super) correlation: u64,
+    pub(super) request: &'static str,
+    /// The queue that deliveries are asked of.
+    pub(super) queue: Option<String>,
+    pub(super) slot: Arc<Slot>,
+}
+
+impl Pending {
+    /// Waits for the answer.
+    pub(in crate::log::peer::client) fn wait(
+        self,
+        core: &Core,
+        deadline: Option<Instant>,
+    ) -> Result<Reply, PeerError> {
+        if !self.wait_until(deadline) {
+            core.give_up(&self);
+        }
+        match lock(&self.slot.state).outcome.take() {
+            Some(outcome) => outcome,
+            None => Err(core.timed_out(self.request)),
+        }
+    }
+
+    /// The answer, once it is there; else the waker is called when it is.
+    pub(in crate::log::peer::client) fn poll(
+        &self,
+        waker: &Waker,
+    ) -> Poll<Result<Reply, PeerError>> {
+        let mut state = lock(&self.slot.state);
+        if let Some(outcome) = state.outcome.take() {
+            return Poll::Ready(outcome);
+        }
+        state.waker = Some(waker.clone());
+        Poll::Pending
+    }
+
+    /// Waits until there is an answer; false if the time is up.
+    pub(in crate::log::peer::client) fn wait_until(&self, deadline: Option<Instant>) -> bool {
+        let mut state = lock(&self.slot.state);
+        while state.outcome.is_none() {
+            state = match deadline.map(|end| end.saturating_duration_since(now())) {
+                Some(left) if left.is_zero() => return false,
+                Some(left) => {
+                    let waited = self.slot.set.wait_timeout(state, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.slot.set.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+        true
+    }
+}

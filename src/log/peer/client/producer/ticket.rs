@@ -1,0 +1,112 @@
+//! What an append gives back: the fate of its batch, to be waited for in a thread or as a future.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use crate::log::peer::client::{Core, PeerError};
+use crate::sync::{Condvar, Mutex, lock};
+use crate::transport::now;
+
+/// What becomes of the records of a batch: the first offset, or an error.
+#[derive(Debug, Default)]
+pub(super) struct Fate {
+    state: Mutex<FateState>,
+    set: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct FateState {
+    outcome: Option<Result<i64, PeerError>>,
+    wakers: Vec<Waker>,
+}
+
+impl Fate {
+    pub(super) fn set(&self, outcome: Result<i64, PeerError>) {
+        let mut state = lock(&self.state);
+        state.outcome.get_or_insert(outcome);
+        let wakers = std::mem::take(&mut state.wakers);
+        drop(state);
+        self.set.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Tells when an append to a log in another process is done. Dropping it takes nothing back.
+#[derive(Debug)]
+#[must_use = "an append is only known to be done when its ticket was waited for"]
+pub struct AppendTicket {
+    pub(super) core: Arc<Core>,
+    pub(super) fate: Arc<Fate>,
+    pub(super) partition: u32,
+    /// Offsets after the first one of the batch.
+    pub(super) delta: i64,
+}
+
+impl AppendTicket {
+    /// The partition's number.
+    pub fn partition(&self) -> u32 {
+        self.partition
+    }
+
+    /// Whether waiting would not block.
+    pub fn is_done(&self) -> bool {
+        lock(&self.fate.state).outcome.is_some()
+    }
+
+    /// Waits until the append has its level, at most for the client's timeout; returns the offset.
+    ///
+    /// # Errors
+    /// `Timeout`: the append is still pursued, and its ticket lost; use [`wait_timeout`](Self::wait_timeout) to go on
+    /// waiting. `Refused`. After `Refused` with `Poisoned` or `Storage`, whether the record is there will be seen when
+    /// the log is opened anew.
+    pub fn wait(self) -> Result<i64, PeerError> {
+        match self.wait_until(self.core.deadline(Duration::ZERO))? {
+            Some(offset) => Ok(offset),
+            None => Err(self.core.timed_out("Append")),
+        }
+    }
+
+    /// Waits, but no longer than this: `None` then, and the ticket can be waited for again.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait), without `Timeout`.
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<i64>, PeerError> {
+        self.wait_until(now().checked_add(timeout))
+    }
+
+    fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<i64>, PeerError> {
+        let mut state = lock(&self.fate.state);
+        loop {
+            if let Some(outcome) = &state.outcome {
+                return outcome.clone().map(|first| Some(first + self.delta));
+            }
+            state = match deadline.map(|end| end.saturating_duration_since(now())) {
+                Some(left) if left.is_zero() => return Ok(None),
+                Some(left) => {
+                    let waited = self.fate.set.wait_timeout(state, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.fate.set.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+}
+
+impl Future for AppendTicket {
+    type Output = Result<i64, PeerError>;
+
+    /// Has no deadline of its own.
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = lock(&self.fate.state);
+        if let Some(outcome) = &state.outcome {
+            return Poll::Ready(outcome.clone().map(|first| first + self.delta));
+        }
+        if !state.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
+            state.wakers.push(context.waker().clone());
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,211 @@
+//! Transactions whose batches somebody else has encoded: a client in another process. It may send one again whose answer it
+//! never got, so each is known by the numbers of its batches, like those of an idempotent producer.
+//!
+//! Such a producer's id is [`GIVEN`] or above, which nothing but transactions may use. They come one after another, so
+//! nothing changes between the look at a batch's number and its append, which must not fail any more.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::intent::Part;
+use super::{PRODUCER, Turn};
+use crate::log::append::gather::check_foreign;
+use crate::log::error::LogError;
+use crate::log::format::BatchHeader;
+use crate::log::format::batch::TimestampType;
+use crate::log::groups::{Committer, Membership, OffsetCommit};
+use crate::log::internal::{OFFSETS, is_internal, keyed_options};
+use crate::log::options::BATCH_BYTES_MAX;
+use crate::log::partition::Partition;
+use crate::log::partition::producers::{Verdict, after};
+use crate::log::read::{Position, Reader};
+use crate::log::{LogInner, topic::TopicInner};
+use crate::sync::lock;
+
+/// The first id of producers of transactions.
+pub(in crate::log) const GIVEN: i64 = 1 << 62;
+/// Where a batch is that is not there any more.
+const GONE: i64 = -1;
+
+/// Batches for one partition, one going on from the other.
+#[derive(Debug)]
+pub(in crate::log) struct Given {
+    pub(in crate::log) topic: String,
+    pub(in crate::log) partition: u32,
+    pub(in crate::log) batches: Vec<Bytes>,
+}
+
+/// The same, checked: nothing but the medium can keep it from being appended.
+#[derive(Debug)]
+struct Checked<'a> {
+    topic: Arc<TopicInner>,
+    partition: Arc<Partition>,
+    batches: &'a [Bytes],
+    headers: Vec<BatchHeader>,
+    /// It is there already.
+    repeated: bool,
+}
+
+impl LogInner {
+    /// Appends all batches, and commits offsets for a member, or does nothing. Durable when this returns; returns the first
+    /// offset of each batch. What was done before is not done again, but answered; -1 is for batches that are gone since.
+    ///
+    /// # Errors
+    /// As [`Transaction::commit`](super::Transaction::commit); `BadBatch`; `Invalid` for a producer id that is not for
+    /// transactions, or a partition that comes twice; `OutOfSequence`, `Fenced`.
+    pub(in crate::log) fn commit_given(
+        &self,
+        given: &[Given],
+        member: Option<&Membership>,
+        commits: &[OffsetCommit],
+    ) -> Result<Vec<i64>, LogError> {
+        let prepared = self.prepare_commit(commits);
+        let mut turn = self.take_turn()?;
+        let checked = self.check_given(given)?;
+        if checked.iter().any(|part| part.repeated) {
+            let mut offsets = Vec::new();
+            for part in &checked {
+                part.headers.iter().try_for_each(|header| {
+                    offsets.push(part.find(header)?);
+                    Ok::<_, LogError>(())
+                })?;
+            }
+            return Ok(offsets);
+        }
+        let prepared = prepared?;
+        let mut parts: Vec<Part> = checked.iter().map(Checked::part).collect();
+        let Some(Membership { group, member, generation }) = member else {
+            return self.carry_out_given(&mut turn, parts, &checked).map(|(offsets, _)| offsets);
+        };
+        let committer = Committer::Member(member, *generation);
+        self.commit_within(group, committer, commits, prepared, |batch| {
+            if let Some(batch) = batch {
+                let topic = self.internal_topic(OFFSETS, keyed_options())?;
+                parts.push(super::part(&topic, topic.partition(0)?, vec![batch])?);
+            }
+            self.carry_out_given(&mut turn, parts, &checked)
+        })
+    }
+
+    /// Returns the first offset of each batch, and that of the part behind them, if there is one.
+    fn carry_out_given(
+        &self,
+        turn: &mut Turn,
+        parts: Vec<Part>,
+        checked: &[Checked<'_>],
+    ) -> Result<(Vec<i64>, Option<i64>), LogError> {
+        let mut found = self.carry_out(turn, parts)?.into_iter();
+        let mut offsets = Vec::new();
+        for (part, mut records) in checked.iter().zip(&mut found) {
+            for header in &part.headers {
+                let count = usize::try_from(header.last_offset_delta).unwrap_or_default() + 1;
+                let first = records.drain(..count.min(records.len())).next();
+                offsets.push(first.unwrap_or(GONE));
+            }
+        }
+        Ok((offsets, found.next().and_then(|records| records.front().copied())))
+    }
+
+    /// Checks everything about batches that could keep them from being appended. The caller has the turn.
+    fn check_given<'a>(&self, given: &'a [Given]) -> Result<Vec<Checked<'a>>, LogError> {
+        let mut places = BTreeSet::new();
+        let mut checked = Vec::with_capacity(given.len());
+        for Given { topic: name, partition, batches } in given {
+            let topic = self.find_topic(name).filter(|_| !is_internal(name));
+            let topic = topic.ok_or_else(|| LogError::UnknownTopic { topic: name.clone() })?;
+            let partition = topic.partition(*partition)?.clone();
+            if !places.insert((name, partition.home.partition)) {
+                return invalid(format!("{} comes twice", partition.home.place()));
+            }
+            let mut headers = Vec::with_capacity(batches.len());
+            for batch in batches {
+                headers.push(check_batch(&partition, batch)?);
+            }
+            let repeated = check_sequence(&partition, &headers)?;
+            checked.push(Checked { topic, partition, batches, headers, repeated });
+        }
+        Ok(checked)
+    }
+}
+
+fn invalid<T>(reason: String) -> Result<T, LogError> {
+    Err(LogError::Invalid { what: "transaction", reason })
+}
+
+/// Refuses what an append would refuse, whatever its number.
+fn check_batch(partition: &Partition, batch: &[u8]) -> Result<BatchHeader, LogError> {
+    let limit = partition.options.record_bytes_max.min(BATCH_BYTES_MAX - 1024) as usize + 64;
+    if batch.len() > limit {
+        let (bytes, limit) = (batch.len() as u64, limit as u64);
+        return Err(LogError::TooLarge { topic: partition.home.topic.clone(), bytes, limit });
+    }
+    check_foreign(batch).map_err(|error| partition.bad_batch(error))?;
+    partition.check_keys(batch)?;
+    let header = BatchHeader::decode(batch).map_err(|error| partition.bad_batch(error))?;
+    if !(GIVEN..PRODUCER).contains(&header.producer_id) {
+        return invalid(format!("producer {} is not one of transactions", header.producer_id));
+    }
+    Ok(header)
+}
+
+/// Whether these batches are in the partition already.
+///
+/// # Errors
+/// They are not, and not the next ones of their producer either.
+fn check_sequence(partition: &Partition, headers: &[BatchHeader]) -> Result<bool, LogError> {
+    let (Some(first), Some(last)) = (headers.first(), headers.last()) else { return Ok(false) };
+    let place = || partition.home.place();
+    for pair in headers.windows(2) {
+        let producer = |header: &BatchHeader| (header.producer_id, header.producer_epoch);
+        let (expected, found) = (after(pair[0].last_sequence()), pair[1].base_sequence);
+        if expected != found || producer(&pair[0]) != producer(&pair[1]) {
+            let (place, producer) = (Box::new(place()), pair[1].producer_id);
+            return Err(LogError::OutOfSequence { place, producer, expected, found });
+        }
+    }
+    let gather = lock(&partition.gather);
+    // Of several batches the last is remembered longest.
+    if let Ok(Verdict::Duplicate { .. }) = gather.producers.judge(last, place) {
+        return Ok(true);
+    }
+    gather.producers.judge(first, place).map(|verdict| verdict != Verdict::Append)
+}
+
+impl Checked<'_> {
+    fn part(&self) -> Part {
+        Part {
+            topic: self.topic.name.clone(),
+            id: self.topic.id,
+            partition: self.partition.home.partition,
+            // What is appended from now on comes behind this, after a crash too.
+            from: self.partition.durable_end(),
+            batches: self.batches.concat(),
+        }
+    }
+
+    /// Where a batch is. What is not remembered of its producer is looked up, from the time of its records on.
+    fn find(&self, sought: &BatchHeader) -> Result<i64, LogError> {
+        let partition = &self.partition;
+        let judged = lock(&partition.gather).producers.judge(sought, || partition.home.place());
+        if let Ok(Verdict::Duplicate { first_offset, .. }) = judged {
+            return Ok(first_offset);
+        }
+        let from = match partition.options.timestamps {
+            TimestampType::Create => Position::Time(sought.max_timestamp),
+            TimestampType::Append => Position::Earliest,
+        };
+        let mut reader = Reader::new(partition.clone(), from)?;
+        while let Some(batch) = reader.next_batch()? {
+            let found = batch.batch().header();
+            if super::complete::is_same(found, sought) {
+                return Ok(found.base_offset);
+            }
+        }
+        Ok(GONE)
+    }
+}

@@ -1,0 +1,98 @@
+//! Transactions that come encoded, more than once, or wrong.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::log::format::batch::Producer;
+use crate::log::format::{BatchBuilder, BatchOptions};
+use crate::log::storage::MemoryStorage;
+use crate::log::{Level, Log, TopicOptions};
+
+fn batch(id: i64, base_sequence: i32, values: &[&str]) -> Bytes {
+    let producer = Producer { id, epoch: 0, base_sequence };
+    let mut builder = BatchBuilder::new(BatchOptions { producer, ..BatchOptions::default() });
+    for value in values {
+        builder.append(5, None, Some(value.as_bytes()), []).unwrap();
+    }
+    Bytes::from(builder.finish().unwrap())
+}
+
+fn given(topic: &str, batches: Vec<Bytes>) -> Given {
+    Given { topic: topic.to_owned(), partition: 0, batches }
+}
+
+fn open(storage: &MemoryStorage) -> Log {
+    Log::open_in(Arc::new(storage.clone()), "/log").unwrap()
+}
+
+fn fresh() -> (MemoryStorage, Log) {
+    let storage = MemoryStorage::new();
+    let log = open(&storage);
+    log.create_topic("a", TopicOptions::default()).unwrap();
+    log.create_topic("b", TopicOptions::default()).unwrap();
+    (storage, log)
+}
+
+fn end(log: &Log, topic: &str) -> i64 {
+    log.topic(topic).unwrap().describe().partitions[0].end
+}
+
+#[test]
+fn what_comes_twice_is_there_once_and_answered_alike_also_after_a_restart() {
+    let (storage, log) = fresh();
+    log.topic("a").unwrap().append("before").unwrap().wait().unwrap();
+    // More batches than a partition remembers of a producer.
+    let many: Vec<Bytes> = (0..8).map(|n| batch(GIVEN | 7, 2 * n, &["x", "y"])).collect();
+    let parts = [given("a", many), given("b", vec![batch(GIVEN | 7, 0, &["z"])])];
+    let first = log.inner.commit_given(&parts, None, &[]).unwrap();
+    assert_eq!(first, [1, 3, 5, 7, 9, 11, 13, 15, 0]);
+    assert_eq!(log.inner.commit_given(&parts, None, &[]).unwrap(), first);
+    log.topic("a").unwrap().append("behind").unwrap().wait().unwrap();
+    log.close().unwrap();
+    let log = open(&storage);
+    assert_eq!(log.inner.commit_given(&parts, None, &[]).unwrap(), first);
+    assert_eq!((end(&log, "a"), end(&log, "b")), (18, 1));
+    // What is not there any more has no place.
+    log.topic("a").unwrap().truncate_front(0, 18).unwrap();
+    let gone = log.inner.commit_given(&parts, None, &[]).unwrap();
+    assert_eq!((gone.first(), gone.last()), (Some(&GONE), Some(&0)));
+}
+
+#[test]
+fn what_cannot_be_appended_is_refused_before_anything_is_and_harms_nobody() {
+    let (_storage, log) = fresh();
+    let good = || given("a", vec![batch(GIVEN, 0, &["x"])]);
+    let mut damaged = batch(GIVEN, 0, &["x"]).to_vec();
+    *damaged.last_mut().unwrap() ^= 1;
+    let large = "x".repeat(2 << 20);
+    log.create_topic("keyed", TopicOptions::default().compact(true)).unwrap();
+    log.inner.internal_topic("__own", TopicOptions::default()).unwrap();
+    let bad = [
+        given("b", vec![Bytes::from(damaged)]),
+        given("b", vec![batch(GIVEN, 0, &[&large])]),
+        given("b", vec![batch(7, 0, &["an ordinary producer"])]),
+        given("b", vec![batch(-1, -1, &["nobody"])]),
+        given("b", vec![batch(PRODUCER, 0, &["the log itself"])]),
+        given("b", vec![batch(GIVEN, 0, &["x"]), batch(GIVEN, 2, &["a gap"])]),
+        given("b", vec![batch(GIVEN, 0, &["x"]), batch(GIVEN + 1, 1, &["somebody else"])]),
+        given("keyed", vec![batch(GIVEN, 0, &["no key"])]),
+        given("__own", vec![batch(GIVEN, 0, &["x"])]),
+        given("nothing", vec![batch(GIVEN, 0, &["x"])]),
+        good(),
+    ];
+    for bad in bad {
+        let said = format!("{bad:?}");
+        let refused = log.inner.commit_given(&[good(), bad], None, &[]);
+        assert!(refused.is_err(), "{said}");
+        assert_eq!((end(&log, "a"), end(&log, "b")), (0, 0), "{said}");
+    }
+    assert_eq!(log.inner.commit_given(&[good()], None, &[]).unwrap(), [0]);
+    let skipped = [given("a", vec![batch(GIVEN, 9, &["x"])])];
+    assert!(matches!(
+        log.inner.commit_given(&skipped, None, &[]),
+        Err(LogError::OutOfSequence { expected: 1, found: 9, .. })
+    ));
+    // Nobody else can use up the numbers of a transaction.
+    let append = log.topic("a").unwrap().append_batch(0, Level::Durable, &batch(GIVEN, 1, &["x"]));
+    assert!(matches!(append, Err(LogError::Invalid { .. })));
+}
