@@ -432,10 +432,14 @@ fn wrong_usage_is_explained_with_status_2_and_failures_with_status_1() {
         &["tail", &log, "t", "--from", "@x"],
         &["tail", &log, "t", "--max"],
         &["verify"],
+        &["verify", ""],
+        &["create", "", "t", "1"],
         &["salvage", &log],
         &["perf", &log, "append", "--records", "5"],
         &["perf", &log, "write", "--records", "5", "--size", "5"],
         &["perf", &log, "append", "--records", "0", "--size", "5"],
+        &["perf", &log, "append", "--records", "9", "--size", "5", "--callers", "0"],
+        &["perf", &log, "append", "--records", "9", "--size", "5", "--callers", "100000"],
     ];
     for arguments in usage {
         let finished = run(arguments);
@@ -458,6 +462,7 @@ fn wrong_usage_is_explained_with_status_2_and_failures_with_status_1() {
         (&["tail", "--connect", "nonsense", "t"], "nonsense"),
         (&["verify", &nowhere], "No such file"),
         (&["salvage", &nowhere, &log], "No such file"),
+        (&["salvage", &log, "/dev/null/out"], "log: cannot "),
         (&["dump", &nowhere], "is not named like a file of a log"),
         (&["perf", &log, "read", "--records", "1", "--size", "1"], "there is no topic perf"),
     ];
