@@ -345,13 +345,17 @@ fn a_client_without_a_server_fails_in_time_and_names_endpoint_and_request() {
 
 #[test]
 fn a_context_that_ends_ends_the_calls_of_its_clients() {
+    let (_storage, log) = memory();
+    log.create_topic("t", TopicOptions::default()).unwrap();
     let (context, other) = (Context::new(), Context::new());
-    let endpoint = Transport::Tcp.vacant();
-    let client = LogClient::connect(&context, &endpoint[..]).unwrap();
-    let caller = thread::spawn(move || client.topics().unwrap_err().to_string());
+    let server = LogServer::bind(&other, &log, "tcp://127.0.0.1:0").unwrap();
+    let client = LogClient::connect(&context, server.endpoint().clone()).unwrap();
+    let mut reader = client.read("t", 0, Position::Earliest).unwrap().follow();
+    let caller = thread::spawn(move || reader.next().unwrap().unwrap_err().to_string());
+    wait_until("the call waits at the server", || server.stats().waiting == 1);
     context.shutdown();
     assert!(caller.join().unwrap().contains("closed"));
-    drop(other);
+    assert!(client.topics().unwrap_err().to_string().contains("closed"));
 }
 
 #[test]

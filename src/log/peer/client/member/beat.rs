@@ -112,7 +112,14 @@ impl Beat {
         if state.news.is_none() {
             state.waker = Some(waker.clone());
         }
-        std::mem::take(&mut state.news)
+        let news = std::mem::take(&mut state.news);
+        // A heartbeat may go out before the member has said that it has these now.
+        for given in news.reply.iter().flat_map(|reply| &reply.assigned) {
+            if !state.held.contains(given) {
+                state.held.push(given.clone());
+            }
+        }
+        news
     }
 
     /// The member waits no longer.
