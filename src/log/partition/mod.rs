@@ -211,6 +211,12 @@ impl Partition {
         LogError::BadBatch { place: Box::new(self.home.place()), source }
     }
 
+    #[cold]
+    pub(super) fn too_large(&self, bytes: usize, limit: usize) -> LogError {
+        let (topic, bytes, limit) = (self.home.topic.clone(), bytes as u64, limit as u64);
+        LogError::TooLarge { topic, bytes, limit }
+    }
+
     /// Lets go of the segments that lie before `offset` as a whole and removes their files. The caller has made the new
     /// start durable before.
     pub(super) fn drop_front(&self, offset: i64) -> Result<(), LogError> {

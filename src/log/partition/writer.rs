@@ -13,6 +13,7 @@ use crate::log::error::LogError;
 use crate::log::format::checkpoint::{EpochStart, encode_epochs};
 use crate::log::format::names::{FileKind, FileName, LEADER_EPOCHS};
 use crate::log::format::{BatchHeader, producers};
+use crate::log::options::BATCH_BYTES_MAX;
 use crate::log::segment::Segment;
 use crate::sync::lock;
 
@@ -96,6 +97,10 @@ impl Writer {
         for batch in batches {
             let decoded = BatchHeader::decode(batch);
             headers.push(decoded.map_err(|error| partition.bad_batch(error))?);
+            // It cannot be: whoever hands batches over has seen to that. But what readers take for damage is never written.
+            if batch.len() > BATCH_BYTES_MAX as usize {
+                return Err(partition.too_large(batch.len(), BATCH_BYTES_MAX as usize));
+            }
         }
         let appended = self.append_all(partition, batches, &headers);
         self.headers = headers;
