@@ -134,6 +134,7 @@ impl LogInner {
             partition.retired.store(true, Ordering::SeqCst);
             // Tickets get their answer; nobody will miss what fails.
             let _ = partition.write_now();
+            partition.wake_readers();
         }
         // Whoever removes or replaces segments of it has given up by now, and does not begin again.
         let upkeep: Vec<_> = topic.partitions.iter().map(|one| one.claim_upkeep()).collect();
@@ -230,7 +231,7 @@ impl LogInner {
         for topic in state.topics.values() {
             for partition in &topic.partitions {
                 drop(lock(&partition.writer));
-                partition.followers.wake_all();
+                partition.wake_readers();
                 partition.durables.wake_all();
             }
         }

@@ -345,13 +345,20 @@ impl Partition {
         if due == Due::Now {
             // A failure may be that of others; the ticket knows.
             let _ = self.write_now();
-        } else if self.followers.any() {
+        } else if self.is_followed() {
             self.write_if_free();
         } else if due == Due::Soon {
             self.write_soon();
         } else if !self.lingering.load(Ordering::Relaxed) {
             self.linger();
         }
+    }
+
+    /// Whether somebody waits to read what is appended. Those who wait until it is durable wait for the keeper to write it, if
+    /// there is one.
+    #[inline]
+    fn is_followed(&self) -> bool {
+        self.followers.any() || (self.durable_followers.any() && !self.shared.keeper.has_thread())
     }
 
     /// Has written what has gathered, in a thread beside this one if there is one: copying into the page cache takes

@@ -469,8 +469,8 @@ impl GroupMember {
         self.group.cell.waiting.register(self.task, &waker);
         for lane in self.lanes.values().filter(|lane| !lane.revoked) {
             lane.waiters().register(lane.task, &waker);
-            // What has gathered so far, nobody might write for a while.
-            lane.partition.write_if_free();
+            // What has gathered so far, nobody might write for a while, and what is only written, nobody might sync.
+            lane.partition.urge(lane.level());
         }
         seen
     }
@@ -492,8 +492,12 @@ impl Lane {
         Ok(if self.durable_only { reader.durable_only() } else { reader })
     }
 
+    fn level(&self) -> Level {
+        if self.durable_only { Level::Durable } else { Level::Written }
+    }
+
     fn waiters(&self) -> &Waiters {
-        if self.durable_only { &self.partition.durables } else { &self.partition.followers }
+        self.partition.readers(self.level())
     }
 }
 

@@ -26,7 +26,7 @@ use super::clock::Clock;
 use super::error::LogError;
 use super::format::FormatError;
 use super::maintenance::{Counters, Maintenance};
-use super::options::LiveOptions;
+use super::options::{Level, LiveOptions};
 use super::segment::{Home, Segment};
 use super::storage::Storage;
 use crate::sync::{Mutex, MutexGuard, lock};
@@ -101,6 +101,8 @@ pub(super) struct Partition {
     pub(super) commit: Commit,
     /// Those who wait for records to read.
     pub(super) followers: Waiters,
+    /// Those who wait for durable records to read. Written ones wake them too: perhaps nobody else wants them synced.
+    pub(super) durable_followers: Waiters,
     /// Tasks that wait for records to become durable.
     pub(super) durables: Waiters,
     /// Somebody found the writer busy and wants what has gathered written when it is done.
@@ -144,6 +146,7 @@ impl Partition {
             retired: AtomicBool::new(false),
             commit: Commit::default(),
             followers: Waiters::default(),
+            durable_followers: Waiters::default(),
             durables: Waiters::default(),
             write_wanted: AtomicBool::new(false),
             lingering: AtomicBool::new(false),
@@ -195,6 +198,7 @@ impl Partition {
         lock(&self.watermark).store(watermark);
         self.durable_end.fetch_max(watermark.offset, Ordering::SeqCst);
         self.durables.wake_all();
+        self.durable_followers.wake_all();
     }
 
     /// Stops all appends until the log is opened anew; returns what callers get to hear.
@@ -203,7 +207,28 @@ impl Partition {
         lock(&self.watermark).sync_failed();
         let poison = self.shared.poison.get_or_init(|| cause.poisoned()).clone();
         self.durables.wake_all();
+        self.wake_readers();
         poison
+    }
+
+    /// Those who wait for records of a level to read.
+    pub(super) fn readers(&self, level: Level) -> &Waiters {
+        if level == Level::Durable { &self.durable_followers } else { &self.followers }
+    }
+
+    /// Sees to it that records of a level come to be, if any are on their way. For tasks that are registered with
+    /// [`readers`](Self::readers) and look again afterwards.
+    pub(super) fn urge(self: &Arc<Self>, level: Level) {
+        self.write_if_free();
+        if level == Level::Durable && self.is_unsynced() {
+            self.shared.keeper.sync(self);
+        }
+    }
+
+    /// Lets all who wait for records to read look again.
+    pub(super) fn wake_readers(&self) {
+        self.followers.wake_all();
+        self.durable_followers.wake_all();
     }
 
     #[cold]
@@ -282,7 +307,7 @@ impl Partition {
         let now = self.written_end();
         drop(writer);
         if now > before {
-            self.followers.wake_all();
+            self.wake_readers();
         }
         Ok(now > before)
     }

@@ -193,7 +193,7 @@ impl Writer {
             self.times.note(&partition.home, &active);
         }
         partition.written_end.store(next_offset, Ordering::SeqCst);
-        partition.followers.wake_all();
+        partition.wake_readers();
         if self.since_snapshot >= SNAPSHOT_BYTES {
             self.save_snapshot(partition);
         }

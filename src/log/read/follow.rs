@@ -1,14 +1,13 @@
 //! Following a partition: at its end readers wait for more.
 
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Reader;
 use crate::log::error::LogError;
 use crate::log::options::Level;
-use crate::log::partition::{Partition, Waiters};
 use crate::log::read::LogRecord;
 use crate::transport::now;
 
@@ -58,15 +57,11 @@ impl Follow {
 
     /// Whether nothing can come any more.
     fn is_over(&self) -> bool {
-        let partition = &self.reader.partition;
-        partition.home.writable
-            && partition.check().is_err()
-            && self.reader.next_offset() >= self.reader.end()
-    }
-
-    /// Those who wait for what this reader may see.
-    fn waiters(partition: &Partition, level: Level) -> &Waiters {
-        if level == Level::Durable { &partition.durables } else { &partition.followers }
+        let (partition, next) = (&self.reader.partition, self.reader.next_offset());
+        // While a log is being closed, what has gathered is written and synced; it is poisoned after that.
+        let stopped = partition.shared.poison.get().is_some();
+        let deleted = partition.retired.load(Ordering::SeqCst) && next >= partition.written_end();
+        partition.home.writable && (stopped || deleted) && next >= self.reader.end()
     }
 
     fn wait(&self, timeout: Option<Duration>) -> Result<(), LogError> {
@@ -75,10 +70,17 @@ impl Follow {
         if !partition.home.writable {
             return self.watch(timeout);
         }
-        let ready = || reader.end() > next || self.is_over();
-        // What has gathered so far, nobody might write for a while.
-        let before = || partition.write_if_free();
-        Self::waiters(partition, reader.level).wait(timeout, before, ready);
+        let durable = reader.level == Level::Durable;
+        // What has gathered so far, nobody might write for a while; and what is only written, nobody might sync at all.
+        let before = || {
+            partition.write_if_free();
+            if durable {
+                partition.sync_for_readers();
+            }
+        };
+        let ready =
+            || reader.end() > next || self.is_over() || (durable && partition.is_left_to_readers());
+        partition.readers(reader.level).wait(timeout, before, ready);
         Ok(())
     }
 
@@ -112,10 +114,10 @@ impl Follow {
                 Ok(None) => {}
             }
             let partition = self.reader.partition.clone();
-            let waiters = Self::waiters(&partition, self.reader.level);
+            let waiters = partition.readers(self.reader.level);
             let id = *self.task.get_or_insert_with(|| waiters.id());
             waiters.register(id, context.waker());
-            partition.write_if_free();
+            partition.urge(self.reader.level);
         }
         Poll::Pending
     }
@@ -137,8 +139,7 @@ impl Iterator for Follow {
 impl Drop for Follow {
     fn drop(&mut self) {
         if let Some(id) = self.task {
-            let partition: &Arc<Partition> = &self.reader.partition;
-            Self::waiters(partition, self.reader.level).forget(id);
+            self.reader.partition.readers(self.reader.level).forget(id);
         }
     }
 }
