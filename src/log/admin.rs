@@ -157,6 +157,16 @@ impl LogInner {
     ) -> Result<(), LogError> {
         self.check_writable()?;
         let partition = topic.partition(number)?;
+        let indexes = || partition.drop_indexes(offset);
+        self.making_room(indexes, || self.try_truncate_front(topic, partition, offset))
+    }
+
+    fn try_truncate_front(
+        &self,
+        topic: &TopicInner,
+        partition: &Partition,
+        offset: i64,
+    ) -> Result<(), LogError> {
         partition.flush_durable()?;
         let (earliest, end) = (partition.log_start(), partition.durable_end());
         if offset > end || offset < 0 {

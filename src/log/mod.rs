@@ -91,6 +91,7 @@ mod recall;
 mod recovery;
 mod refresh;
 mod retention;
+mod room;
 mod segment;
 pub mod storage;
 mod topic;
