@@ -11,8 +11,8 @@ use super::format::batch::TimestampType;
 /// Largest batch, header included, in bytes, and so the largest record that any topic may allow but for a few bytes.
 ///
 /// Who reads takes what claims to be larger for damage, before memory is set aside for it. So no batch may be written that
-/// is: records are counted before they get their offsets ([`TopicOptions::record_limit`]), batches from elsewhere before they
-/// get theirs ([`TopicOptions::batch_limit`]), no codec makes a batch larger than its records, and what compaction cannot
+/// is: records are counted before they get their offsets (`TopicOptions::record_limit`), batches from elsewhere before they
+/// get theirs (`TopicOptions::batch_limit`), no codec makes a batch larger than its records, and what compaction cannot
 /// make anew within this stays as it was.
 pub const BATCH_BYTES_MAX: u32 = 64 << 20;
 

@@ -15,7 +15,8 @@ use crate::transport::now;
 const PAUSE_MIN: Duration = Duration::from_micros(200);
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 
-/// A reader that waits at the end. As an iterator it blocks, and ends only when the log is closed and everything read.
+/// A reader that waits at the end. As an iterator it blocks, and ends only when the log is closed, or the topic deleted, and
+/// everything read. One of durable records only has them synced if nobody else would.
 #[derive(Debug)]
 pub struct Follow {
     reader: Reader,
@@ -33,7 +34,8 @@ impl Follow {
         &mut self.reader
     }
 
-    /// The next record, after waiting for it at most this long; `None` if there was none until then.
+    /// The next record, after waiting for it at most this long; `None` if there was none until then. A sync that this thread
+    /// makes itself is not interrupted.
     ///
     /// # Errors
     /// As [`Reader::next_batch`].
