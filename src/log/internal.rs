@@ -91,7 +91,9 @@ impl LogInner {
         let indexes = || {
             let topic = self.find_topic(name);
             let mut partitions = topic.iter().flat_map(|topic| &topic.partitions);
-            partitions.try_for_each(|partition| partition.drop_indexes(i64::MAX))
+            partitions.try_fold(false, |some, partition| {
+                partition.drop_indexes(i64::MAX).map(|more| some || more)
+            })
         };
         self.making_room(indexes, || self.delete_topic(name))?;
         self.nudge_groups();
