@@ -50,6 +50,8 @@ pub(super) struct Shared {
     pub(super) maintenance: Maintenance,
     /// How long an idempotent producer may be silent and is remembered.
     pub(super) producer_expiry_ms: i64,
+    /// Bytes of batches in a partition after which producers are written down again.
+    pub(super) producer_snapshot_bytes: u64,
 }
 
 impl Shared {

@@ -17,9 +17,6 @@ use crate::log::options::BATCH_BYTES_MAX;
 use crate::log::segment::Segment;
 use crate::sync::lock;
 
-/// Bytes of batches after which producers are written down again: as much is read at most to recall them after a crash.
-const SNAPSHOT_BYTES: u64 = 64 << 20;
-
 /// The writer's own state.
 #[derive(Debug)]
 pub(in crate::log) struct Writer {
@@ -194,7 +191,7 @@ impl Writer {
         }
         partition.written_end.store(next_offset, Ordering::SeqCst);
         partition.wake_readers();
-        if self.since_snapshot >= SNAPSHOT_BYTES {
+        if self.since_snapshot >= partition.shared.producer_snapshot_bytes {
             self.save_snapshot(partition);
         }
         Ok(())
