@@ -314,7 +314,7 @@ fn a_large_transaction_is_split_into_batches_that_its_topics_allow_and_too_large
         transaction.append_to("b", 0, &value).unwrap();
     }
     let refused = transaction.append_to("b", 0, &"v".repeat(500)).unwrap_err();
-    assert!(matches!(refused, LogError::TooLarge { limit: 464, .. }), "{refused}");
+    assert!(matches!(refused, LogError::TooLarge { limit: 528, .. }), "{refused}");
     let refused = transaction.append_to("b", 7, &value).unwrap_err();
     assert!(matches!(refused, LogError::UnknownPartition { partition: 7, .. }), "{refused}");
     let places = transaction.commit().unwrap();

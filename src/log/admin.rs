@@ -134,6 +134,7 @@ impl LogInner {
             partition.retired.store(true, Ordering::SeqCst);
             // Tickets get their answer; nobody will miss what fails.
             let _ = partition.write_now();
+            partition.wake_readers();
         }
         // Whoever removes or replaces segments of it has given up by now, and does not begin again.
         let upkeep: Vec<_> = topic.partitions.iter().map(|one| one.claim_upkeep()).collect();
@@ -156,6 +157,16 @@ impl LogInner {
     ) -> Result<(), LogError> {
         self.check_writable()?;
         let partition = topic.partition(number)?;
+        let indexes = || partition.drop_indexes(offset);
+        self.making_room(indexes, || self.try_truncate_front(topic, partition, offset))
+    }
+
+    fn try_truncate_front(
+        &self,
+        topic: &TopicInner,
+        partition: &Partition,
+        offset: i64,
+    ) -> Result<(), LogError> {
         partition.flush_durable()?;
         let (earliest, end) = (partition.log_start(), partition.durable_end());
         if offset > end || offset < 0 {
@@ -230,7 +241,7 @@ impl LogInner {
         for topic in state.topics.values() {
             for partition in &topic.partitions {
                 drop(lock(&partition.writer));
-                partition.followers.wake_all();
+                partition.wake_readers();
                 partition.durables.wake_all();
             }
         }

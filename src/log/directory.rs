@@ -96,6 +96,7 @@ fn open_topics(
         keeper: Keeper::new(options.linger),
         maintenance: Maintenance::new(interval, options.compaction_bytes),
         producer_expiry_ms: expiry_ms,
+        producer_snapshot_bytes: options.producer_snapshot_bytes,
     });
     let mut topics = BTreeMap::new();
     for (name, entry) in &catalogue.topics {

@@ -90,7 +90,14 @@ impl LogInner {
     pub(super) fn delete_users_topic(&self, name: &str) -> Result<(), LogError> {
         check_users_name(name)?;
         let _turn = self.take_turn()?;
-        self.delete_topic(name)?;
+        let indexes = || {
+            let topic = self.find_topic(name);
+            let mut partitions = topic.iter().flat_map(|topic| &topic.partitions);
+            partitions.try_fold(false, |some, partition| {
+                partition.drop_indexes(i64::MAX).map(|more| some || more)
+            })
+        };
+        self.making_room(indexes, || self.delete_topic(name))?;
         self.nudge_groups();
         self.forget_topic_offsets(name)
     }

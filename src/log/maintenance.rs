@@ -168,7 +168,11 @@ impl LogInner {
         let mut outcome = Ok(());
         for (topic, partition) in partitions(&topics) {
             let aged = partition.age();
-            let kept = aged.and_then(|()| self.retain(topic, partition, &mut maintained));
+            // A medium that is full has all the more to let go of what it need not keep.
+            let full = aged.as_ref().is_err_and(LogError::is_full);
+            let goes_on = if full { Ok(()) } else { aged.clone() };
+            let kept = goes_on.and_then(|()| self.retain(topic, partition, &mut maintained));
+            let kept = kept.and(aged);
             let compacted = kept.and_then(|()| self.compact(topic, partition, &mut maintained));
             // A topic that was deleted meanwhile has nothing left to do.
             let deleted = partition.retired.load(Ordering::SeqCst) && self.shared.check().is_ok();
@@ -188,10 +192,13 @@ impl LogInner {
         maintained: &mut Maintained,
     ) -> Result<(), LogError> {
         let Some(start) = partition.retained_from() else { return Ok(()) };
-        // It is decided what goes; a transaction must not need it any more.
-        drop(self.settle_transactions()?);
         let before = partition.log_start();
-        self.cut_front(topic, partition, start)?;
+        let indexes = || partition.drop_indexes(start);
+        self.making_room(indexes, || {
+            // It is decided what goes; a transaction must not need it any more.
+            drop(self.settle_transactions()?);
+            self.cut_front(topic, partition, start)
+        })?;
         let records = partition.log_start().saturating_sub(before);
         maintained.removed_records += u64::try_from(records).unwrap_or(0);
         Ok(())

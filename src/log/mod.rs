@@ -91,6 +91,7 @@ mod recall;
 mod recovery;
 mod refresh;
 mod retention;
+mod room;
 mod segment;
 pub mod storage;
 mod topic;
@@ -145,6 +146,10 @@ const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(60);
 /// Bytes of the table of keys of a compaction.
 const COMPACTION_BYTES: usize = 16 << 20;
 
+/// Bytes of batches in a partition after which producers are written down again: as much is read at most to recall them
+/// after a crash.
+const PRODUCER_SNAPSHOT_BYTES: u64 = 64 << 20;
+
 /// How long an idempotent producer may be silent and is remembered.
 const PRODUCER_EXPIRY: Duration = Duration::from_secs(24 * 3600);
 
@@ -158,6 +163,7 @@ pub struct LogOptions {
     maintenance_interval: Option<Duration>,
     compaction_bytes: usize,
     producer_expiry: Duration,
+    producer_snapshot_bytes: u64,
 }
 
 impl Default for LogOptions {
@@ -170,6 +176,7 @@ impl Default for LogOptions {
             maintenance_interval: Some(MAINTENANCE_INTERVAL),
             compaction_bytes: COMPACTION_BYTES,
             producer_expiry: PRODUCER_EXPIRY,
+            producer_snapshot_bytes: PRODUCER_SNAPSHOT_BYTES,
         }
     }
 }

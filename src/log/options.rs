@@ -8,8 +8,16 @@ use super::error::LogError;
 use super::format::Codec;
 use super::format::batch::TimestampType;
 
-/// Largest record or batch that any topic may allow, in bytes: what a reader allocates for a batch is below this.
+/// Largest batch, header included, in bytes, and so the largest record that any topic may allow but for a few bytes.
+///
+/// Who reads takes what claims to be larger for damage, before memory is set aside for it. So no batch may be written that
+/// is: records are counted before they get their offsets (`TopicOptions::record_limit`), batches from elsewhere before they
+/// get theirs (`TopicOptions::batch_limit`), no codec makes a batch larger than its records, and what compaction cannot
+/// make anew within this stays as it was.
 pub const BATCH_BYTES_MAX: u32 = 64 << 20;
+
+/// What a batch has beside the bytes of its first record, at most: its own header, and the record's framing.
+const BATCH_OVERHEAD_BYTES: u32 = 128;
 
 /// Largest size that any topic may set for its segments, in bytes: positions in them are 31 bits.
 pub(super) const SEGMENT_BYTES_MAX: u32 = 1 << 30;
@@ -164,6 +172,24 @@ topic_options! {
 }
 
 impl TopicOptions {
+    /// Largest record, each of its headers counted with its framing: alone in a batch it always fits.
+    #[inline]
+    pub(super) fn record_limit(&self) -> usize {
+        self.record_bytes_max.min(BATCH_BYTES_MAX - BATCH_OVERHEAD_BYTES) as usize
+    }
+
+    /// Largest batch that is appended as it is; room for the largest record.
+    #[inline]
+    pub(super) fn batch_limit(&self) -> usize {
+        self.record_limit() + BATCH_OVERHEAD_BYTES as usize
+    }
+
+    /// What records may gather to: the last one begins before [`batch_bytes`](field@Self::batch_bytes), or there is only one.
+    #[inline]
+    pub(super) fn gather_limit(&self) -> usize {
+        self.batch_limit().max(self.batch_bytes as usize)
+    }
+
     /// Whether there is anything to do for the topic beside appending and reading.
     pub(super) fn needs_maintenance(&self) -> bool {
         self.compact || self.retention.is_some() || self.retention_bytes.is_some()

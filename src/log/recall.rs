@@ -71,3 +71,6 @@ fn replay(segment: &Segment, since: i64, producers: &mut Producers) -> Result<()
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,14 +34,21 @@ struct Turn<'a> {
     partition: &'a Partition,
     /// How long the sync took; nothing if there was none.
     took: Duration,
+    /// Whether it syncs for an append of its own, and may come back with the next one.
+    is_caller: bool,
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut queue = lock(&self.partition.commit.queue);
-        let called = queue.end_turn(self.partition.durable_end(), self.took);
+        let durable_end = self.partition.durable_end();
+        let called = match self.is_caller {
+            true => queue.end_turn(durable_end, self.took),
+            false => queue.end_readers_turn(durable_end, self.took),
+        };
         drop(queue);
         called.wake();
+        self.partition.call_readers();
     }
 }
 
@@ -148,6 +155,9 @@ impl Partition {
                 let called = queue.leave();
                 drop(queue);
                 called.wake();
+                if fate.is_err() {
+                    self.call_readers();
+                }
                 return fate;
             }
             // What became durable since then was told to those in the queue only.
@@ -157,7 +167,7 @@ impl Partition {
             match queue.next(offset, patient && !late) {
                 Next::Lead => {
                     drop(queue);
-                    self.take_turn()?;
+                    self.take_turn(true)?;
                     patient = true;
                 }
                 Next::Wait(seat) => {
@@ -169,8 +179,8 @@ impl Partition {
     }
 
     /// Syncs for all, as the only one.
-    fn take_turn(&self) -> Result<(), LogError> {
-        let mut turn = Turn { partition: self, took: Duration::ZERO };
+    fn take_turn(&self, is_caller: bool) -> Result<(), LogError> {
+        let mut turn = Turn { partition: self, took: Duration::ZERO, is_caller };
         turn.took = self.sync_now()?;
         Ok(())
     }
@@ -206,9 +216,41 @@ impl Partition {
         self.commit(end - 1, None, || None).map(drop)
     }
 
+    /// Whether there is something written that a power cut may take.
+    pub(in crate::log) fn is_unsynced(&self) -> bool {
+        self.written_end() > self.durable_end()
+    }
+
+    /// Syncs what is written, for those who read what is durable, unless somebody does, or waits and so will: that they do not
+    /// wait for this one. When they are done, or give up, those who read are called to look again.
+    pub(in crate::log) fn sync_for_readers(&self) {
+        if self.is_waiting_for_readers() && lock(&self.commit.queue).lead_if_idle() {
+            // It stops all appends, which is where it is told.
+            let _ = self.take_turn(false);
+        }
+    }
+
+    /// Whether nobody but those who read would have what is written synced.
+    pub(in crate::log) fn is_left_to_readers(&self) -> bool {
+        self.is_waiting_for_readers() && lock(&self.commit.queue).is_idle()
+    }
+
+    fn is_waiting_for_readers(&self) -> bool {
+        self.is_unsynced() && self.shared.check_poison().is_ok()
+    }
+
+    /// Nobody may sync any more: those who read what is durable look whether they have to.
+    fn call_readers(&self) {
+        if self.is_waiting_for_readers() {
+            self.durable_followers.wake_all();
+        }
+    }
+
     /// For the keeper: syncs as long as tasks wait for it.
     pub(in crate::log) fn sync_for_tasks(self: &Arc<Self>) {
-        if self.durables.any() {
+        if !self.durables.any() {
+            self.sync_for_readers();
+        } else {
             let last = self.appended_end() - 1;
             // An offset that was taken back belongs to an append that failed; its task was told.
             let hopeless = || (self.appended_end() <= last).then_some(LogError::Closed);
@@ -221,3 +263,6 @@ impl Partition {
         lock(&self.gather).next_offset
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -145,6 +145,11 @@ impl Gather {
         partition: &Partition,
         record: &NewRecord<'_>,
     ) -> Result<i64, LogError> {
+        if let Some(open) = &self.open
+            && open.bytes() + bytes_bound(record) > partition.options.gather_limit()
+        {
+            self.close();
+        }
         if self.open.is_none() {
             self.open = Some(self.start(partition));
         } else if self.clock_left == 0 {
@@ -218,8 +223,14 @@ impl Gather {
     }
 }
 
-/// Largest framing of a record: length, attributes, deltas, lengths, count.
+/// Largest framing of a record, and of a header: length, attributes, deltas, lengths, count.
 const FRAMING_BYTES_MAX: usize = 64;
+
+/// No less than what a record takes in a batch.
+#[inline]
+fn bytes_bound(record: &NewRecord<'_>) -> usize {
+    record.bytes() + FRAMING_BYTES_MAX * (1 + record.headers.len())
+}
 
 impl Partition {
     /// Appends one record. It has its offset when this returns; the ticket tells when more has happened.
@@ -232,7 +243,7 @@ impl Partition {
         record: &NewRecord<'_>,
         level: Level,
     ) -> Result<Ticket, LogError> {
-        self.check_size(record.bytes() + FRAMING_BYTES_MAX * (1 + record.headers.len()))?;
+        self.check_record(record)?;
         let mut gather = self.gather_open()?;
         let offset = gather.push(self, record)?;
         let group = gather.group(self).clone();
@@ -250,7 +261,7 @@ impl Partition {
         level: Level,
     ) -> Result<Option<Ticket>, LogError> {
         for record in records {
-            self.check_size(record.bytes() + FRAMING_BYTES_MAX * (1 + record.headers.len()))?;
+            self.check_record(record)?;
         }
         let mut gather = self.gather_open()?;
         let first = gather.next_offset;
@@ -278,7 +289,7 @@ impl Partition {
         batch: &[u8],
         level: Level,
     ) -> Result<Ticket, LogError> {
-        self.check_size(batch.len())?;
+        self.check_size(batch.len(), self.options.batch_limit())?;
         let mut batch = batch.to_vec();
         check_foreign(&batch).map_err(|error| self.bad_batch(error))?;
         let mut gather = self.gather_open()?;
@@ -319,13 +330,13 @@ impl Partition {
     }
 
     #[inline]
-    fn check_size(&self, bytes: usize) -> Result<(), LogError> {
-        let limit = self.options.record_bytes_max as usize;
-        if bytes <= limit.saturating_add(FRAMING_BYTES_MAX) {
-            return Ok(());
-        }
-        let (topic, bytes, limit) = (self.home.topic.clone(), bytes as u64, limit as u64);
-        Err(LogError::TooLarge { topic, bytes, limit })
+    fn check_record(&self, record: &NewRecord<'_>) -> Result<(), LogError> {
+        self.check_size(bytes_bound(record) - FRAMING_BYTES_MAX, self.options.record_limit())
+    }
+
+    #[inline]
+    fn check_size(&self, bytes: usize, limit: usize) -> Result<(), LogError> {
+        if bytes <= limit { Ok(()) } else { Err(self.too_large(bytes, limit)) }
     }
 
     /// Writes if enough has gathered, or if somebody waits for it.
@@ -334,13 +345,20 @@ impl Partition {
         if due == Due::Now {
             // A failure may be that of others; the ticket knows.
             let _ = self.write_now();
-        } else if self.followers.any() {
+        } else if self.is_followed() {
             self.write_if_free();
         } else if due == Due::Soon {
             self.write_soon();
         } else if !self.lingering.load(Ordering::Relaxed) {
             self.linger();
         }
+    }
+
+    /// Whether somebody waits to read what is appended. Those who wait until it is durable wait for the keeper to write it, if
+    /// there is one.
+    #[inline]
+    fn is_followed(&self) -> bool {
+        self.followers.any() || (self.durable_followers.any() && !self.shared.keeper.has_thread())
     }
 
     /// Has written what has gathered, in a thread beside this one if there is one: copying into the page cache takes

@@ -117,6 +117,18 @@ impl Queue {
         Next::Wait(Seat { waiter, alarm: looks_out.then(|| now() + self.patience) })
     }
 
+    /// Whether nobody syncs, and nobody waits who will.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.leading && self.waiting.is_empty()
+    }
+
+    /// Leads, for one who does not wait, if nobody else would. It ends its turn as the others.
+    pub(super) fn lead_if_idle(&mut self) -> bool {
+        let idle = self.is_idle();
+        self.leading |= idle;
+        idle
+    }
+
     /// Whether somebody syncs.
     pub(super) fn is_led(&self) -> bool {
         self.leading
@@ -125,20 +137,30 @@ impl Queue {
     /// Ends the turn of the one who led. Everything below `durable_end` is durable; `took` is the time of the sync, zero if
     /// there was none.
     pub(super) fn end_turn(&mut self, durable_end: i64, took: Duration) -> Called {
+        self.end_turn_of(1, durable_end, took)
+    }
+
+    /// As [`end_turn`](Self::end_turn), for one who led with [`lead_if_idle`](Self::lead_if_idle), and does not come back with
+    /// another record.
+    pub(super) fn end_readers_turn(&mut self, durable_end: i64, took: Duration) -> Called {
+        self.end_turn_of(0, durable_end, took)
+    }
+
+    fn end_turn_of(&mut self, leaders: usize, durable_end: i64, took: Duration) -> Called {
         self.leading = false;
         let all = std::mem::take(&mut self.waiting).into_iter();
         let (mut done, rest): (Vec<_>, Vec<_>) =
             all.partition(|waiter| waiter.offset < durable_end);
         self.waiting = rest.into();
         // The leader is one of them.
-        let (released, left) = (done.len() + 1, self.waiting.len());
+        let (released, left) = (done.len() + leaders, self.waiting.len());
         self.expected = released + left;
         if !took.is_zero() {
             self.sync_time = (self.sync_time * 3 + took) / 4;
         }
         // Each of all loses what is waited for; each of those who would come too late loses a whole sync.
         let gain = self.sync_time * u32::try_from(released).unwrap_or(u32::MAX);
-        self.patience = gain / u32::try_from(self.expected).unwrap_or(u32::MAX);
+        self.patience = gain / u32::try_from(self.expected.max(1)).unwrap_or(u32::MAX);
         // Whoever leads next has the longest way.
         let mut called: Vec<_> = self.call_one().into_iter().collect();
         called.append(&mut done);

@@ -173,7 +173,7 @@ impl<'a> Copier<'a> {
     }
 
     /// Makes the batch anew from the records that stay. False if it cannot be: its times are too far from the horizon to
-    /// be counted from there, or it has grown and there is no room for that. It stays as it is then, which is never wrong.
+    /// be counted from there, or it has grown and there is no room for that in a batch or in the segment. It stays as it is then, which is never wrong.
     fn rebuild(
         &mut self,
         header: &BatchHeader,
@@ -213,6 +213,9 @@ impl<'a> Copier<'a> {
             return Ok(false);
         };
         self.rebuilt = rebuilt;
+        if self.rebuilt.len() > BATCH_BYTES_MAX as usize {
+            return Ok(false);
+        }
         let growth = self.rebuilt.len().saturating_sub(batch.bytes().len());
         match self.growth.checked_sub(growth) {
             Some(left) => self.growth = left,

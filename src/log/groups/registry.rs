@@ -1,8 +1,20 @@
 //! All groups of an open log: read from their internal topic at the first use, and kept in it.
 //!
-//! Locks are taken in this order: the turn of transactions, the index of groups, one group, the log's state, then those of
-//! partitions. A group's lock is held while its generation is made durable, and while a transaction of one of its members
-//! is; else not during a sync.
+//! Locks are taken in this order: a pass of maintenance or a work queue, the turn of transactions, the index of groups, one
+//! group, the log's state, those of partitions; last of all that of the members who wait, and none under it. Not all are
+//! needed for anything, but none is taken under a later one:
+//!
+//! - The turn comes first for transactions, which find the group and then commit for it under its lock, and for topics that
+//!   are made, altered or deleted. Those give up the log's state before they nudge groups (the index) and forget what was
+//!   committed for a topic (the index, then group by group).
+//! - The index is held while a group is looked for, and while the internal topic is read: the log's state and the partition
+//!   are asked for what is in it, and each record is noted under its group's lock. Two groups are never locked at once.
+//! - Under a group's lock the log's state is asked for topics, and the internal topic is made if there is none.
+//!
+//! A group's lock is held during a sync in three cases: while its generation is made durable, while a transaction of one of
+//! its members is, and while it is made durable that commits are forgotten, because their topic or the group is deleted. The
+//! index is, too, when that is found out at the first use. For other commits the lock is held until they are appended; what
+//! they say was dealt with is made durable before it is taken.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -177,8 +177,9 @@ pub(super) struct Snapshots {
     /// By offset, those not compared yet.
     waiting: BTreeMap<i64, Vec<ProducerEntry>>,
     producers: Producers,
-    /// What a snapshot tells of batches before this offset may have been compacted since.
-    pub(super) compacted_to: i64,
+    /// Offsets of records that snapshots tell of, and whether a batch that lost some of its records, or takes the place of
+    /// others, reaches over them: then what the snapshot tells of may have been compacted since.
+    told: BTreeMap<i64, bool>,
     /// The offset after the last batch; at first that of the first segment.
     pub(super) end: i64,
     differs: Vec<(i64, i64)>,
@@ -198,6 +199,7 @@ impl Snapshots {
         match disk::read(&*home.storage, &path) {
             Ok(Some(bytes)) => match producers::decode(&bytes) {
                 Ok(entries) => {
+                    self.told.extend(entries.iter().map(|entry| (entry.last_offset, false)));
                     self.waiting.insert(offset, entries);
                     None
                 }
@@ -219,6 +221,10 @@ impl Snapshots {
         self.compare_up_to(header.base_offset);
         self.producers.note(header);
         self.end = header.last_offset() + 1;
+        if header.records_count <= header.last_offset_delta {
+            let over = self.told.range_mut(header.base_offset..self.end);
+            over.for_each(|(_, compacted)| *compacted = true);
+        }
     }
 
     fn compare_up_to(&mut self, offset: i64) {
@@ -234,7 +240,7 @@ impl Snapshots {
                 let same = known.iter().find(|other| other.producer_id == entry.producer_id);
                 same.is_some_and(|other| {
                     let compacted = other.last_offset < entry.last_offset
-                        && entry.last_offset < self.compacted_to;
+                        && self.told.get(&entry.last_offset) == Some(&true);
                     !compacted
                         && (other.epoch, other.last_sequence, other.last_offset)
                             != (entry.epoch, entry.last_sequence, entry.last_offset)

@@ -20,8 +20,6 @@ use crate::log::storage::{OpenMode, StorageError};
 pub(super) struct PartitionVerifier<'a, 'p> {
     pub(super) home: &'a Home,
     pub(super) log_start: i64,
-    /// Whether compaction may have been here.
-    pub(super) compacted: bool,
     pub(super) report: &'a mut VerifyReport,
     pub(super) meter: &'a mut Meter<'p>,
 }
@@ -83,7 +81,6 @@ impl PartitionVerifier<'_, '_> {
         }
         let mut snapshots = self.snapshots(&files);
         snapshots.end = first.unwrap_or_default();
-        snapshots.compacted_to = live.last().copied().filter(|_| self.compacted).unwrap_or(0);
         let mut along = Along { epochs, snapshots };
         for (n, base_offset) in live.iter().copied().enumerate() {
             let limit = live.get(n + 1).copied();

@@ -42,8 +42,6 @@ pub(super) struct Survey {
     pub(super) epoch: i32,
     pub(super) topics: Vec<TopicSurvey>,
     log_starts: BTreeMap<(String, u32), i64>,
-    /// Up to where compaction has come.
-    cleaned: BTreeMap<(String, u32), i64>,
     /// How far partitions reached when the log was closed last.
     recovery_points: BTreeMap<(String, u32), i64>,
     /// What is wrong with the files of the log itself.
@@ -58,7 +56,6 @@ impl Survey {
             epoch: 0,
             topics: Vec::new(),
             log_starts: BTreeMap::new(),
-            cleaned: BTreeMap::new(),
             recovery_points: BTreeMap::new(),
             findings: Vec::new(),
         };
@@ -95,7 +92,8 @@ impl Survey {
             None => survey.guess_topics(partitions),
         }
         survey.log_starts = survey.read_offsets(LOG_START_OFFSETS, true);
-        survey.cleaned = survey.read_offsets(CLEANER_OFFSETS, false);
+        // Nothing but damage to it is of interest: what was compacted, batches tell.
+        let _ = survey.read_offsets(CLEANER_OFFSETS, false);
         survey.recovery_points = survey.read_offsets(RECOVERY_POINTS, false);
         survey.check_log_starts();
         Ok(survey)
@@ -220,11 +218,6 @@ impl Survey {
     /// Where a partition begins by its checkpoint.
     pub(super) fn log_start(&self, topic: &str, partition: u32) -> i64 {
         self.log_starts.get(&(topic.to_owned(), partition)).copied().unwrap_or(0)
-    }
-
-    /// Whether a partition is known to have been compacted.
-    pub(super) fn is_cleaned(&self, topic: &str, partition: u32) -> bool {
-        self.cleaned.contains_key(&(topic.to_owned(), partition))
     }
 
     /// How far a partition reached when the log was closed last.

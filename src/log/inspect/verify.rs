@@ -64,8 +64,7 @@ fn verify_partition(
 ) {
     let home = survey.home(&topic.name, number);
     let log_start = survey.log_start(&topic.name, number);
-    let compacted = topic.options.compact || survey.is_cleaned(&topic.name, number);
-    let verifier = PartitionVerifier { home: &home, log_start, compacted, report, meter };
+    let verifier = PartitionVerifier { home: &home, log_start, report, meter };
     let place = home.place();
     if let Err(error) = verifier.run(topic.id) {
         let place = crate::log::Place { path: Some(home.directory.clone()), ..place };

@@ -26,7 +26,7 @@ use super::clock::Clock;
 use super::error::LogError;
 use super::format::FormatError;
 use super::maintenance::{Counters, Maintenance};
-use super::options::LiveOptions;
+use super::options::{Level, LiveOptions};
 use super::segment::{Home, Segment};
 use super::storage::Storage;
 use crate::sync::{Mutex, MutexGuard, lock};
@@ -50,6 +50,8 @@ pub(super) struct Shared {
     pub(super) maintenance: Maintenance,
     /// How long an idempotent producer may be silent and is remembered.
     pub(super) producer_expiry_ms: i64,
+    /// Bytes of batches in a partition after which producers are written down again.
+    pub(super) producer_snapshot_bytes: u64,
 }
 
 impl Shared {
@@ -101,6 +103,8 @@ pub(super) struct Partition {
     pub(super) commit: Commit,
     /// Those who wait for records to read.
     pub(super) followers: Waiters,
+    /// Those who wait for durable records to read. Written ones wake them too: perhaps nobody else wants them synced.
+    pub(super) durable_followers: Waiters,
     /// Tasks that wait for records to become durable.
     pub(super) durables: Waiters,
     /// Somebody found the writer busy and wants what has gathered written when it is done.
@@ -144,6 +148,7 @@ impl Partition {
             retired: AtomicBool::new(false),
             commit: Commit::default(),
             followers: Waiters::default(),
+            durable_followers: Waiters::default(),
             durables: Waiters::default(),
             write_wanted: AtomicBool::new(false),
             lingering: AtomicBool::new(false),
@@ -195,6 +200,7 @@ impl Partition {
         lock(&self.watermark).store(watermark);
         self.durable_end.fetch_max(watermark.offset, Ordering::SeqCst);
         self.durables.wake_all();
+        self.durable_followers.wake_all();
     }
 
     /// Stops all appends until the log is opened anew; returns what callers get to hear.
@@ -203,12 +209,39 @@ impl Partition {
         lock(&self.watermark).sync_failed();
         let poison = self.shared.poison.get_or_init(|| cause.poisoned()).clone();
         self.durables.wake_all();
+        self.wake_readers();
         poison
+    }
+
+    /// Those who wait for records of a level to read.
+    pub(super) fn readers(&self, level: Level) -> &Waiters {
+        if level == Level::Durable { &self.durable_followers } else { &self.followers }
+    }
+
+    /// Sees to it that records of a level come to be, if any are on their way. For tasks that are registered with
+    /// [`readers`](Self::readers) and look again afterwards.
+    pub(super) fn urge(self: &Arc<Self>, level: Level) {
+        self.write_if_free();
+        if level == Level::Durable && self.is_unsynced() {
+            self.shared.keeper.sync(self);
+        }
+    }
+
+    /// Lets all who wait for records to read look again.
+    pub(super) fn wake_readers(&self) {
+        self.followers.wake_all();
+        self.durable_followers.wake_all();
     }
 
     #[cold]
     pub(super) fn bad_batch(&self, source: FormatError) -> LogError {
         LogError::BadBatch { place: Box::new(self.home.place()), source }
+    }
+
+    #[cold]
+    pub(super) fn too_large(&self, bytes: usize, limit: usize) -> LogError {
+        let (topic, bytes, limit) = (self.home.topic.clone(), bytes as u64, limit as u64);
+        LogError::TooLarge { topic, bytes, limit }
     }
 
     /// Lets go of the segments that lie before `offset` as a whole and removes their files. The caller has made the new
@@ -276,7 +309,7 @@ impl Partition {
         let now = self.written_end();
         drop(writer);
         if now > before {
-            self.followers.wake_all();
+            self.wake_readers();
         }
         Ok(now > before)
     }

@@ -13,11 +13,9 @@ use crate::log::error::LogError;
 use crate::log::format::checkpoint::{EpochStart, encode_epochs};
 use crate::log::format::names::{FileKind, FileName, LEADER_EPOCHS};
 use crate::log::format::{BatchHeader, producers};
+use crate::log::options::BATCH_BYTES_MAX;
 use crate::log::segment::Segment;
 use crate::sync::lock;
-
-/// Bytes of batches after which producers are written down again: as much is read at most to recall them after a crash.
-const SNAPSHOT_BYTES: u64 = 64 << 20;
 
 /// The writer's own state.
 #[derive(Debug)]
@@ -96,6 +94,10 @@ impl Writer {
         for batch in batches {
             let decoded = BatchHeader::decode(batch);
             headers.push(decoded.map_err(|error| partition.bad_batch(error))?);
+            // It cannot be: whoever hands batches over has seen to that. But what readers take for damage is never written.
+            if batch.len() > BATCH_BYTES_MAX as usize {
+                return Err(partition.too_large(batch.len(), BATCH_BYTES_MAX as usize));
+            }
         }
         let appended = self.append_all(partition, batches, &headers);
         self.headers = headers;
@@ -188,8 +190,8 @@ impl Writer {
             self.times.note(&partition.home, &active);
         }
         partition.written_end.store(next_offset, Ordering::SeqCst);
-        partition.followers.wake_all();
-        if self.since_snapshot >= SNAPSHOT_BYTES {
+        partition.wake_readers();
+        if self.since_snapshot >= partition.shared.producer_snapshot_bytes {
             self.save_snapshot(partition);
         }
         Ok(())

@@ -1,14 +1,13 @@
 //! Following a partition: at its end readers wait for more.
 
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Reader;
 use crate::log::error::LogError;
 use crate::log::options::Level;
-use crate::log::partition::{Partition, Waiters};
 use crate::log::read::LogRecord;
 use crate::transport::now;
 
@@ -16,7 +15,8 @@ use crate::transport::now;
 const PAUSE_MIN: Duration = Duration::from_micros(200);
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 
-/// A reader that waits at the end. As an iterator it blocks, and ends only when the log is closed and everything read.
+/// A reader that waits at the end. As an iterator it blocks, and ends only when the log is closed, or the topic deleted, and
+/// everything read. One of durable records only has them synced if nobody else would.
 #[derive(Debug)]
 pub struct Follow {
     reader: Reader,
@@ -34,7 +34,8 @@ impl Follow {
         &mut self.reader
     }
 
-    /// The next record, after waiting for it at most this long; `None` if there was none until then.
+    /// The next record, after waiting for it at most this long; `None` if there was none until then. A sync that this thread
+    /// makes itself is not interrupted.
     ///
     /// # Errors
     /// As [`Reader::next_batch`].
@@ -58,15 +59,11 @@ impl Follow {
 
     /// Whether nothing can come any more.
     fn is_over(&self) -> bool {
-        let partition = &self.reader.partition;
-        partition.home.writable
-            && partition.check().is_err()
-            && self.reader.next_offset() >= self.reader.end()
-    }
-
-    /// Those who wait for what this reader may see.
-    fn waiters(partition: &Partition, level: Level) -> &Waiters {
-        if level == Level::Durable { &partition.durables } else { &partition.followers }
+        let (partition, next) = (&self.reader.partition, self.reader.next_offset());
+        // While a log is being closed, what has gathered is written and synced; it is poisoned after that.
+        let stopped = partition.shared.poison.get().is_some();
+        let deleted = partition.retired.load(Ordering::SeqCst) && next >= partition.written_end();
+        partition.home.writable && (stopped || deleted) && next >= self.reader.end()
     }
 
     fn wait(&self, timeout: Option<Duration>) -> Result<(), LogError> {
@@ -75,10 +72,17 @@ impl Follow {
         if !partition.home.writable {
             return self.watch(timeout);
         }
-        let ready = || reader.end() > next || self.is_over();
-        // What has gathered so far, nobody might write for a while.
-        let before = || partition.write_if_free();
-        Self::waiters(partition, reader.level).wait(timeout, before, ready);
+        let durable = reader.level == Level::Durable;
+        // What has gathered so far, nobody might write for a while; and what is only written, nobody might sync at all.
+        let before = || {
+            partition.write_if_free();
+            if durable {
+                partition.sync_for_readers();
+            }
+        };
+        let ready =
+            || reader.end() > next || self.is_over() || (durable && partition.is_left_to_readers());
+        partition.readers(reader.level).wait(timeout, before, ready);
         Ok(())
     }
 
@@ -112,10 +116,10 @@ impl Follow {
                 Ok(None) => {}
             }
             let partition = self.reader.partition.clone();
-            let waiters = Self::waiters(&partition, self.reader.level);
+            let waiters = partition.readers(self.reader.level);
             let id = *self.task.get_or_insert_with(|| waiters.id());
             waiters.register(id, context.waker());
-            partition.write_if_free();
+            partition.urge(self.reader.level);
         }
         Poll::Pending
     }
@@ -137,8 +141,7 @@ impl Iterator for Follow {
 impl Drop for Follow {
     fn drop(&mut self) {
         if let Some(id) = self.task {
-            let partition: &Arc<Partition> = &self.reader.partition;
-            Self::waiters(partition, self.reader.level).forget(id);
+            self.reader.partition.readers(self.reader.level).forget(id);
         }
     }
 }

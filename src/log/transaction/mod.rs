@@ -35,8 +35,6 @@ use intent::{Part, encode_intent, encode_mark};
 /// The producer of all batches of transactions: by its sequence numbers a part is known that is there already.
 pub(super) const PRODUCER: i64 = i64::MAX;
 const PRODUCER_EPOCH: i16 = 0;
-/// What a batch may have beyond the largest record: its header.
-const BATCH_OVERHEAD_BYTES: usize = 64;
 
 /// Whose turn it is.
 #[derive(Debug, Default)]
@@ -211,7 +209,7 @@ impl Transaction {
 impl Gathered {
     fn push(&mut self, partition: &Partition, record: &NewRecord<'_>) -> Result<(), LogError> {
         let options = &partition.options;
-        let limit = (options.record_bytes_max as usize).saturating_add(BATCH_OVERHEAD_BYTES);
+        let limit = options.batch_limit();
         let now_ms = || partition.shared.clock.now_ms();
         let timestamp_ms = record.timestamp_ms.unwrap_or_else(now_ms);
         let headers = || record.headers.iter().copied();
@@ -224,8 +222,7 @@ impl Gathered {
         }
         let bytes = open.bytes().saturating_add(bytes);
         let fits = if bytes > limit {
-            let (topic, limit) = (partition.home.topic.clone(), limit as u64);
-            Err(LogError::TooLarge { topic, bytes: bytes as u64, limit })
+            Err(partition.too_large(bytes, limit))
         } else {
             let appended = open.append(timestamp_ms, record.key, record.value, headers());
             appended.map(drop).map_err(|error| partition.bad_batch(error))

@@ -33,7 +33,8 @@ pub struct BatchOptions {
     pub base_offset: i64,
     /// Which writer appends it; -1 if unknown.
     pub leader_epoch: i32,
-    /// How the records are packed.
+    /// How the records are packed. They stay plain if that would not make them smaller, so that no batch is larger than its
+    /// records and a header.
     pub codec: Codec,
     /// The time of the append in milliseconds since 1970, which then counts for all records; `None` keeps theirs.
     pub append_time_ms: Option<i64>,
@@ -118,7 +119,7 @@ impl BatchBuilder {
     }
 
     /// Bytes of the batch so far, the header included. Exactly what [`finish`](Self::finish) will add without codec; with
-    /// one, what will be packed.
+    /// one, no less than that.
     pub fn bytes(&self) -> usize {
         self.buffer.len() - self.start
     }
@@ -239,7 +240,7 @@ impl BatchBuilder {
         Ok(self.buffer)
     }
 
-    /// Replaces the records by what the codec makes of them.
+    /// Replaces the records by what the codec makes of them, if that is smaller.
     fn pack(&mut self) -> Result<(), FormatError> {
         if self.options.codec == Codec::None {
             return Ok(());
@@ -248,8 +249,9 @@ impl BatchBuilder {
         let mut packed = Vec::new();
         let plain = self.buffer.get(records..).unwrap_or_default();
         self.options.codec.encode(plain, &mut packed)?;
-        if packed.len() > BATCH_BYTES_MAX - HEADER_BYTES {
-            return Err(too_large(Field::Records, HEADER_BYTES, BATCH_BYTES_MAX as u64));
+        if packed.len() >= plain.len() {
+            self.options.codec = Codec::None;
+            return Ok(());
         }
         self.buffer.truncate(records);
         self.buffer.extend_from_slice(&packed);

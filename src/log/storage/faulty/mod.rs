@@ -92,6 +92,8 @@ struct Machine {
     plan: Plan,
     /// The next attempt to write to this file fails: the second half of a short write.
     rest_fails: Option<(NodeId, Errno)>,
+    /// How many bytes all files together may have.
+    capacity: u64,
     /// The holders of those lock files that are locked.
     holders: BTreeMap<NodeId, String>,
 }
@@ -183,11 +185,31 @@ impl Machine {
             _ => {}
         }
         check_end(target.saturating_add(data.len() as u64))?;
+        let room = self.room_behind(node)?.saturating_sub(target);
+        if room == 0 && !data.is_empty() {
+            return Err(Errno::NoSpace.into());
+        }
+        data.truncate(usize::try_from(room).unwrap_or(usize::MAX));
         let written = data.len();
         if written > 0 {
             self.record(path, Op::Write { node, position: target, data: data.into() });
         }
         Ok(written)
+    }
+
+    /// How long a file may be: as long as it is, and by as much longer as there is room.
+    fn room_behind(&self, node: NodeId) -> io::Result<u64> {
+        if self.capacity == u64::MAX {
+            return Ok(u64::MAX);
+        }
+        let room = self.capacity.saturating_sub(self.used());
+        Ok(self.medium.file(node)?.live.len().saturating_add(room))
+    }
+
+    /// Bytes of all files that have a name.
+    fn used(&self) -> u64 {
+        let files = self.medium.live.files().into_iter();
+        files.filter_map(|node| self.medium.files.get(&node)).map(|file| file.live.len()).sum()
     }
 
     fn sync_data(&mut self, node: NodeId, path: &Path) -> io::Result<()> {
@@ -216,6 +238,7 @@ impl FaultyStorage {
             log: Vec::new(),
             plan: Plan::default(),
             rest_fails: None,
+            capacity: u64::MAX,
             holders: BTreeMap::new(),
         };
         Self { machine: Arc::new(Mutex::new(machine)) }
@@ -240,6 +263,14 @@ impl FaultyStorage {
     /// Forgets all planned faults: the medium is well again.
     pub fn clear_faults(&self) {
         lock(&self.machine).plan.clear();
+    }
+
+    /// Limits the medium to the bytes that all files have now and so many more, `None`: not at all. What makes a file longer
+    /// than there is room for stops where the room ends, and fails with [`Errno::NoSpace`] then.
+    pub fn limit_room(&self, more: Option<u64>) {
+        let mut machine = lock(&self.machine);
+        let used = machine.used();
+        machine.capacity = more.map_or(u64::MAX, |more| used.saturating_add(more));
     }
 
     /// How many calls of this kind (`None`: of any kind) were made so far. Attempts to read or write count one by one.
