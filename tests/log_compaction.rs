@@ -144,6 +144,27 @@ fn more_keys_than_fit_into_the_table_are_compacted_part_by_part() {
 }
 
 #[test]
+fn tombstones_of_one_batch_go_though_the_table_was_full_in_the_middle_of_it() {
+    for before in 10..20 {
+        // Room for sixteen keys.
+        let bench = Bench::with(24 * 22);
+        let topic = bench.log.create_topic("t", compacted()).unwrap();
+        for n in 0..before {
+            put(&topic, &format!("key {n}"), "value");
+        }
+        let tombstones = ["a", "b", "c"].map(NewRecord::tombstone);
+        topic.append_all(0, Level::Written, &tombstones).unwrap().unwrap().wait().unwrap();
+        seal(&topic);
+        for _ in 0..2 {
+            bench.log.maintain().unwrap();
+            bench.clock.advance(501);
+        }
+        let left = contents(&topic);
+        assert_eq!(left.len(), before, "{left:?}");
+    }
+}
+
+#[test]
 fn readers_that_are_under_way_survive_a_compaction_here_and_in_other_processes() {
     let bench = Bench::new();
     let topic = bench.log.create_topic("t", compacted()).unwrap();
