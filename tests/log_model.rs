@@ -13,16 +13,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Appended, DELETE_RETENTION_MS, Expected, Model, PRODUCERS};
+use model::{Appended, DELETE_RETENTION_MS, Disk, Expected, Model, PRODUCERS, encode};
 use peermq::log::format::batch::Producer;
-use peermq::log::format::{BatchBuilder, BatchOptions};
+use peermq::log::storage::MemoryStorage;
 use peermq::log::storage::faulty::FaultyStorage;
-use peermq::log::storage::{MemoryStorage, OpenMode, Storage};
 use peermq::log::{
     Level, Log, LogError, ManualClock, MemberOptions, OffsetCommit, Position, Ticket, TopicOptions,
     TopicPartition,
 };
-use support::{DIRECTORY, Random, files, small};
+use support::{DIRECTORY, Random, small};
 
 /// How long records stay in the topic that is not compacted.
 const RETENTION_MS: i64 = 40_000;
@@ -36,49 +35,6 @@ const COMPACTED: usize = 0;
 const READ: usize = 1;
 /// Most partitions of the topic that is cut.
 const PARTITIONS_MAX: u32 = 4;
-
-/// A storage that can crash.
-trait Disk: Storage + Clone + 'static {
-    fn empty() -> Self;
-    /// What another process finds when this one is killed.
-    fn killed(&self) -> Self;
-    /// What a power cut leaves.
-    fn cut(&self, seed: u64) -> Self;
-}
-
-impl Disk for FaultyStorage {
-    fn empty() -> Self {
-        Self::new()
-    }
-
-    fn killed(&self) -> Self {
-        self.kill()
-    }
-
-    fn cut(&self, seed: u64) -> Self {
-        self.power_cut(seed).storage()
-    }
-}
-
-/// Cheap, but a power cut takes no more than a kill.
-impl Disk for MemoryStorage {
-    fn empty() -> Self {
-        Self::new()
-    }
-
-    fn killed(&self) -> Self {
-        let copy = Self::new();
-        for (path, bytes) in files(self) {
-            copy.create_dir_all(path.parent().unwrap()).unwrap();
-            copy.open(&path, OpenMode::Create).unwrap().write_at(&bytes, 0).unwrap();
-        }
-        copy
-    }
-
-    fn cut(&self, _: u64) -> Self {
-        self.killed()
-    }
-}
 
 struct Run<D> {
     random: Random,
@@ -512,16 +468,6 @@ impl<D: Disk> Run<D> {
         assert_eq!(left, expected, "{rest:?}");
         self.check();
     }
-}
-
-/// A batch of an idempotent producer.
-fn encode(producer: Producer, records: &[Appended]) -> Vec<u8> {
-    let mut builder = BatchBuilder::new(BatchOptions { producer, ..Default::default() });
-    for record in records {
-        let value = record.value.as_deref().map(str::as_bytes);
-        builder.append(record.time, Some(record.key.as_bytes()), value, []).unwrap();
-    }
-    builder.finish().unwrap()
 }
 
 fn setting(name: &str, default: u64) -> u64 {

@@ -2,7 +2,12 @@
 
 use std::collections::VecDeque;
 
+use peermq::log::format::{BatchBuilder, BatchOptions, batch};
+use peermq::log::storage::faulty::FaultyStorage;
+use peermq::log::storage::{MemoryStorage, OpenMode, Storage};
 use peermq::log::{LogRecord, NewRecord};
+
+use crate::support::files;
 
 /// How long tombstones stay in a compacted topic.
 pub(crate) const DELETE_RETENTION_MS: i64 = 5_000;
@@ -10,6 +15,49 @@ pub(crate) const DELETE_RETENTION_MS: i64 = 5_000;
 pub(crate) const PRODUCERS: u64 = 2;
 /// Batches by which a repetition of each is known.
 const BATCHES: usize = 5;
+
+/// A storage that can crash.
+pub(crate) trait Disk: Storage + Clone + 'static {
+    fn empty() -> Self;
+    /// What another process finds when this one is killed.
+    fn killed(&self) -> Self;
+    /// What a power cut leaves.
+    fn cut(&self, seed: u64) -> Self;
+}
+
+impl Disk for FaultyStorage {
+    fn empty() -> Self {
+        Self::new()
+    }
+
+    fn killed(&self) -> Self {
+        self.kill()
+    }
+
+    fn cut(&self, seed: u64) -> Self {
+        self.power_cut(seed).storage()
+    }
+}
+
+/// Cheap, but a power cut takes no more than a kill.
+impl Disk for MemoryStorage {
+    fn empty() -> Self {
+        Self::new()
+    }
+
+    fn killed(&self) -> Self {
+        let copy = Self::new();
+        for (path, bytes) in files(self) {
+            copy.create_dir_all(path.parent().unwrap()).unwrap();
+            copy.open(&path, OpenMode::Create).unwrap().write_at(&bytes, 0).unwrap();
+        }
+        copy
+    }
+
+    fn cut(&self, _: u64) -> Self {
+        self.killed()
+    }
+}
 
 /// A record that was appended.
 #[derive(Debug)]
@@ -181,4 +229,14 @@ impl Producer {
             self.batches.pop_front();
         }
     }
+}
+
+/// A batch of an idempotent producer.
+pub(crate) fn encode(producer: batch::Producer, records: &[Appended]) -> Vec<u8> {
+    let mut builder = BatchBuilder::new(BatchOptions { producer, ..Default::default() });
+    for record in records {
+        let value = record.value.as_deref().map(str::as_bytes);
+        builder.append(record.time, Some(record.key.as_bytes()), value, []).unwrap();
+    }
+    builder.finish().unwrap()
 }
