@@ -274,3 +274,33 @@ fn a_time_is_found_after_a_kill_though_the_time_index_was_lost_or_cut_short() {
         }
     }
 }
+
+#[test]
+fn a_batch_of_an_earlier_opening_that_comes_back_behind_the_end_is_no_record() {
+    let path = std::path::PathBuf::from(format!("{DIRECTORY}/t-0/00000000000000000000.log"));
+    let storage = FaultyStorage::new();
+    let log = open(&storage);
+    let topic = log.create_topic("t", small()).unwrap();
+    topic.append("first").unwrap().wait().unwrap();
+    let killed = storage.kill();
+    drop(topic);
+    // One opening appends two records; a crash takes the first of them.
+    let lost = open(&killed);
+    let topic = lost.topic("t").unwrap();
+    topic.append("lost").unwrap().wait().unwrap();
+    let from = files(&killed)[&path].len();
+    topic.append("stale").unwrap().wait().unwrap();
+    let stale = files(&killed)[&path][from..].to_vec();
+    // A later one has another record in its place, as long as that.
+    drop(log);
+    drop(open(&storage));
+    let log = open(&storage);
+    log.topic("t").unwrap().append("kept").unwrap().wait().unwrap();
+    let crashed = storage.kill();
+    let file = crashed.open(&path, peermq::log::storage::OpenMode::Write).unwrap();
+    assert_eq!(file.len().unwrap(), from as u64);
+    file.write_at(&stale, from as u64).unwrap();
+    let log = open(&crashed);
+    let expected = [(0, "first".to_owned()), (1, "kept".to_owned())];
+    assert_eq!(read_all(&log, "t", 0).unwrap(), expected);
+}
