@@ -45,7 +45,10 @@ pub(super) fn collect(
                 let offset = header.offset_of(record.offset_delta);
                 let Some(key) = record.key.filter(|_| offset >= from) else { continue };
                 if !keys.insert(key, offset) {
-                    return Ok(Some(offset));
+                    // Between two batches where that is possible: tombstones of one batch get their time together, from a
+                    // pass that has all of their keys.
+                    let whole = header.base_offset > from;
+                    return Ok(Some(if whole { header.base_offset } else { offset }));
                 }
             }
         }

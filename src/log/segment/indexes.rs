@@ -4,8 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Home;
+use super::{Expected, Found, Home, Scanner, Segment};
 use crate::log::disk;
+use crate::log::error::LogError;
 use crate::log::format::BatchHeader;
 use crate::log::format::index::{ENTRY_BYTES, IndexEntry, OffsetIndex, SegmentBounds};
 use crate::log::format::names::FileKind;
@@ -162,6 +163,34 @@ impl Indexes {
         write(home, &home.file(base_offset, FileKind::TimeIndex), at.1, &times, sync)?;
         self.saved = (self.offsets.len(), self.times.len());
         Ok(())
+    }
+}
+
+impl Segment {
+    /// Whether the latest time is one of these entries, or of the batches between two places: so that each entry will name
+    /// the batch that its time comes from. Entries that were lost with a power cut, or damaged, may lack it.
+    pub(super) fn is_reached(
+        &self,
+        timestamp_ms: i64,
+        indexes: &Indexes,
+        from: Found,
+        to: Found,
+    ) -> Result<bool, LogError> {
+        if indexes.latest.is_some_and(|latest| latest.timestamp_ms >= timestamp_ms) {
+            return Ok(true);
+        }
+        let expected = Expected { offset: from.offset, epoch: i32::MIN };
+        let file = self.file()?;
+        let mut scanner = Scanner::new(&**file, from.position, to.position, expected);
+        loop {
+            let offset = scanner.expected().offset;
+            match scanner.next() {
+                Ok(Some((_, header))) if header.max_timestamp >= timestamp_ms => return Ok(true),
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(false),
+                Err(error) => return Err(self.scan_failed(error, offset)),
+            }
+        }
     }
 }
 

@@ -480,7 +480,7 @@ impl Segment {
         } else {
             indexes = Indexes::default();
         }
-        if from.position > 0 {
+        if from.position > 0 && !self.is_reached(max_timestamp, &indexes, from, watermark)? {
             indexes.not_later_than(max_timestamp, bounds.last_relative_offset);
         }
         *lock(&self.indexes) = Some(indexes);
