@@ -136,12 +136,12 @@ fn visit(topic: &Topic) -> u64 {
     let (mut count, mut scratch) = (0, Vec::new());
     let mut reader = topic.read(0, Position::Earliest).expect("a reader");
     while let Some(batch) = reader.next_batch().expect("read") {
-        let visit = |_, _, record| {
+        let visited = batch.visit(&mut scratch, |_, _, record| {
             black_box(record);
             count += 1;
             true
-        };
-        batch.visit(&mut scratch, visit).expect("sound records");
+        });
+        visited.expect("sound records");
     }
     count
 }
@@ -172,7 +172,7 @@ fn deliver(criterion: &mut Criterion, log: Log) {
     });
     let round = || -> Duration {
         let start = Instant::now();
-        let _ticket = topic.append([b'x'; 100]).expect("appended");
+        let _ticket = topic.append(&[b'x'; 100]).expect("appended");
         gets.recv().expect("the follower is there");
         start.elapsed()
     };

@@ -28,10 +28,10 @@ fn append(topic: &Topic, records: &[(usize, bool)]) {
         let key = format!("key {number}");
         let headers = [HeaderRef { key: &key, value: Some(&value) }];
         let mut record = NewRecord::new(&value);
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             record = record.key(&key);
         }
-        if number % 5 == 0 {
+        if number.is_multiple_of(5) {
             record = record.headers(&headers);
         }
         let ticket = topic.append(record).unwrap();
@@ -44,10 +44,10 @@ fn append(topic: &Topic, records: &[(usize, bool)]) {
 fn check(record: &LogRecord, records: &[(usize, bool)]) {
     let number = record.offset as usize;
     let value = content(record.offset, records[number].0);
-    let key = (number % 3 == 0).then(|| format!("key {number}"));
+    let key = (number.is_multiple_of(3)).then(|| format!("key {number}"));
     assert_eq!(record.value.as_deref(), Some(&value[..]), "record {number}");
     assert_eq!(record.key.as_deref(), key.as_deref().map(str::as_bytes), "record {number}");
-    assert_eq!(record.headers.len(), usize::from(number % 5 == 0), "record {number}");
+    assert_eq!(record.headers.len(), usize::from(number.is_multiple_of(5)), "record {number}");
     for header in &record.headers {
         assert_eq!(header.key, format!("key {number}"));
         assert_eq!(header.value.as_deref(), Some(&value[..]));
