@@ -140,6 +140,9 @@ pub(crate) fn compare(arguments: &[String]) -> Outcome {
     run.header.seconds = begin.elapsed().as_secs_f64();
     record::append(&raw, &run.header)?;
     println!("\n{:.0} s", run.header.seconds);
+    if options.wants_group("log") {
+        println!("files of logs: {}", run.header.device);
+    }
     write_report(&options)
 }
 
@@ -155,6 +158,7 @@ fn write_report(options: &Options) -> Outcome {
         return Err(format!("there are no results in {}", raw.display()).into());
     }
     report::write(&archive, &out)?;
+    report::print_bounds(&archive, |group| options.wants_group(group));
     println!("{}", out.join("README.md").display());
     Ok(())
 }

@@ -50,7 +50,7 @@ impl Limit {
 pub(super) struct Bound {
     /// The row of the table.
     pub(super) what: &'static str,
-    group: &'static str,
+    pub(super) group: &'static str,
     /// The case, or the end of its name where the beginning depends on the machine.
     case: &'static str,
     figure: &'static str,

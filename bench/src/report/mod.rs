@@ -36,6 +36,17 @@ pub(crate) fn print_row(run: &Run, row: &Row) {
     }
 }
 
+/// Prints the figures to reach in some groups, with what was measured last.
+pub(crate) fn print_bounds(archive: &Archive, wanted: impl Fn(&str) -> bool) {
+    let bounds = [bounds::against_libzmq(), bounds::against_others(), bounds::of_the_log()];
+    for bound in bounds.iter().flatten().filter(|bound| wanted(bound.group)) {
+        let found = bound.judge(archive);
+        let figures = [found.figure, found.other, found.ratio];
+        let figures: Vec<_> = figures.into_iter().filter(|text| !text.is_empty()).collect();
+        println!("{}: {}; {}: {}", bound.what, figures.join(", "), bound.text, found.verdict);
+    }
+}
+
 /// Writes the page and the charts. They depend on nothing but the results.
 pub(crate) fn write(archive: &Archive, folder: &Path) -> Outcome {
     fs::create_dir_all(folder)?;

@@ -44,9 +44,11 @@ const METHOD: &str = "\
   fixed number of bytes (512 MiB for a window of a second); every process first writes as many to a file and removes it,
   because memory that the system gets for the first time can cost more than the write. Records are appended one by one at
   level `written`, and the clock stops when the last is written; commitlog and walrus (without syncs) are called the same
-  way. Floors: `pwrite` and `pread` of the bytes that peermq stores for these records, in the best of five sizes from
-  16 KiB to 1 MiB; `fdatasync` after a small `pwrite`, its rate times the number of callers. Reads are of what was written
-  just before, from the page cache, all checks on: `read` gives each record memory of its own to keep, `visit` lends it.
+  way. Floors: `pwrite` of the bytes that peermq stores for these records, and `pread` of the very files that it has
+  written, in the best of five sizes from 16 KiB to 1 MiB; `fdatasync` after a small `pwrite`, its rate times the number of
+  callers. Reads are of what was written just before and read once, from the page cache, all checks on; both sides read
+  it five times, and the fastest counts: `read` gives records that can be kept, which share the memory of their batch,
+  `visit` lends them.
   Delivery is timed from before the append until a follower in another thread has the record, which sleeps until then.
   The log of 10 GiB (1 KiB records, one partition) is made once; before an opening after a kill a process appends 900 MiB
   without syncing and is killed with SIGKILL.

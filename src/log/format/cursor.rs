@@ -3,6 +3,10 @@
 use super::error::{Fault, Field, FormatError};
 use super::varint::{VarintError, read_varint, read_varlong};
 
+/// What was decoded, or what is wrong. The error is boxed so that the result of each step is one or two words: it stays in
+/// registers, where a whole error would take every field of a record through memory.
+pub(in crate::log) type Checked<T> = Result<T, Box<FormatError>>;
+
 /// A position in `bytes`, which end where the enclosing structure ends.
 #[derive(Clone, Debug)]
 pub(super) struct Cursor<'a> {
@@ -12,12 +16,13 @@ pub(super) struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
+    #[inline(always)]
     pub(super) fn left(&self) -> usize {
         self.bytes.len() - self.position
     }
 
-    #[inline]
-    pub(super) fn byte(&mut self, field: Field) -> Result<u8, FormatError> {
+    #[inline(always)]
+    pub(super) fn byte(&mut self, field: Field) -> Checked<u8> {
         let Some(&byte) = self.bytes.get(self.position) else {
             return Err(self.truncated(field, 1));
         };
@@ -25,8 +30,8 @@ impl<'a> Cursor<'a> {
         Ok(byte)
     }
 
-    #[inline]
-    pub(super) fn varint(&mut self, field: Field) -> Result<i32, FormatError> {
+    #[inline(always)]
+    pub(super) fn varint(&mut self, field: Field) -> Checked<i32> {
         match read_varint(self.bytes, self.position) {
             Ok((value, next)) => {
                 self.position = next;
@@ -36,8 +41,8 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    #[inline]
-    pub(super) fn varlong(&mut self, field: Field) -> Result<i64, FormatError> {
+    #[inline(always)]
+    pub(super) fn varlong(&mut self, field: Field) -> Checked<i64> {
         match read_varlong(self.bytes, self.position) {
             Ok((value, next)) => {
                 self.position = next;
@@ -48,16 +53,15 @@ impl<'a> Cursor<'a> {
     }
 
     /// A length that must not be negative.
-    #[inline]
-    pub(super) fn length(&mut self, field: Field) -> Result<usize, FormatError> {
+    #[inline(always)]
+    pub(super) fn length(&mut self, field: Field) -> Checked<usize> {
         let start = self.position;
         let length = self.varint(field)?;
-        usize::try_from(length)
-            .map_err(|_| FormatError::new(field, start, Fault::Invalid { found: length.into() }))
+        usize::try_from(length).map_err(|_| invalid(field, start, length))
     }
 
-    #[inline]
-    pub(super) fn take(&mut self, length: usize, field: Field) -> Result<&'a [u8], FormatError> {
+    #[inline(always)]
+    pub(super) fn take(&mut self, length: usize, field: Field) -> Checked<&'a [u8]> {
         let taken = self.bytes.get(self.position..).and_then(|rest| rest.get(..length));
         let Some(taken) = taken else {
             return Err(self.truncated(field, length));
@@ -67,37 +71,42 @@ impl<'a> Cursor<'a> {
     }
 
     /// Bytes behind their length, where -1 means null.
-    #[inline]
+    #[inline(always)]
     pub(super) fn nullable(
         &mut self,
         length_field: Field,
         field: Field,
-    ) -> Result<Option<&'a [u8]>, FormatError> {
+    ) -> Checked<Option<&'a [u8]>> {
         let start = self.position;
         let length = self.varint(length_field)?;
         match usize::try_from(length) {
             Ok(length) => self.take(length, field).map(Some),
             Err(_) if length == -1 => Ok(None),
-            Err(_) => {
-                let fault = Fault::Invalid { found: length.into() };
-                Err(FormatError::new(length_field, start, fault))
-            }
+            Err(_) => Err(invalid(length_field, start, length)),
         }
     }
 
     #[cold]
-    fn truncated(&self, field: Field, needed: usize) -> FormatError {
+    #[inline(never)]
+    fn truncated(&self, field: Field, needed: usize) -> Box<FormatError> {
         let fault = Fault::Truncated { needed: needed as u64, available: self.left() as u64 };
-        FormatError::new(field, self.position, fault)
+        FormatError::boxed(field, self.position, fault)
     }
 
     #[cold]
-    fn bad_varint(&self, field: Field, error: VarintError, bits: u32) -> FormatError {
+    #[inline(never)]
+    fn bad_varint(&self, field: Field, error: VarintError, bits: u32) -> Box<FormatError> {
         match error {
             VarintError::Truncated => self.truncated(field, self.left() + 1),
             VarintError::Overlong => {
-                FormatError::new(field, self.position, Fault::Overlong { bits })
+                FormatError::boxed(field, self.position, Fault::Overlong { bits })
             }
         }
     }
+}
+
+#[cold]
+#[inline(never)]
+fn invalid(field: Field, position: usize, found: i32) -> Box<FormatError> {
+    FormatError::boxed(field, position, Fault::Invalid { found: found.into() })
 }

@@ -24,6 +24,13 @@ impl FormatError {
         Self { field, position, fault }
     }
 
+    /// As [`new`](Self::new), for results that stay in registers.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn boxed(field: Field, position: usize, fault: Fault) -> Box<Self> {
+        Box::new(Self::new(field, position, fault))
+    }
+
     /// Whether the input merely ends too early, as a torn write leaves it.
     pub fn is_truncation(&self) -> bool {
         matches!(self.fault, Fault::Truncated { .. })

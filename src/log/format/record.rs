@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use super::cursor::Cursor;
+use super::cursor::{Checked, Cursor};
 use super::error::{Fault, Field, FormatError};
 use super::varint::{put_varint, put_varlong, varint_len, varlong_len};
 
@@ -119,6 +119,12 @@ impl<'a> RecordRef<'a> {
     /// Any [`FormatError`] of a record; positions count from the start of `bytes`.
     #[inline]
     pub fn decode(bytes: &'a [u8], position: usize) -> Result<(Self, usize), FormatError> {
+        Self::decode_checked(bytes, position).map_err(|error| *error)
+    }
+
+    /// As [`decode`](Self::decode). Always inlined, so that the record is put together where it is wanted.
+    #[inline(always)]
+    pub(super) fn decode_checked(bytes: &'a [u8], position: usize) -> Checked<(Self, usize)> {
         let position = position.min(bytes.len());
         let mut cursor = Cursor { bytes, position };
         let length = cursor.length(Field::RecordLength)?;
@@ -129,7 +135,7 @@ impl<'a> RecordRef<'a> {
         let attributes = cursor.byte(Field::RecordAttributes)?;
         if attributes != 0 {
             let fault = Fault::Invalid { found: attributes.into() };
-            return Err(FormatError::new(Field::RecordAttributes, start, fault));
+            return Err(FormatError::boxed(Field::RecordAttributes, start, fault));
         }
         let timestamp_delta = cursor.varlong(Field::TimestampDelta)?;
         let offset_delta = cursor.varint(Field::OffsetDelta)?;
@@ -165,23 +171,27 @@ impl<'a> RecordRef<'a> {
     /// The record as one that shares `memory`, which must be what it was decoded from; checks the headers too.
     #[inline]
     pub(super) fn to_record(&self, memory: &Bytes) -> Result<Record, FormatError> {
-        let headers =
-            if self.header_count == 0 { Vec::new() } else { self.shared_headers(memory)? };
         Ok(Record {
             timestamp_delta: self.timestamp_delta,
             offset_delta: self.offset_delta,
+            headers: self.shared_headers(memory).map_err(|error| *error)?,
             key: share(memory, self.key),
             value: share(memory, self.value),
-            headers,
         })
+    }
+
+    /// The headers as ones that share `memory`, which must be what the record was decoded from; checks them.
+    #[inline(always)]
+    pub(in crate::log) fn shared_headers(&self, memory: &Bytes) -> Checked<Vec<Header>> {
+        if self.header_count == 0 { Ok(Vec::new()) } else { self.some_shared_headers(memory) }
     }
 
     /// Kept out of line: most records have no headers.
     #[inline(never)]
-    fn shared_headers(&self, memory: &Bytes) -> Result<Vec<Header>, FormatError> {
+    fn some_shared_headers(&self, memory: &Bytes) -> Checked<Vec<Header>> {
         let mut headers = Vec::new();
         for header in self.headers() {
-            let HeaderRef { key, value } = header?;
+            let HeaderRef { key, value } = header.map_err(Box::new)?;
             headers.push(Header { key: key.to_owned(), value: share(memory, value) });
         }
         Ok(headers)
@@ -189,24 +199,26 @@ impl<'a> RecordRef<'a> {
 }
 
 /// A slice of `memory` as one that keeps it alive.
-#[inline]
-fn share(memory: &Bytes, slice: Option<&[u8]>) -> Option<Bytes> {
-    slice.map(|slice| memory.slice_ref(slice))
+#[inline(always)]
+pub(in crate::log) fn share(memory: &Bytes, slice: Option<&[u8]>) -> Option<Bytes> {
+    let slice = slice?;
+    let start = slice.as_ptr().addr().wrapping_sub(memory.as_ptr().addr());
+    Some(memory.slice(start..start.wrapping_add(slice.len())))
 }
 
 /// Reads the header count and checks it against the bytes that are left.
-#[inline]
-fn header_count(cursor: &mut Cursor<'_>) -> Result<u32, FormatError> {
+#[inline(always)]
+fn header_count(cursor: &mut Cursor<'_>) -> Checked<u32> {
     let start = cursor.position;
     let count = cursor.length(Field::HeaderCount)?;
     if count == 0 && cursor.left() != 0 {
         let fault = Fault::Trailing { count: cursor.left() as u64 };
-        return Err(FormatError::new(Field::RecordLength, cursor.position, fault));
+        return Err(FormatError::boxed(Field::RecordLength, cursor.position, fault));
     }
     // The shortest header has two bytes, one for each length.
     if count > cursor.left() / 2 {
         let fault = Fault::TooLarge { limit: cursor.left() as u64 / 2 };
-        return Err(FormatError::new(Field::HeaderCount, start, fault));
+        return Err(FormatError::boxed(Field::HeaderCount, start, fault));
     }
     Ok(count as u32)
 }
@@ -219,17 +231,17 @@ pub struct Headers<'a> {
 }
 
 impl<'a> Headers<'a> {
-    fn header(&mut self) -> Result<HeaderRef<'a>, FormatError> {
+    fn header(&mut self) -> Checked<HeaderRef<'a>> {
         let cursor = &mut self.cursor;
         let length = cursor.length(Field::HeaderKeyLength)?;
         let start = cursor.position;
         let key = cursor.take(length, Field::HeaderKey)?;
         let key = std::str::from_utf8(key)
-            .map_err(|_| FormatError::new(Field::HeaderKey, start, Fault::NotUtf8))?;
+            .map_err(|_| FormatError::boxed(Field::HeaderKey, start, Fault::NotUtf8))?;
         let value = cursor.nullable(Field::HeaderValueLength, Field::HeaderValue)?;
         if self.left == 0 && cursor.left() != 0 {
             let fault = Fault::Trailing { count: cursor.left() as u64 };
-            return Err(FormatError::new(Field::RecordLength, cursor.position, fault));
+            return Err(FormatError::boxed(Field::RecordLength, cursor.position, fault));
         }
         Ok(HeaderRef { key, value })
     }
@@ -240,7 +252,7 @@ impl<'a> Iterator for Headers<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
-        let header = self.header();
+        let header = self.header().map_err(|error| *error);
         if header.is_err() {
             self.left = 0;
         }

@@ -45,7 +45,7 @@ pub const fn varlong_len(value: i64) -> usize {
 ///
 /// # Errors
 /// [`VarintError`]; nothing after `input` or after the fifth byte is looked at.
-#[inline]
+#[inline(always)]
 pub fn read_varint(input: &[u8], position: usize) -> Result<(i32, usize), VarintError> {
     let (raw, next) = read_unsigned::<VARINT_BYTES_MAX>(input, position)?;
     let raw = u32::try_from(raw).map_err(|_| VarintError::Overlong)?;
@@ -56,7 +56,7 @@ pub fn read_varint(input: &[u8], position: usize) -> Result<(i32, usize), Varint
 ///
 /// # Errors
 /// [`VarintError`]; nothing after `input` or after the tenth byte is looked at.
-#[inline]
+#[inline(always)]
 pub fn read_varlong(input: &[u8], position: usize) -> Result<(i64, usize), VarintError> {
     let (raw, next) = read_unsigned::<VARLONG_BYTES_MAX>(input, position)?;
     Ok(((raw >> 1) as i64 ^ -((raw & 1) as i64), next))
@@ -84,19 +84,22 @@ fn put_unsigned(out: &mut Vec<u8>, mut raw: u64) {
     out.push(raw as u8);
 }
 
-#[inline]
+#[inline(always)]
 fn read_unsigned<const BYTES_MAX: usize>(
     input: &[u8],
     position: usize,
 ) -> Result<(u64, usize), VarintError> {
-    match input.get(position) {
-        // Nearly all integers of a record are one byte long.
-        Some(&byte) if byte < 0x80 => Ok((u64::from(byte), position + 1)),
-        Some(_) => read_long::<BYTES_MAX>(input, position),
-        None => Err(VarintError::Truncated),
+    // Nearly all integers of a record are one or two bytes long.
+    match *input.get(position..).unwrap_or_default() {
+        [first, ..] if first < 0x80 => Ok((u64::from(first), position + 1)),
+        [first, second, ..] if second < 0x80 => {
+            Ok((u64::from(first & 0x7f) | u64::from(second) << 7, position + 2))
+        }
+        _ => read_long::<BYTES_MAX>(input, position),
     }
 }
 
+#[inline(never)]
 fn read_long<const BYTES_MAX: usize>(
     input: &[u8],
     position: usize,

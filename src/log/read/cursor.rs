@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+
+use super::window::Window;
 
 use crate::log::error::{Damage, LogError};
 use crate::log::format::batch::HEADER_BYTES;
@@ -20,11 +22,13 @@ pub(super) struct Cursor {
     here: Found,
     /// The offset of the first record that is wanted, not below which batches may begin.
     wanted: i64,
+    /// Bytes of the last batch; the next ones often have as many.
+    batch_bytes: usize,
 }
 
 impl Cursor {
     pub(super) fn new(offset: i64) -> Self {
-        Self { segment: None, here: Found { position: 0, offset }, wanted: offset }
+        Self { segment: None, here: Found { position: 0, offset }, wanted: offset, batch_bytes: 0 }
     }
 
     /// Forgets where it is, but not what comes next.
@@ -34,7 +38,7 @@ impl Cursor {
 
     /// At a batch that was found, of which nothing before an offset is wanted.
     pub(super) fn at(segment: Arc<Segment>, here: Found, earliest: i64) -> Self {
-        Self { segment: Some(segment), here, wanted: here.offset.max(earliest) }
+        Self { segment: Some(segment), here, wanted: here.offset.max(earliest), batch_bytes: 0 }
     }
 
     /// The offset of the next record.
@@ -42,15 +46,29 @@ impl Cursor {
         self.wanted
     }
 
-    /// Reads from the next batch on: at least one whole batch, about `bytes_max` bytes, nothing from `end` on. `None` if
-    /// there is nothing. `old` gives its memory if nobody else uses it.
+    /// Reads from the next batch on, which the window may have a part of: at least one whole batch, about `bytes_max`
+    /// bytes, nothing from `end` on. False if there is nothing. Unless that went well, the window is empty afterwards.
     pub(super) fn fetch(
         &mut self,
         partition: &Partition,
         end: i64,
         bytes_max: usize,
-        old: Bytes,
-    ) -> Result<Option<Bytes>, LogError> {
+        window: &mut Window,
+    ) -> Result<bool, LogError> {
+        let fetched = self.try_fetch(partition, end, bytes_max, window);
+        if !matches!(fetched, Ok(true)) {
+            *window = Window::default();
+        }
+        fetched
+    }
+
+    fn try_fetch(
+        &mut self,
+        partition: &Partition,
+        end: i64,
+        bytes_max: usize,
+        window: &mut Window,
+    ) -> Result<bool, LogError> {
         if self.wanted < partition.log_start() {
             let place = Box::new(partition.home.place().at_offset(self.wanted));
             let earliest = partition.log_start();
@@ -58,11 +76,13 @@ impl Cursor {
         }
         loop {
             if self.wanted >= end || self.here.offset >= end {
-                return Ok(None);
+                return Ok(false);
             }
             let Some(segment) = self.segment.clone() else {
                 let view = partition.view();
-                let Some((_, segment)) = view.segment_of(self.wanted) else { return Ok(None) };
+                let Some((_, segment)) = view.segment_of(self.wanted) else { return Ok(false) };
+                // What is left of the window may not be what is here.
+                window.take_all();
                 self.here = segment.find(self.wanted)?;
                 self.segment = Some(segment.clone());
                 continue;
@@ -74,15 +94,17 @@ impl Cursor {
                 let next = view.segment_of(self.here.offset).map(|(_, next)| next.clone());
                 match next.filter(|next| !Arc::ptr_eq(next, &segment)) {
                     Some(next) if next.base_offset == self.here.offset => {
+                        window.take_all();
                         self.here = Found { position: 0, offset: next.base_offset };
                         self.segment = Some(next);
                     }
                     Some(_) => self.segment = None,
-                    None => return Ok(None),
+                    None => return Ok(false),
                 }
                 continue;
             }
-            return self.read(&segment, left, bytes_max, old).map(Some);
+            self.read(&segment, left, bytes_max, window)?;
+            return Ok(true);
         }
     }
 
@@ -91,30 +113,37 @@ impl Cursor {
         segment: &Segment,
         left: u64,
         bytes_max: usize,
-        old: Bytes,
-    ) -> Result<Bytes, LogError> {
+        window: &mut Window,
+    ) -> Result<(), LogError> {
         let left = usize::try_from(left).unwrap_or(usize::MAX);
-        let wanted = bytes_max.max(HEADER_BYTES).min(left);
-        let chunk = self.read_bytes(segment, wanted, old)?;
-        let header = BatchHeader::decode(&chunk).map_err(|error| self.corrupt(error))?;
+        // A window that ends soon after a batch leaves little to be moved to the front of the next one.
+        let part = bytes_max.checked_rem(self.batch_bytes).filter(|part| *part < bytes_max);
+        let beyond = part.unwrap_or(0).saturating_sub(self.batch_bytes / 16);
+        self.extend(window, segment, (bytes_max - beyond).max(HEADER_BYTES).min(left))?;
+        let header = BatchHeader::decode(&window.rest()).map_err(|error| self.corrupt(error))?;
         let needed = header.batch_bytes();
-        if needed <= chunk.len() {
-            return Ok(chunk);
+        if needed <= window.left() {
+            return Ok(());
         }
         if needed > left || needed > BATCH_BYTES_MAX as usize {
             let found = left as u64;
             return Err(self.corrupt(Damage::Short { expected: needed as u64, found }));
         }
-        self.read_bytes(segment, needed, chunk)
+        self.extend(window, segment, needed)?;
+        if window.left() < needed {
+            let found = window.left() as u64;
+            return Err(self.corrupt(Damage::Short { expected: needed as u64, found }));
+        }
+        Ok(())
     }
 
-    fn read_bytes(&self, segment: &Segment, len: usize, old: Bytes) -> Result<Bytes, LogError> {
-        let mut buffer = old.try_into_mut().unwrap_or_else(|_| BytesMut::new());
-        buffer.resize(len, 0);
-        let read = segment.file()?.read_at(&mut buffer, self.here.position);
-        let read = read.map_err(|error| LogError::storage(segment.place(), error))?;
-        buffer.truncate(read);
-        Ok(buffer.freeze())
+    /// Reads until the window has this many bytes from the next batch on, or the file ends.
+    fn extend(&self, window: &mut Window, segment: &Segment, len: usize) -> Result<(), LogError> {
+        let file = segment.file()?;
+        window.extend(len, |buffer, kept| {
+            let read = file.read_at(buffer, self.here.position + kept as u64);
+            read.map_err(|error| LogError::storage(segment.place(), error))
+        })
     }
 
     /// The batch at the front of `bytes`, checked, and the first offset of it that is wanted; `None` if it is not there
@@ -133,7 +162,8 @@ impl Cursor {
         }
         let wanted = self.wanted;
         let next = header.last_offset() + 1;
-        let position = self.here.position + batch.bytes().len() as u64;
+        self.batch_bytes = batch.bytes().len();
+        let position = self.here.position + self.batch_bytes as u64;
         self.here = Found { position, offset: next };
         self.wanted = self.wanted.max(next);
         Ok(Some((batch, wanted)))

@@ -3,10 +3,9 @@
 mod cursor;
 mod follow;
 mod record;
+mod window;
 
 use std::sync::Arc;
-
-use bytes::Bytes;
 
 use super::error::LogError;
 use super::format::FormatError;
@@ -17,6 +16,7 @@ use cursor::Cursor;
 pub use follow::Follow;
 use record::Pending;
 pub use record::{LogRecord, ReadBatch};
+use window::Window;
 
 /// Bytes read at a time, where a reader does not say otherwise.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -48,9 +48,7 @@ pub struct Reader {
     cursor: Cursor,
     level: Level,
     chunk_bytes: usize,
-    /// What was read last; `taken` bytes of it are used up. Used again when nobody has slices of it any more.
-    chunk: Bytes,
-    taken: usize,
+    window: Window,
     /// The batch whose records are being handed out.
     pending: Option<Pending>,
 }
@@ -63,8 +61,7 @@ impl Reader {
             cursor: Cursor::new(offset),
             level: Level::Written,
             chunk_bytes: CHUNK_BYTES,
-            chunk: Bytes::new(),
-            taken: 0,
+            window: Window::default(),
             pending: None,
         })
     }
@@ -100,7 +97,7 @@ impl Reader {
     /// `OffsetOutOfRange`; `Invalid` for `Committed`.
     pub fn seek(&mut self, to: Position) -> Result<(), LogError> {
         self.cursor = Cursor::new(self.partition.offset_of(to)?);
-        (self.chunk, self.taken, self.pending) = (Bytes::new(), 0, None);
+        (self.window, self.pending) = (Window::default(), None);
         Ok(())
     }
 
@@ -127,7 +124,7 @@ impl Reader {
                     if !self.partition.reload()? {
                         return Err(error);
                     }
-                    (self.chunk, self.taken) = (Bytes::new(), 0);
+                    self.window = Window::default();
                     self.cursor.lose_place();
                 }
                 read => return read,
@@ -138,31 +135,25 @@ impl Reader {
     #[inline]
     fn try_next_batch(&mut self) -> Result<Option<ReadBatch>, LogError> {
         loop {
-            if self.taken < self.chunk.len() {
+            if self.window.left() > 0 {
                 // What was read may reach further than what is durable; it is read again when it is.
                 if self.level == Level::Durable && self.cursor.next_offset() >= self.end() {
-                    (self.chunk, self.taken) = (Bytes::new(), 0);
+                    self.window = Window::default();
                     return Ok(None);
                 }
-                let rest = self.chunk.slice(self.taken..);
-                match self.cursor.cut_batch(&rest)? {
-                    Some((batch, first_offset)) => {
-                        self.taken += batch.bytes().len();
-                        if batch.header().last_offset() >= first_offset {
-                            return Ok(Some(ReadBatch { batch, first_offset }));
-                        }
-                        continue;
+                if let Some((batch, first_offset)) = self.cursor.cut_batch(&self.window.rest())? {
+                    self.window.take(batch.bytes().len());
+                    if batch.header().last_offset() >= first_offset {
+                        return Ok(Some(ReadBatch { batch, first_offset }));
                     }
-                    None => self.taken = self.chunk.len(),
+                    continue;
                 }
             }
-            let old = std::mem::take(&mut self.chunk);
-            self.taken = 0;
             let end = self.end();
-            match self.cursor.fetch(&self.partition, end, self.chunk_bytes, old) {
-                Ok(Some(chunk)) => self.chunk = chunk,
-                Ok(None) if self.partition.refresh()? => {}
-                Ok(None) => return Ok(None),
+            match self.cursor.fetch(&self.partition, end, self.chunk_bytes, &mut self.window) {
+                Ok(true) => {}
+                Ok(false) if self.partition.refresh()? => {}
+                Ok(false) => return Ok(None),
                 Err(error) => return Err(self.cut_meanwhile(error)),
             }
         }
@@ -186,13 +177,8 @@ impl Reader {
     #[inline]
     pub fn next_record(&mut self) -> Result<Option<LogRecord>, LogError> {
         loop {
-            if let Some(pending) = &mut self.pending {
-                match pending.next() {
-                    Ok(Some(record)) => return Ok(Some(record)),
-                    // The rest of a batch that cannot be decoded is not skipped in silence: the error stays.
-                    Err(error) => return Err(self.bad_record(error)),
-                    Ok(None) => self.pending = None,
-                }
+            if let Some(record) = self.pending.as_mut().and_then(Pending::next) {
+                return Ok(Some(record));
             }
             if !self.open_batch()? {
                 return Ok(None);
@@ -208,6 +194,11 @@ impl Reader {
     /// Makes ready to hand out the records of the next batch; false at the end for now.
     #[inline(never)]
     fn open_batch(&mut self) -> Result<bool, LogError> {
+        // The rest of a batch that cannot be decoded is not skipped in silence: the error stays.
+        if let Some(error) = self.pending.as_ref().and_then(Pending::failed) {
+            return Err(self.bad_record(error));
+        }
+        self.pending = None;
         loop {
             let Some(batch) = self.next_batch()? else { return Ok(false) };
             // Control records are not for readers.
@@ -232,7 +223,16 @@ impl Iterator for Reader {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        self.next_record().transpose()
+        loop {
+            if let Some(record) = self.pending.as_mut().and_then(Pending::next) {
+                return Some(Ok(record));
+            }
+            match self.open_batch() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
     }
 }
 
@@ -279,12 +279,11 @@ impl Partition {
             }
             let Some(found) = segment.find_time(timestamp_ms)? else { continue };
             let mut cursor = Cursor::at(segment.clone(), found, earliest);
-            let mut bytes = Bytes::new();
+            let mut window = Window::default();
             // The batch has a record late enough, unless that lies before the log's start.
-            while let Some(chunk) = cursor.fetch(self, end, CHUNK_BYTES, bytes)? {
-                let mut taken = 0;
-                while let Some((batch, _)) = cursor.cut_batch(&chunk.slice(taken..))? {
-                    taken += batch.bytes().len();
+            while cursor.fetch(self, end, CHUNK_BYTES, &mut window)? {
+                while let Some((batch, _)) = cursor.cut_batch(&window.rest())? {
+                    window.take(batch.bytes().len());
                     if batch.header().max_timestamp < timestamp_ms {
                         continue;
                     }
@@ -295,7 +294,6 @@ impl Partition {
                         return Ok(offset);
                     }
                 }
-                bytes = chunk;
             }
         }
         Ok(end)

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::log::format::batch::{DECOMPRESSED_BYTES_MAX, Records};
-use crate::log::format::record::Header;
+use crate::log::format::record::{Header, share};
 use crate::log::format::{Batch, BatchHeader, FormatError, RecordRef};
 
 /// A record of a partition. Key and value share the memory of what was read with it.
@@ -59,8 +59,8 @@ impl ReadBatch {
         mut visit: impl FnMut(i64, i64, RecordRef<'_>) -> bool,
     ) -> Result<(), FormatError> {
         let header: BatchHeader = *self.batch.header();
-        for record in self.batch.view().records(scratch, DECOMPRESSED_BYTES_MAX)? {
-            let record = record?;
+        let mut records = self.batch.view().records(scratch, DECOMPRESSED_BYTES_MAX)?;
+        while let Some(record) = records.try_next().map_err(|error| *error)? {
             let offset = header.offset_of(record.offset_delta);
             if offset >= self.first_offset
                 && !visit(offset, header.timestamp_of(record.timestamp_delta), record)
@@ -114,37 +114,51 @@ impl Pending {
         self.next_offset
     }
 
-    /// The next record that was asked for. After an error it stays.
-    #[inline]
-    pub(super) fn next(&mut self) -> Result<Option<LogRecord>, FormatError> {
-        if let Some(error) = self.failed {
-            return Err(error);
+    /// What is wrong with the record after the last one that [`next`](Self::next) gave.
+    pub(super) fn failed(&self) -> Option<FormatError> {
+        self.failed
+    }
+
+    /// The next record that was asked for; `None` after the last one, and for good after an error, which
+    /// [`failed`](Self::failed) tells. The error takes no part in the result, which is put together in its place as its
+    /// last act: on its way from one place of memory to the next, a record costs more than its decoding.
+    #[inline(always)]
+    pub(super) fn next(&mut self) -> Option<LogRecord> {
+        if self.failed.is_some() {
+            return None;
         }
         loop {
-            let record = match self.records.next() {
-                Some(Ok(record)) => record,
-                Some(Err(error)) => {
-                    self.failed = Some(error);
-                    return Err(error);
-                }
-                None => {
+            let (record, memory) = match self.records.try_next() {
+                Ok(Some(found)) => found,
+                Ok(None) => {
                     self.next_offset = self.next_offset.max(self.header.last_offset() + 1);
-                    return Ok(None);
+                    return None;
+                }
+                Err(error) => {
+                    self.failed = Some(*error);
+                    return None;
                 }
             };
             let offset = self.header.offset_of(record.offset_delta);
             if offset < self.next_offset {
                 continue;
             }
+            let headers = match record.shared_headers(memory) {
+                Ok(headers) => headers,
+                Err(error) => {
+                    self.failed = Some(*error);
+                    return None;
+                }
+            };
             self.next_offset = offset + 1;
-            return Ok(Some(LogRecord {
+            return Some(LogRecord {
                 partition: self.partition,
                 offset,
                 timestamp_ms: self.header.timestamp_of(record.timestamp_delta),
-                key: record.key,
-                value: record.value,
-                headers: record.headers,
-            }));
+                key: share(memory, record.key),
+                value: share(memory, record.value),
+                headers,
+            });
         }
     }
 }

@@ -5,6 +5,7 @@ use std::iter::FusedIterator;
 use bytes::Bytes;
 
 use super::header::{BatchHeader, COUNT_AT};
+use crate::log::format::cursor::Checked;
 use crate::log::format::error::{Fault, Field, FormatError};
 use crate::log::format::record::{Record, RecordRef};
 
@@ -32,39 +33,41 @@ impl Walk {
     }
 
     /// The next record of `bytes`, which must be the same at each call.
-    #[inline]
-    fn step<'b>(&mut self, bytes: &'b [u8]) -> Option<Result<RecordRef<'b>, FormatError>> {
+    #[inline(always)]
+    fn step<'b>(&mut self, bytes: &'b [u8]) -> Checked<Option<RecordRef<'b>>> {
         if self.left == 0 {
-            return None;
+            return Ok(None);
         }
-        let stepped = self.try_step(bytes);
-        if stepped.is_err() {
-            self.left = 0;
+        match self.try_step(bytes) {
+            Ok(record) => Ok(Some(record)),
+            Err(error) => {
+                self.left = 0;
+                Err(error)
+            }
         }
-        Some(stepped)
     }
 
-    #[inline]
-    fn try_step<'b>(&mut self, bytes: &'b [u8]) -> Result<RecordRef<'b>, FormatError> {
+    #[inline(always)]
+    fn try_step<'b>(&mut self, bytes: &'b [u8]) -> Checked<RecordRef<'b>> {
         if self.position >= bytes.len() {
-            return Err(FormatError::new(
+            return Err(FormatError::boxed(
                 Field::RecordsCount,
                 COUNT_AT,
                 Fault::TooLarge { limit: u64::from(self.last_delta.wrapping_add(1) as u32) },
             ));
         }
-        let (record, next) = RecordRef::decode(bytes, self.position)?;
+        let (record, next) = RecordRef::decode_checked(bytes, self.position)?;
         // Offsets rise, and none lies beyond what the header promises.
         if record.offset_delta <= self.last_delta || record.offset_delta > self.delta_max {
             let fault = Fault::Invalid { found: record.offset_delta.into() };
-            return Err(FormatError::new(Field::OffsetDelta, self.position, fault));
+            return Err(FormatError::boxed(Field::OffsetDelta, self.position, fault));
         }
         self.last_delta = record.offset_delta;
         self.position = next;
         self.left -= 1;
         if self.left == 0 && next != bytes.len() {
             let fault = Fault::Trailing { count: (bytes.len() - next) as u64 };
-            return Err(FormatError::new(Field::Records, next, fault));
+            return Err(FormatError::boxed(Field::Records, next, fault));
         }
         Ok(record)
     }
@@ -81,6 +84,12 @@ impl<'a> RecordsRef<'a> {
     pub(super) fn new(header: &BatchHeader, bytes: &'a [u8], position: usize) -> Self {
         Self { bytes, walk: Walk::new(header, position) }
     }
+
+    /// As [`next`](Self::next), for hot loops: the record need not pass through memory.
+    #[inline(always)]
+    pub(in crate::log) fn try_next(&mut self) -> Checked<Option<RecordRef<'a>>> {
+        self.walk.step(self.bytes)
+    }
 }
 
 impl<'a> Iterator for RecordsRef<'a> {
@@ -88,7 +97,7 @@ impl<'a> Iterator for RecordsRef<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        self.walk.step(self.bytes)
+        self.try_next().map_err(|error| *error).transpose()
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -109,6 +118,13 @@ impl Records {
     pub(super) fn new(header: &BatchHeader, bytes: Bytes, position: usize) -> Self {
         Self { bytes, walk: Walk::new(header, position) }
     }
+
+    /// The next record, borrowed, its headers not checked; and the memory that it can share.
+    #[inline(always)]
+    pub(in crate::log) fn try_next(&mut self) -> Checked<Option<(RecordRef<'_>, &Bytes)>> {
+        let record = self.walk.step(&self.bytes)?;
+        Ok(record.map(|record| (record, &self.bytes)))
+    }
 }
 
 impl Iterator for Records {
@@ -116,9 +132,9 @@ impl Iterator for Records {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let record = match self.walk.step(&self.bytes)? {
-            Ok(record) => record.to_record(&self.bytes),
-            Err(error) => Err(error),
+        let record = match self.try_next() {
+            Ok(record) => record.map(|(record, memory)| record.to_record(memory))?,
+            Err(error) => Err(*error),
         };
         if record.is_err() {
             self.walk.left = 0;
