@@ -96,6 +96,7 @@ fn open_topics(
         keeper: Keeper::new(options.linger),
         maintenance: Maintenance::new(interval, options.compaction_bytes),
         producer_expiry_ms: expiry_ms,
+        partitions: Mutex::default(),
     });
     let mut topics = BTreeMap::new();
     for (name, entry) in &catalogue.topics {
@@ -346,7 +347,9 @@ pub(super) fn open_partition(
         opened.writer.times = times.map_err(|error| home.failed(error))?;
         opened.writer.producers.known_since(now_ms);
     }
-    Ok(Arc::new(Partition::new(shared.clone(), options.clone(), opened)))
+    let partition = Arc::new(Partition::new(shared.clone(), options.clone(), opened));
+    shared.add(&partition);
+    Ok(partition)
 }
 
 /// Makes the directory of a partition with all a partition must have. Durable but for the directory's own name.

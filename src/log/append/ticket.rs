@@ -166,15 +166,15 @@ impl Ticket {
         if self.level == Level::Buffered {
             return Some(Ok(()));
         }
-        let written = self.group.written(self.offset)?;
-        if written.is_err() || self.level == Level::Written {
-            return Some(written);
-        }
         let partition = &self.group.partition;
-        if partition.durable_end() > self.offset {
-            return Some(Ok(()));
+        match self.group.written(self.offset) {
+            Some(Err(error)) => return Some(Err(error)),
+            Some(Ok(())) if self.level == Level::Written => return Some(Ok(())),
+            Some(Ok(())) if partition.durable_end() > self.offset => return Some(Ok(())),
+            // Not written yet, or not durable. After a failure nobody might make it so.
+            Some(Ok(())) | None => {}
         }
-        partition.shared.poison.get().map(|poison| Err(poison.clone()))
+        partition.shared.check_poison().err().map(Err)
     }
 }
 
