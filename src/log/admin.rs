@@ -249,18 +249,19 @@ impl LogInner {
         marked
     }
 
-    /// Makes everything durable; returns how far that is.
+    /// Makes everything durable, as much of it as can be; returns how far that is.
     fn close_partitions(&self, state: &State) -> Result<Vec<PartitionOffset>, LogError> {
         let mut offsets = Vec::new();
+        let mut outcome = Ok(());
         for topic in state.topics.values() {
             for partition in &topic.partitions {
-                partition.close(!self.opened_clean)?;
+                outcome = outcome.and(partition.close(!self.opened_clean));
                 let (topic, number) = (topic.name.clone(), partition.home.partition);
                 let offset = partition.durable_end();
                 offsets.push(PartitionOffset { topic, partition: number, offset });
             }
         }
-        self.shared.check_poison()?;
+        outcome.and(self.shared.check_poison())?;
         Ok(offsets)
     }
 }

@@ -97,6 +97,7 @@ fn open_topics(
         maintenance: Maintenance::new(interval, options.compaction_bytes),
         producer_expiry_ms: expiry_ms,
         producer_snapshot_bytes: options.producer_snapshot_bytes,
+        partitions: Mutex::default(),
     });
     let mut topics = BTreeMap::new();
     for (name, entry) in &catalogue.topics {
@@ -347,7 +348,9 @@ pub(super) fn open_partition(
         opened.writer.times = times.map_err(|error| home.failed(error))?;
         opened.writer.producers.known_since(now_ms);
     }
-    Ok(Arc::new(Partition::new(shared.clone(), options.clone(), opened)))
+    let partition = Arc::new(Partition::new(shared.clone(), options.clone(), opened));
+    shared.add(&partition);
+    Ok(partition)
 }
 
 /// Makes the directory of a partition with all a partition must have. Durable but for the directory's own name.

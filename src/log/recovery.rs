@@ -136,7 +136,8 @@ fn open_once(home: Arc<Home>, log_start: i64, clean: bool) -> Result<Opened, Log
     let known = if known.segment == last {
         known
     } else {
-        Watermark { epoch: known.epoch, ..Watermark::empty(last) }
+        let Watermark { epoch, sync_failed, .. } = known;
+        Watermark { epoch, sync_failed, ..Watermark::empty(last) }
     };
     let recovered = recover_last(&home, known, clean, &mut producers)?;
     let active = Arc::new(recovered.segment);
@@ -203,7 +204,8 @@ fn known_durable(home: &Home, bases: &[i64], watermark: Watermark) -> Result<Wat
     match bases.first() {
         // Its segment was before the log's start; that there is a later one says that it was durable as a whole.
         Some(first) if watermark.segment < *first && watermark.offset <= *first => {
-            Ok(Watermark { producers: watermark.producers, ..Watermark::empty(*first) })
+            let Watermark { producers, sync_failed, .. } = watermark;
+            Ok(Watermark { producers, sync_failed, ..Watermark::empty(*first) })
         }
         _ => {
             let path = Some(home.file(watermark.segment, FileKind::Log));

@@ -23,6 +23,7 @@ impl Partition {
             self.write_now()?;
         }
         let mut writer = lock(&self.writer);
+        self.check()?;
         writer.expire_producers(self);
         let active = writer.active.clone();
         writer.times.note(&self.home, &active);

@@ -22,7 +22,7 @@ pub(in crate::log) struct Commit {
 impl Commit {
     /// Lets everybody look again whether there is still something to wait for.
     #[cold]
-    fn call_all(&self) {
+    pub(in crate::log) fn call_all(&self) {
         let called = lock(&self.queue).take_all();
         called.wake();
     }
@@ -104,12 +104,11 @@ impl Partition {
             written = writer.append(self, &buffers);
         }
         match &written {
-            Ok(()) => lock(&self.gather).written(self, buffers),
+            Ok(()) => {
+                lock(&self.gather).written(self, buffers);
+                group.settle();
+            }
             Err(error) => self.fail_gathered(writer, &group, error),
-        }
-        group.settle();
-        if written.is_err() {
-            self.commit.call_all();
         }
         written
     }
@@ -126,7 +125,10 @@ impl Partition {
             behind.settle();
         }
         drop(gather);
+        // Before anybody is woken: who looks again must find out.
+        group.settle();
         self.durables.wake_all();
+        self.commit.call_all();
     }
 
     /// Makes everything up to `offset` durable, or waits for whoever does. False if the time is up. `hopeless` tells why
@@ -200,10 +202,8 @@ impl Partition {
             return Ok(Duration::ZERO);
         }
         let begun = now();
-        active.sync().map_err(|error| self.poison(&error))?;
-        let took = begun.elapsed();
-        self.now_durable(watermark);
-        Ok(took)
+        self.sync_to(&active, watermark)?;
+        Ok(begun.elapsed())
     }
 
     /// Makes all that was appended so far durable.

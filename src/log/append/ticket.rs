@@ -126,7 +126,7 @@ impl Ticket {
     /// Waits until the append has its level; returns the offset.
     ///
     /// # Errors
-    /// `Full`: nothing of it is in the log. `Poisoned`: whether it is will be seen when the log is opened anew.
+    /// `Full`: it is not in the log; of several records the first ones may be. `Poisoned`: whether it is will be seen when the log is opened anew.
     pub fn wait(self) -> Result<i64, LogError> {
         self.wait_until(None).map(|_| self.offset)
     }
@@ -166,15 +166,15 @@ impl Ticket {
         if self.level == Level::Buffered {
             return Some(Ok(()));
         }
-        let written = self.group.written(self.offset)?;
-        if written.is_err() || self.level == Level::Written {
-            return Some(written);
-        }
         let partition = &self.group.partition;
-        if partition.durable_end() > self.offset {
-            return Some(Ok(()));
+        match self.group.written(self.offset) {
+            Some(Err(error)) => return Some(Err(error)),
+            Some(Ok(())) if self.level == Level::Written => return Some(Ok(())),
+            Some(Ok(())) if partition.durable_end() > self.offset => return Some(Ok(())),
+            // Not written yet, or not durable. After a failure nobody might make it so.
+            Some(Ok(())) | None => {}
         }
-        partition.shared.poison.get().map(|poison| Err(poison.clone()))
+        partition.shared.check_poison().err().map(Err)
     }
 }
 

@@ -17,7 +17,7 @@ pub(super) mod writer;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use super::append::commit::Commit;
 use super::append::gather::Gather;
@@ -52,6 +52,9 @@ pub(super) struct Shared {
     pub(super) producer_expiry_ms: i64,
     /// Bytes of batches in a partition after which producers are written down again.
     pub(super) producer_snapshot_bytes: u64,
+    /// All partitions of the log: a failure in one is the end of the others too, and who waits there is to know. Its
+    /// lock is held for moments, and no other is taken under it.
+    pub(super) partitions: Mutex<Vec<Weak<Partition>>>,
 }
 
 impl Shared {
@@ -64,6 +67,24 @@ impl Shared {
             return Err(LogError::ReadOnly);
         }
         if self.closed.load(Ordering::Acquire) { Err(LogError::Closed) } else { Ok(()) }
+    }
+
+    /// Adds a partition to those that a failure concerns.
+    pub(super) fn add(&self, partition: &Arc<Partition>) {
+        let mut partitions = lock(&self.partitions);
+        partitions.retain(|known| known.strong_count() > 0);
+        partitions.push(Arc::downgrade(partition));
+    }
+
+    /// Lets all who wait for anything look again: nothing will come any more.
+    #[cold]
+    fn wake_all(&self) {
+        let partitions: Vec<_> = lock(&self.partitions).iter().filter_map(Weak::upgrade).collect();
+        for partition in partitions {
+            partition.wake_readers();
+            partition.durables.wake_all();
+            partition.commit.call_all();
+        }
     }
 }
 
@@ -92,6 +113,9 @@ pub(super) struct Partition {
     pub(super) gather: Mutex<Gather>,
     pub(super) view: Mutex<Arc<View>>,
     pub(super) watermark: Mutex<WatermarkFile>,
+    /// Held while a segment is synced, until it is known what that means: after a sync that failed the system reports
+    /// success for another one, though it has given up what the first did not write. After `writer` in the order of locks.
+    syncing: Mutex<()>,
     /// The offset after the last one that readers see.
     pub(super) written_end: AtomicI64,
     /// The offset after the last one that survives a power cut.
@@ -142,6 +166,7 @@ impl Partition {
             gather: Mutex::new(gather),
             view: Mutex::new(Arc::new(View { segments: opened.segments })),
             watermark: Mutex::new(opened.watermark),
+            syncing: Mutex::new(()),
             written_end: AtomicI64::new(end),
             durable_end: AtomicI64::new(opened.durable_end),
             log_start: AtomicI64::new(opened.log_start),
@@ -195,10 +220,40 @@ impl Partition {
         self.log_start.load(Ordering::SeqCst)
     }
 
+    /// Syncs a segment; up to this watermark the partition is durable then.
+    ///
+    /// # Errors
+    /// What poisons the log, whether this sync failed or something did before it.
+    pub(super) fn sync_to(&self, segment: &Segment, watermark: Watermark) -> Result<(), LogError> {
+        let syncing = lock(&self.syncing);
+        self.shared.check_poison()?;
+        segment.sync().map_err(|error| self.poison(&error))?;
+        lock(&self.watermark).store(watermark);
+        // Who is woken may want a segment synced too.
+        drop(syncing);
+        self.raise_durable_end(watermark.offset);
+        Ok(())
+    }
+
+    /// Cuts off what lies beyond the published end of the active segment, durably.
+    ///
+    /// # Errors
+    /// As [`sync_to`](Self::sync_to).
+    #[cold]
+    fn cut_to_end(&self, active: &Segment) -> Result<(), LogError> {
+        let _syncing = lock(&self.syncing);
+        self.shared.check_poison()?;
+        active.cut_to_end().map_err(|error| self.poison(&error))
+    }
+
     /// A sync confirmed this watermark.
     pub(super) fn now_durable(&self, watermark: Watermark) {
         lock(&self.watermark).store(watermark);
-        self.durable_end.fetch_max(watermark.offset, Ordering::SeqCst);
+        self.raise_durable_end(watermark.offset);
+    }
+
+    fn raise_durable_end(&self, offset: i64) {
+        self.durable_end.fetch_max(offset, Ordering::SeqCst);
         self.durables.wake_all();
         self.durable_followers.wake_all();
     }
@@ -208,8 +263,7 @@ impl Partition {
     pub(super) fn poison(&self, cause: &LogError) -> LogError {
         lock(&self.watermark).sync_failed();
         let poison = self.shared.poison.get_or_init(|| cause.poisoned()).clone();
-        self.durables.wake_all();
-        self.wake_readers();
+        self.shared.wake_all();
         poison
     }
 

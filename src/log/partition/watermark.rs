@@ -112,6 +112,8 @@ pub(in crate::log) struct WatermarkFile {
     file: Arc<dyn StorageFile>,
     sequence: u64,
     last: Watermark,
+    /// Since it was opened a sync failed.
+    failed: bool,
 }
 
 impl WatermarkFile {
@@ -125,7 +127,7 @@ impl WatermarkFile {
             file.sync_data().map(|()| file)
         });
         let file = created.map_err(|error| home.failed(error))?;
-        Ok(Self { file, sequence: 0, last: first })
+        Ok(Self { file, sequence: 0, last: first, failed: false })
     }
 
     /// Opens the file and finds the newest slot that is sound.
@@ -148,7 +150,7 @@ impl WatermarkFile {
             newest = newest.max_by_sequence(found);
         }
         match newest {
-            Some((sequence, last)) => Ok(Self { file, sequence, last }),
+            Some((sequence, last)) => Ok(Self { file, sequence, last, failed: false }),
             None => Err(LogError::corrupt(place(), Damage::Unreadable)),
         }
     }
@@ -160,7 +162,9 @@ impl WatermarkFile {
 
     /// Writes the other slot, if this one is news. A failure is none: the older slot stays true.
     pub(in crate::log) fn store(&mut self, watermark: Watermark) {
-        if watermark == self.last || watermark.offset < self.last.offset {
+        // After a failed sync the mark of it stays: the next opening must not believe what it can read.
+        let known = watermark == self.last || watermark.offset < self.last.offset;
+        if known || self.failed {
             return;
         }
         let sequence = self.sequence + 1;
@@ -173,6 +177,7 @@ impl WatermarkFile {
     /// Notes that a sync failed, as well as that can be done now.
     pub(in crate::log) fn sync_failed(&mut self) {
         self.store(Watermark { sync_failed: true, ..self.last });
+        self.failed = true;
     }
 
     /// Writes what the newest slot says to the other one too, durably: from now on nothing needs what the watermark was
@@ -269,8 +274,11 @@ mod tests {
         file.store(at(5));
         assert_eq!(file.last(), at(7));
         file.sync_failed();
-        let found = WatermarkFile::open(&home).unwrap().last();
-        assert_eq!(found, Watermark { sync_failed: true, ..at(7) });
+        file.store(at(9));
+        let mut opened = WatermarkFile::open(&home).unwrap();
+        assert_eq!(opened.last(), Watermark { sync_failed: true, ..at(7) });
+        opened.store(at(9));
+        assert_eq!(opened.last(), at(9), "whoever opens it has seen to that");
     }
 
     #[test]

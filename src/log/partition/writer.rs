@@ -163,14 +163,41 @@ impl Writer {
         let active = self.active.clone();
         self.reserve(partition, end);
         if let Err(error) = active.write(batches) {
-            // What got into the file must not be taken for an append later, when something shorter follows it.
             if !error.is_full() {
                 return Err(partition.poison(&error));
             }
-            return match active.cut_to_end() {
-                Ok(()) => Err(error),
-                Err(error) => Err(partition.poison(&error)),
-            };
+            let all = self.keep_whole(partition, batches, headers, now_ms)?;
+            return if all { Ok(()) } else { Err(error) };
+        }
+        self.publish(partition, headers, end, now_ms);
+        Ok(())
+    }
+
+    /// After a write for which there was no space: what got into the file as whole batches stays, because another process
+    /// may have read it, and what did not is cut off, because it must not be taken for an append when something shorter
+    /// follows it. Whether all of them stay.
+    #[cold]
+    fn keep_whole(
+        &mut self,
+        partition: &Partition,
+        batches: &[Vec<u8>],
+        headers: &[BatchHeader],
+        now_ms: i64,
+    ) -> Result<bool, LogError> {
+        let active = self.active.clone();
+        let count = active.count_written(batches).map_err(|error| partition.poison(&error))?;
+        let (kept, lost) = headers.split_at(count.min(headers.len()));
+        let bytes: u64 = kept.iter().map(|header| header.batch_bytes() as u64).sum();
+        self.publish(partition, kept, active.end() + bytes, now_ms);
+        partition.cut_to_end(&active)?;
+        Ok(lost.is_empty())
+    }
+
+    /// Lets readers see batches that are in the file.
+    fn publish(&mut self, partition: &Partition, headers: &[BatchHeader], end: u64, now_ms: i64) {
+        let active = self.active.clone();
+        if headers.is_empty() {
+            return;
         }
         let mut at = active.end();
         for header in headers {
@@ -194,7 +221,6 @@ impl Writer {
         if self.since_snapshot >= partition.shared.producer_snapshot_bytes {
             self.save_snapshot(partition);
         }
-        Ok(())
     }
 
     /// Reserves space ahead, if the topic wants that. It may fail.
@@ -233,8 +259,7 @@ impl Writer {
         let ended = self.active.clone();
         self.times.note(&partition.home, &ended);
         self.expire_producers(partition);
-        ended.sync().map_err(|error| partition.poison(&error))?;
-        partition.now_durable(self.watermark(partition.shared.epoch));
+        partition.sync_to(&ended, self.watermark(partition.shared.epoch))?;
         let base_offset = ended.next_offset();
         self.save_snapshot(partition);
         let next = self.create_segment(partition, base_offset)?;
@@ -267,9 +292,11 @@ impl Writer {
             synced.map_err(|error| home.failed(error)).map(|()| segment)
         });
         created.map(Arc::new).map_err(|error| {
-            // The active segment goes on, and nothing may lie beside what it gets to hold.
+            // The active segment goes on, and nothing may lie beside what it gets to hold, after a power cut neither.
             let path = home.file(base_offset, FileKind::Log);
-            match disk::remove_if_there(&*home.storage, &path) {
+            let removed = disk::remove_if_there(&*home.storage, &path)
+                .and_then(|()| home.storage.sync_dir(&home.directory));
+            match removed {
                 Ok(()) if error.is_full() => error,
                 _ => partition.poison(&error),
             }

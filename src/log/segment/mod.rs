@@ -222,6 +222,23 @@ impl Segment {
         Ok(())
     }
 
+    /// How many of these batches, written at the end one after another, are in the file as a whole, after a write that
+    /// failed.
+    pub(super) fn count_written(&self, batches: &[impl AsRef<[u8]>]) -> Result<usize, LogError> {
+        let file = self.file()?;
+        let (mut position, mut found) = (self.end(), Vec::new());
+        for (count, batch) in batches.iter().enumerate() {
+            let batch = batch.as_ref();
+            found.resize(batch.len(), 0);
+            let read = file.read_at(&mut found, position).map_err(|error| self.failed(error))?;
+            if read < batch.len() || found != batch {
+                return Ok(count);
+            }
+            position += batch.len() as u64;
+        }
+        Ok(batches.len())
+    }
+
     /// Cuts off what lies beyond the published end, durably.
     pub(super) fn cut_to_end(&self) -> Result<(), LogError> {
         let file = self.file()?;
