@@ -88,9 +88,17 @@ impl LogInner {
     pub(super) fn delete_users_topic(&self, name: &str) -> Result<(), LogError> {
         check_users_name(name)?;
         let _turn = self.take_turn()?;
-        self.delete_topic(name)?;
+        let deleted = self.delete_topic(name);
+        if let Err(LogError::UnknownTopic { .. }) = deleted {
+            return deleted;
+        }
+        // It may have failed to give back the space only.
         self.nudge_groups();
-        self.forget_topic_offsets(name)
+        if self.find_topic(name).is_none() {
+            deleted.and(self.forget_topic_offsets(name))
+        } else {
+            deleted
+        }
     }
 
     /// A topic, the log's own among them.
