@@ -305,7 +305,7 @@ fn a_topic_deleted_while_it_is_compacted_is_gone_and_one_of_its_name_begins_anew
         bench.log.delete_topic("t").unwrap();
         // It may have met the deletion, but nothing worse.
         if let Err(error) = pass.join().unwrap() {
-            assert!(matches!(error, LogError::Closed), "{error}");
+            assert!(matches!(error, LogError::TopicDeleted { .. }), "{error}");
         }
         assert!(
             files(&bench.storage).into_keys().all(|path| !path.to_str().unwrap().contains("t-0"))

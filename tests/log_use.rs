@@ -377,7 +377,7 @@ fn topics_are_made_changed_and_deleted_for_good() {
     assert_eq!((topic.partitions(), topic.describe().id), (3, id));
     assert_eq!(values(&log, "t", 0), ["x"]);
     log.delete_topic("t").unwrap();
-    assert!(matches!(topic.append("y"), Err(LogError::Closed)));
+    assert!(matches!(topic.append("y"), Err(LogError::TopicDeleted { .. })));
     assert!(log.topics().is_empty());
     assert!(matches!(log.topic("t"), Err(LogError::UnknownTopic { .. })));
     log.create_topic("t", small()).unwrap();

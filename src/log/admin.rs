@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::catalog::{Entry, State as TopicState};
-use super::directory::{make_partition, open_partition, open_topic, random_id, remove_partitions};
+use super::catalog::{Catalogue, Entry, State as TopicState};
+use super::directory::{
+    check_unused, make_partition, open_partition, open_topic, random_id, remove_aside, set_aside,
+};
 use super::disk;
 use super::error::{LogError, Place};
 use super::format::Id;
@@ -51,13 +53,14 @@ impl LogInner {
         if state.topics.contains_key(name) {
             return Err(LogError::TopicExists { topic: name.to_owned() });
         }
+        // What an earlier attempt left behind, or a deletion that failed. What cannot be removed of it is in nobody's way.
+        let aside = self.free_name(&mut state, name)?;
+        let _ = remove_aside(&*self.shared.storage, &self.shared.directory, &aside);
+        check_unused(&*self.shared.storage, &self.shared.directory, name)?;
         let entry = Entry { id, state: TopicState::Making, options };
         let mut catalogue = state.catalogue.clone();
-        // What an earlier attempt left behind.
-        remove_partitions(&*self.shared.storage, &self.shared.directory, name, 0)?;
         catalogue.topics.insert(name.to_owned(), entry.clone());
-        catalogue.save(&self.shared)?;
-        state.catalogue = catalogue.clone();
+        self.save_catalogue(&mut state, catalogue.clone())?;
         for number in 0..entry.options.partitions {
             make_partition(&self.shared, name, entry.id, number)?;
         }
@@ -66,8 +69,7 @@ impl LogInner {
         let topic = open_topic(&self.shared, name, &entry, &state.log_starts, true)?;
         let options = topic.options.clone();
         catalogue.topics.insert(name.to_owned(), entry);
-        catalogue.save(&self.shared)?;
-        state.catalogue = catalogue;
+        self.save_catalogue(&mut state, catalogue)?;
         let topic = Arc::new(topic);
         state.topics.insert(name.to_owned(), topic.clone());
         self.shared.maintenance.wanted(&options);
@@ -95,7 +97,8 @@ impl LogInner {
         entry.options = options;
         let mut partitions = old.partitions.clone();
         // Partitions beyond the catalogued number are leftovers until the catalogue says otherwise.
-        remove_partitions(&*self.shared.storage, &self.shared.directory, name, before)?;
+        let aside = set_aside(&*self.shared.storage, &self.shared.directory, name, before)?;
+        let _ = remove_aside(&*self.shared.storage, &self.shared.directory, &aside);
         for number in before..entry.options.partitions {
             make_partition(&self.shared, name, entry.id, number)?;
         }
@@ -107,8 +110,7 @@ impl LogInner {
         }
         let mut catalogue = state.catalogue.clone();
         catalogue.topics.insert(name.to_owned(), entry.clone());
-        catalogue.save(&self.shared)?;
-        state.catalogue = catalogue;
+        self.save_catalogue(&mut state, catalogue)?;
         old.options.set(entry.options);
         let topic = TopicInner::new(name.to_owned(), entry.id, old.options.clone(), partitions);
         let topic = Arc::new(topic);
@@ -117,36 +119,69 @@ impl LogInner {
         Ok(topic)
     }
 
+    /// Deletes a topic, or does what is left to do of that when it failed half-way.
     pub(super) fn delete_topic(&self, name: &str) -> Result<(), LogError> {
         self.check_writable()?;
         let mut state = lock(&self.state);
-        let Some(topic) = state.topics.get(name).cloned() else {
+        let mut catalogue = state.catalogue.clone();
+        let Some(entry) = catalogue.topics.get_mut(name) else {
             return Err(LogError::UnknownTopic { topic: name.to_owned() });
         };
-        let mut catalogue = state.catalogue.clone();
-        if let Some(entry) = catalogue.topics.get_mut(name) {
+        if let Some(topic) = state.topics.get(name).cloned() {
             entry.state = TopicState::Deleting;
+            self.save_catalogue(&mut state, catalogue)?;
+            // From now on it is deleted, whatever fails.
+            state.topics.remove(name);
+            topic.partitions.iter().for_each(|partition| partition.retire());
         }
-        catalogue.save(&self.shared)?;
-        state.catalogue = catalogue.clone();
-        state.topics.remove(name);
-        for partition in &topic.partitions {
-            partition.retired.store(true, Ordering::SeqCst);
-            // Tickets get their answer; nobody will miss what fails.
-            let _ = partition.write_now();
-            partition.wake_readers();
+        let aside = match self.free_name(&mut state, name) {
+            // What is set aside takes the room that the rest needs.
+            Err(error) if error.is_full() => {
+                let (storage, directory) = (&*self.shared.storage, &self.shared.directory);
+                remove_aside(storage, directory, &set_aside(storage, directory, name, 0)?)?;
+                self.free_name(&mut state, name)
+            }
+            freed => freed,
+        }?;
+        // Nobody needs to wait for the rest.
+        drop(state);
+        remove_aside(&*self.shared.storage, &self.shared.directory, &aside)
+    }
+
+    /// Frees a name that the catalogue has, but for a topic that was not made, or not deleted, to the end: when this returns
+    /// nothing is left of it, after a crash too, but directories that are set aside and to be removed.
+    fn free_name(&self, state: &mut State, name: &str) -> Result<Vec<PathBuf>, LogError> {
+        let mut catalogue = state.catalogue.clone();
+        if catalogue.topics.remove(name).is_none() {
+            return Ok(Vec::new());
         }
-        // Whoever removes or replaces segments of it has given up by now, and does not begin again.
-        let upkeep: Vec<_> = topic.partitions.iter().map(|one| one.claim_upkeep()).collect();
-        remove_partitions(&*self.shared.storage, &self.shared.directory, name, 0)?;
-        state.log_starts.retain(|(topic, _), _| topic != name);
-        self.save_log_starts(&state.log_starts)?;
+        let aside = set_aside(&*self.shared.storage, &self.shared.directory, name, 0)?;
+        let mut log_starts = state.log_starts.clone();
+        log_starts.retain(|(topic, _), _| topic != name);
+        if log_starts.len() < state.log_starts.len() {
+            self.save_log_starts(&log_starts)?;
+            state.log_starts = log_starts;
+        }
         self.forget_cleaned(name)?;
-        drop(upkeep);
-        catalogue.topics.remove(name);
-        catalogue.save(&self.shared)?;
-        state.catalogue = catalogue;
-        Ok(())
+        // Last of all: as long as the catalogue has it, it is known what must go.
+        self.save_catalogue(state, catalogue)?;
+        Ok(aside)
+    }
+
+    /// Replaces the catalogue, on the medium and here. When that fails it is on the medium as it is here.
+    fn save_catalogue(&self, state: &mut State, catalogue: Catalogue) -> Result<(), LogError> {
+        let Err(error) = catalogue.save(&self.shared) else {
+            state.catalogue = catalogue;
+            return Ok(());
+        };
+        // It may be there. The next opening would delete a topic that is in use here, or miss directories.
+        if error.is_uncertain() && state.catalogue.save(&self.shared).is_err() {
+            let poison = self.shared.poison.get_or_init(|| error.poisoned()).clone();
+            let partitions = state.topics.values().flat_map(|topic| &topic.partitions);
+            partitions.for_each(|partition| drop(partition.poison(&error)));
+            return Err(poison);
+        }
+        Err(error)
     }
 
     pub(super) fn truncate_front(

@@ -1,7 +1,7 @@
 //! The catalogue of a log: which topics there are, with their options, and how often the log was opened for writing.
 //!
 //! One text file, replaced as a whole. A topic is noted as being made before its directories are, and as being deleted
-//! before they go, so that a crash in between leaves no doubt what to do.
+//! before they get other names, so that a crash in between leaves no doubt what to do.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -25,7 +25,7 @@ pub(super) enum State {
     /// Its directories are being made; after a crash they go.
     Making,
     Live,
-    /// Its directories are being removed; after a crash they go.
+    /// Its directories get other names, by which they are known as deleted; after a crash they go.
     Deleting,
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
@@ -18,6 +18,7 @@ use super::format::names::{
     PARTITION_METADATA,
 };
 use super::format::properties::{MetaProperties, PartitionMetadata};
+use super::gate::{Gate, Sign};
 use super::groups::Groups;
 use super::maintenance::Maintenance;
 use super::options::LiveOptions;
@@ -101,8 +102,12 @@ fn open_topics(
     });
     let mut topics = BTreeMap::new();
     for (name, entry) in &catalogue.topics {
-        let topic = open_topic(&shared, name, entry, &log_starts, clean)?;
-        topics.insert(name.clone(), Arc::new(topic));
+        match open_topic(&shared, name, entry, &log_starts, clean) {
+            Ok(topic) => _ = topics.insert(name.clone(), Arc::new(topic)),
+            // Another process deleted it since the catalogue was read.
+            Err(_) if guard.is_none() && !is_live(&shared, name, entry)? => {}
+            Err(error) => return Err(error),
+        }
     }
     let state = State { catalogue, topics, log_starts, lock: guard };
     let (state, cleaned) = (Mutex::new(state), Mutex::new(cleaned));
@@ -210,52 +215,125 @@ fn tidy_up(
     directory: &Path,
     catalogue: &mut Catalogue,
 ) -> Result<(), LogError> {
-    let mut removed = false;
+    let (mut aside, mut renamed) = (Vec::new(), false);
     for entry in storage.list(directory)? {
         let Some(name) = entry.name.to_str().and_then(DirectoryName::parse) else { continue };
         if entry.kind != EntryKind::Directory {
             continue;
         }
         let path = directory.join(&entry.name);
-        match catalogue.topics.get(name.topic) {
-            Some(topic) if name.deleted_mark.is_none() => {
-                let live = topic.state == TopicState::Live;
-                if !live || name.partition >= topic.options.partitions {
-                    remove_partition(storage, &path)?;
-                    removed = true;
-                }
-            }
-            _ => return Err(LogError::corrupt(Place::path(path), Damage::Foreign)),
+        if name.deleted_mark.is_some() {
+            aside.push(path);
+            continue;
+        }
+        let Some(topic) = catalogue.topics.get(name.topic) else {
+            return Err(LogError::corrupt(Place::path(path), Damage::Foreign));
+        };
+        if topic.state != TopicState::Live || name.partition >= topic.options.partitions {
+            aside.push(rename_aside(storage, directory, name)?);
+            renamed = true;
         }
     }
-    catalogue.topics.retain(|_, entry| entry.state == TopicState::Live);
-    if removed { Ok(storage.sync_dir(directory)?) } else { Ok(()) }
-}
-
-fn remove_partition(storage: &dyn Storage, path: &Path) -> Result<(), LogError> {
-    for file in storage.list(path)? {
-        storage.remove_file(&path.join(&file.name))?;
+    if renamed {
+        storage.sync_dir(directory)?;
     }
-    Ok(storage.remove_dir(path)?)
+    catalogue.topics.retain(|_, entry| entry.state == TopicState::Live);
+    // What cannot be removed is in nobody's way; the next opening tries again, and meanwhile it is found by who looks for
+    // leftovers.
+    let _ = remove_aside(storage, directory, &aside);
+    Ok(())
 }
 
-/// Removes the directories of a topic's partitions from a number on; durable when this returns.
-pub(super) fn remove_partitions(
+/// Gives the directory of a partition a name that no other ever has; returns its path then.
+fn rename_aside(
+    storage: &dyn Storage,
+    directory: &Path,
+    name: DirectoryName<'_>,
+) -> Result<PathBuf, LogError> {
+    let aside = directory.join(name.deleted(random_id().bits()).to_string());
+    storage.rename(&directory.join(name.to_string()), &aside)?;
+    Ok(aside)
+}
+
+/// Sets the directories of a topic's partitions aside, from a number on: under their names others can be made when this
+/// returns, after a power cut too. Returns what is to be removed, which needs no haste.
+pub(super) fn set_aside(
     storage: &dyn Storage,
     directory: &Path,
     topic: &str,
     from: u32,
-) -> Result<(), LogError> {
-    let mut removed = false;
+) -> Result<Vec<PathBuf>, LogError> {
+    let mut aside = Vec::new();
     for entry in storage.list(directory)? {
         let Some(name) = entry.name.to_str().and_then(DirectoryName::parse) else { continue };
         if name.topic != topic || name.partition < from || entry.kind != EntryKind::Directory {
             continue;
         }
-        remove_partition(storage, &directory.join(&entry.name))?;
-        removed = true;
+        aside.push(match name.deleted_mark {
+            Some(_) => directory.join(&entry.name),
+            None => rename_aside(storage, directory, name)?,
+        });
     }
-    if removed { Ok(storage.sync_dir(directory)?) } else { Ok(()) }
+    if !aside.is_empty() {
+        storage.sync_dir(directory)?;
+    }
+    Ok(aside)
+}
+
+/// Refuses to make a topic where somebody has put directories that its partitions would have.
+pub(super) fn check_unused(
+    storage: &dyn Storage,
+    directory: &Path,
+    topic: &str,
+) -> Result<(), LogError> {
+    for entry in storage.list(directory)? {
+        let name = entry.name.to_str().and_then(DirectoryName::parse);
+        if name.is_some_and(|name| name.topic == topic && name.deleted_mark.is_none()) {
+            let place = Place::path(directory.join(&entry.name));
+            return Err(LogError::corrupt(place, Damage::Foreign));
+        }
+    }
+    Ok(())
+}
+
+/// Removes directories that were set aside, with all files in them, as far as that is possible. A directory within one was
+/// put there by somebody else, and keeps it.
+///
+/// # Errors
+/// The first failure.
+pub(super) fn remove_aside(
+    storage: &dyn Storage,
+    directory: &Path,
+    aside: &[PathBuf],
+) -> Result<(), LogError> {
+    let mut outcome = Ok(());
+    for path in aside {
+        outcome = outcome.and(remove_partition(storage, path));
+    }
+    if aside.is_empty() { outcome } else { outcome.and(Ok(storage.sync_dir(directory)?)) }
+}
+
+/// Removes a directory with its files. All of them are tried, whichever fails.
+fn remove_partition(storage: &dyn Storage, path: &Path) -> Result<(), LogError> {
+    let mut outcome = Ok(());
+    let entries = match storage.list(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        listed => listed?,
+    };
+    for entry in entries {
+        if entry.kind != EntryKind::Directory {
+            let removed = disk::remove_if_there(storage, &path.join(&entry.name));
+            outcome = outcome.and(removed);
+        }
+    }
+    outcome?;
+    match storage.remove_dir(path) {
+        // A link to a directory elsewhere.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            Ok(storage.remove_file(path)?)
+        }
+        removed => Ok(removed?),
+    }
 }
 
 /// The offsets of a checkpoint file for the partitions that there are. Those of others are taken out of the file, if the
@@ -300,10 +378,21 @@ pub(super) fn random_id() -> Id {
     Id::from_bits(bits | 4 << 76 | 0b10 << 62)
 }
 
-fn home(shared: &Shared, topic: &str, partition: u32) -> Arc<Home> {
+/// Whether the catalogue still has a topic.
+fn is_live(shared: &Shared, name: &str, entry: &Entry) -> Result<bool, LogError> {
+    let catalogue = load_catalogue(&*shared.storage, &shared.directory)?;
+    let found = catalogue.topics.get(name);
+    Ok(found.is_some_and(|found| found.id == entry.id && found.state == TopicState::Live))
+}
+
+/// The directory of a partition, and the gate before it.
+fn home(shared: &Shared, topic: &str, id: Id, partition: u32) -> (Arc<Home>, Arc<Gate>) {
     let directory = shared.directory.join(format!("{topic}-{partition}"));
-    let (storage, topic) = (shared.storage.clone(), topic.to_owned());
-    Arc::new(Home { storage, directory, topic, partition, writable: shared.epoch >= 0 })
+    let writable = shared.epoch >= 0;
+    let sign = (!writable).then(|| Sign { path: directory.join(PARTITION_METADATA), id });
+    let gate = Arc::new(Gate::new(shared.storage.clone(), topic, sign));
+    let (storage, topic) = (gate.clone(), topic.to_owned());
+    (Arc::new(Home { storage, directory, topic, partition, writable }), gate)
 }
 
 pub(super) fn open_topic(
@@ -331,7 +420,7 @@ pub(super) fn open_partition(
     log_start: i64,
     clean: bool,
 ) -> Result<Arc<Partition>, LogError> {
-    let home = home(shared, name, number);
+    let (home, gate) = home(shared, name, entry.id, number);
     let path = home.directory.join(PARTITION_METADATA);
     let text = disk::read(&*shared.storage, &path).map_err(|error| home.failed(error))?;
     let place = || Place { path: Some(path.clone()), ..home.place() };
@@ -348,7 +437,7 @@ pub(super) fn open_partition(
         opened.writer.times = times.map_err(|error| home.failed(error))?;
         opened.writer.producers.known_since(now_ms);
     }
-    let partition = Arc::new(Partition::new(shared.clone(), options.clone(), opened));
+    let partition = Arc::new(Partition::new(shared.clone(), options.clone(), gate, opened));
     shared.add(&partition);
     Ok(partition)
 }
@@ -360,7 +449,7 @@ pub(super) fn make_partition(
     id: Id,
     number: u32,
 ) -> Result<(), LogError> {
-    let home = home(shared, topic, number);
+    let (home, _) = home(shared, topic, id, number);
     let failed = |error| home.failed(error);
     home.storage.create_dir(&home.directory).map_err(failed)?;
     let metadata = PartitionMetadata { topic_id: id }.encode();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::format::FormatError;
 use super::groups::Fencing;
-use super::storage::StorageError;
+use super::storage::{Operation, StorageError};
 
 /// Where in a log something is: what is not known is left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -242,8 +242,14 @@ pub enum LogError {
     /// The log was opened for reading only.
     #[error("the log is open for reading only")]
     ReadOnly,
-    /// The log, or the topic, was closed or deleted meanwhile.
-    #[error("the log or topic is closed")]
+    /// The topic was deleted, by this process or another one, while the caller had it.
+    #[error("topic {topic} was deleted")]
+    TopicDeleted {
+        /// The topic's name, which may be that of another one by now.
+        topic: String,
+    },
+    /// The log was closed meanwhile.
+    #[error("the log is closed")]
     Closed,
     /// Somebody else has the directory open for writing.
     #[error("{} is in use by {holder}", directory.display())]
@@ -300,6 +306,9 @@ impl LogError {
     /// A failure of the storage at a place; a full medium is told from a broken one.
     #[cold]
     pub(super) fn storage(place: Place, source: StorageError) -> Self {
+        if let Some(topic) = super::gate::deleted_topic(&source) {
+            return Self::TopicDeleted { topic: topic.to_owned() };
+        }
         let full = matches!(
             source.kind(),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
@@ -331,6 +340,12 @@ impl LogError {
     /// Whether an offset was asked for that is not there.
     pub(super) fn is_out_of_range(&self) -> bool {
         matches!(self, Self::OffsetOutOfRange { .. })
+    }
+
+    /// Whether the storage may have done what it says it could not: the names were changed, and not known to be durable.
+    pub(super) fn is_uncertain(&self) -> bool {
+        let (Self::Full { source, .. } | Self::Storage { source, .. }) = self else { return false };
+        source.operation == Operation::SyncDir
     }
 
     /// Whether stored bytes were found damaged.

@@ -97,9 +97,17 @@ impl LogInner {
                 partition.drop_indexes(i64::MAX).map(|more| some || more)
             })
         };
-        self.making_room(indexes, || self.delete_topic(name))?;
+        let deleted = self.making_room(indexes, || self.delete_topic(name));
+        if let Err(LogError::UnknownTopic { .. }) = deleted {
+            return deleted;
+        }
+        // It may have failed to give back the space only.
         self.nudge_groups();
-        self.forget_topic_offsets(name)
+        if self.find_topic(name).is_none() {
+            deleted.and(self.forget_topic_offsets(name))
+        } else {
+            deleted
+        }
     }
 
     /// A topic, the log's own among them.

@@ -8,7 +8,6 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use super::error::LogError;
-use super::format::checkpoint::PartitionOffset;
 use super::format::names::CLEANER_OFFSETS;
 use super::options::TopicOptions;
 use super::partition::Partition;
@@ -244,13 +243,13 @@ impl LogInner {
     /// Forgets how far a topic was compacted.
     pub(super) fn forget_cleaned(&self, topic: &str) -> Result<(), LogError> {
         let mut cleaned = lock(&self.cleaned);
-        let known = cleaned.len();
-        cleaned.retain(|(name, _), _| name != topic);
-        if cleaned.len() == known {
-            return Ok(());
+        let mut rest = cleaned.clone();
+        rest.retain(|(name, _), _| name != topic);
+        if rest.len() < cleaned.len() {
+            self.save_offsets(CLEANER_OFFSETS, offsets_of(&rest))?;
+            *cleaned = rest;
         }
-        let offsets: Vec<PartitionOffset> = offsets_of(&cleaned);
-        self.save_offsets(CLEANER_OFFSETS, offsets)
+        Ok(())
     }
 }
 

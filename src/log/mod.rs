@@ -79,6 +79,7 @@ mod durable;
 mod error;
 mod fields;
 pub mod format;
+mod gate;
 mod groups;
 pub mod inspect;
 mod internal;
@@ -361,10 +362,12 @@ impl Log {
         Ok(Topic { inner, log: self.inner.clone() })
     }
 
-    /// Deletes a topic with all its records, and what groups have committed for it; durable when this returns. Readers may read on what they have open.
+    /// Deletes a topic with all its records, and what groups have committed for it; durable when this returns. Readers may
+    /// read on what they have open, but nothing else; those who follow it are told.
     ///
     /// # Errors
-    /// `UnknownTopic`, failures of the storage.
+    /// `UnknownTopic`; failures of the storage. After one of those the topic is as it was, or gone: then this can be called
+    /// again to do what is left to do, unless it is only that files could not be removed, which the next opening tries again.
     pub fn delete_topic(&self, name: &str) -> Result<(), LogError> {
         self.inner.delete_users_topic(name)
     }
@@ -376,7 +379,7 @@ impl Log {
     pub fn sync(&self) -> Result<(), LogError> {
         let topics: Vec<_> = lock(&self.inner.state).topics.values().cloned().collect();
         let mut partitions = topics.iter().flat_map(|topic| &topic.partitions);
-        partitions.try_for_each(|partition| partition.flush_durable())
+        partitions.try_for_each(|partition| unless_deleted(partition.flush_durable()))
     }
 
     /// Makes one pass of retention and compaction over all topics, on this thread: removes what the topics' options say need
@@ -402,7 +405,7 @@ impl Log {
     pub fn refresh(&self) -> Result<(), LogError> {
         let topics: Vec<_> = lock(&self.inner.state).topics.values().cloned().collect();
         let mut partitions = topics.iter().flat_map(|topic| &topic.partitions);
-        partitions.try_for_each(|partition| partition.reload().map(drop))
+        partitions.try_for_each(|partition| unless_deleted(partition.reload().map(drop)))
     }
 
     /// Closes the log: everything appended is made durable, and the next opening need not look for damage. All handles
@@ -415,6 +418,14 @@ impl Log {
         // Members that own nothing wait for nothing else.
         self.inner.nudge_groups();
         closed
+    }
+}
+
+/// The outcome of what is done to each topic: one that is deleted meanwhile needs nothing.
+fn unless_deleted(outcome: Result<(), LogError>) -> Result<(), LogError> {
+    match outcome {
+        Err(LogError::TopicDeleted { .. }) => Ok(()),
+        outcome => outcome,
     }
 }
 

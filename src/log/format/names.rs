@@ -32,6 +32,8 @@ const OFFSET_DIGITS: usize = 20;
 /// What the directory of a deleted partition ends with, after a point and 32 hexadecimal digits.
 const DELETED_DIRECTORY: &str = "-delete";
 const MARK_DIGITS: usize = 32;
+/// Longest name that file systems take.
+const NAME_BYTES_MAX: usize = 255;
 
 /// Whether a topic may be called so: 1 to 249 of `[a-zA-Z0-9._-]`, and not `.` or `..`.
 pub fn is_valid_topic(name: &str) -> bool {
@@ -167,6 +169,15 @@ impl<'a> DirectoryName<'a> {
             partition,
             deleted_mark: None,
         })
+    }
+
+    /// What the directory is called when the partition is deleted. Of a topic's name that is too long for that the end is
+    /// left out, as Kafka does.
+    pub fn deleted(self, mark: u128) -> Self {
+        let marked = Self { deleted_mark: Some(mark), ..self };
+        let too_much = marked.to_string().len().saturating_sub(NAME_BYTES_MAX);
+        let kept = self.topic.len().saturating_sub(too_much);
+        Self { topic: self.topic.get(..kept).unwrap_or(self.topic), ..marked }
     }
 
     /// The directory's name, taken apart; `None` if it is not that of a partition.

@@ -144,13 +144,17 @@ impl Survey {
     fn check_directory(&mut self, catalogue: &Catalogue, name: DirectoryName<'_>, path: PathBuf) {
         let place = Place::path(path);
         match catalogue.topics.get(name.topic) {
-            Some(topic) if name.deleted_mark.is_none() => {
+            // A deletion that was interrupted left it, or could not remove all of it.
+            _ if name.deleted_mark.is_some() => {
+                self.find(Finding::harmless(place, super::Issue::Leftover));
+            }
+            Some(topic) => {
                 let live = topic.state == State::Live;
                 if !live || name.partition >= topic.options.partitions {
                     self.find(Finding::harmless(place, super::Issue::Leftover));
                 }
             }
-            _ => self.find(Finding::unsound(place, Damage::Foreign)),
+            None => self.find(Finding::unsound(place, Damage::Foreign)),
         }
     }
 

@@ -25,6 +25,7 @@ use super::append::keeper::Keeper;
 use super::clock::Clock;
 use super::error::LogError;
 use super::format::FormatError;
+use super::gate::Gate;
 use super::maintenance::{Counters, Maintenance};
 use super::options::{Level, LiveOptions};
 use super::segment::{Home, Segment};
@@ -122,8 +123,10 @@ pub(super) struct Partition {
     pub(super) durable_end: AtomicI64,
     /// The first offset that is there.
     pub(super) log_start: AtomicI64,
-    /// The topic was deleted, or the log closed.
+    /// The topic was deleted.
     pub(super) retired: AtomicBool,
+    /// What `home` reaches its files through; shut when the topic was deleted.
+    gate: Arc<Gate>,
     pub(super) commit: Commit,
     /// Those who wait for records to read.
     pub(super) followers: Waiters,
@@ -155,7 +158,13 @@ pub(super) struct Opened {
 }
 
 impl Partition {
-    pub(super) fn new(shared: Arc<Shared>, options: Arc<LiveOptions>, opened: Opened) -> Self {
+    /// `gate` is the storage that the home has.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        options: Arc<LiveOptions>,
+        gate: Arc<Gate>,
+        opened: Opened,
+    ) -> Self {
         let end = opened.writer.active.next_offset();
         let gather = Gather::new(end, opened.writer.producers.clone());
         Self {
@@ -171,6 +180,7 @@ impl Partition {
             durable_end: AtomicI64::new(opened.durable_end),
             log_start: AtomicI64::new(opened.log_start),
             retired: AtomicBool::new(false),
+            gate,
             commit: Commit::default(),
             followers: Waiters::default(),
             durable_followers: Waiters::default(),
@@ -195,9 +205,20 @@ impl Partition {
     #[inline]
     pub(super) fn check(&self) -> Result<(), LogError> {
         if self.retired.load(Ordering::Relaxed) {
-            return Err(LogError::Closed);
+            return Err(LogError::TopicDeleted { topic: self.home.topic.clone() });
         }
         self.shared.check()
+    }
+
+    /// Ends the partition, because its topic is being deleted: nothing is appended any more, who waits is told, and when
+    /// this returns nothing of it reaches a file by its name any more, nor ever will.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+        // Tickets get their answer; nobody will miss what fails.
+        let _ = self.write_now();
+        self.wake_readers();
+        self.durables.wake_all();
+        self.gate.shut();
     }
 
     /// The segments now.
@@ -261,6 +282,10 @@ impl Partition {
     /// Stops all appends until the log is opened anew; returns what callers get to hear.
     #[cold]
     pub(super) fn poison(&self, cause: &LogError) -> LogError {
+        // That a deleted topic cannot be written to says nothing of the medium.
+        if self.retired.load(Ordering::SeqCst) && matches!(cause, LogError::TopicDeleted { .. }) {
+            return cause.clone();
+        }
         lock(&self.watermark).sync_failed();
         let poison = self.shared.poison.get_or_init(|| cause.poisoned()).clone();
         self.shared.wake_all();

@@ -15,18 +15,20 @@ use crate::transport::now;
 const PAUSE_MIN: Duration = Duration::from_micros(200);
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 
-/// A reader that waits at the end. As an iterator it blocks, and ends only when the log is closed, or the topic deleted, and
-/// everything read. One of durable records only has them synced if nobody else would.
+/// A reader that waits at the end. As an iterator it blocks, and ends only when the log is closed, or, with `TopicDeleted`,
+/// the topic deleted, and everything read. One of durable records only has them synced if nobody else would.
 #[derive(Debug)]
 pub struct Follow {
     reader: Reader,
     /// By which a waiting task is registered.
     task: Option<u64>,
+    /// It was said that the topic was deleted. Nothing comes after that.
+    told: bool,
 }
 
 impl Follow {
     pub(super) fn new(reader: Reader) -> Self {
-        Self { reader, task: None }
+        Self { reader, task: None, told: false }
     }
 
     /// The reader, which ends at the end again.
@@ -45,16 +47,41 @@ impl Follow {
 
     fn next_within(&mut self, timeout: Option<Duration>) -> Result<Option<LogRecord>, LogError> {
         let deadline = timeout.and_then(|timeout| now().checked_add(timeout));
-        loop {
-            if let Some(record) = self.reader.next_record()? {
+        while !self.told {
+            if let Some(record) = self.read()? {
                 return Ok(Some(record));
             }
+            if self.is_over() {
+                return self.end();
+            }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(now()));
-            if left.is_some_and(|left| left.is_zero()) || self.is_over() {
+            if left.is_some_and(|left| left.is_zero()) {
                 return Ok(None);
             }
-            self.wait(left)?;
+            let waited = self.wait(left);
+            self.note(waited)?;
         }
+        Ok(None)
+    }
+
+    /// The next record, if it is there.
+    fn read(&mut self) -> Result<Option<LogRecord>, LogError> {
+        let read = self.reader.next_record();
+        self.note(read)
+    }
+
+    /// What is said when nothing can come any more.
+    fn end(&mut self) -> Result<Option<LogRecord>, LogError> {
+        let partition = &self.reader.partition;
+        let deleted = partition.retired.load(Ordering::SeqCst);
+        let end = if deleted { partition.check().map(|()| None) } else { Ok(None) };
+        self.note(end)
+    }
+
+    /// Remembers if it was said that the topic was deleted.
+    fn note<T>(&mut self, outcome: Result<T, LogError>) -> Result<T, LogError> {
+        self.told |= matches!(outcome, Err(LogError::TopicDeleted { .. }));
+        outcome
     }
 
     /// Whether nothing can come any more.
@@ -101,17 +128,20 @@ impl Follow {
         Ok(())
     }
 
-    /// The next record, for a task: registers it for when there is one. `None` when the log is closed. Not for logs that
-    /// are open for reading only: nobody wakes the task there.
+    /// The next record, for a task: registers it for when there is one. `None` when the log is closed, and after
+    /// `TopicDeleted`. Not for logs that are open for reading only: nobody wakes the task there.
     pub fn poll_next(
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<LogRecord, LogError>>> {
         for registered in [false, true] {
-            match self.reader.next_record() {
+            if self.told {
+                return Poll::Ready(None);
+            }
+            match self.read() {
                 Ok(Some(record)) => return Poll::Ready(Some(Ok(record))),
                 Err(error) => return Poll::Ready(Some(Err(error))),
-                Ok(None) if self.is_over() => return Poll::Ready(None),
+                Ok(None) if self.is_over() => return Poll::Ready(self.end().transpose()),
                 Ok(None) if registered => break,
                 Ok(None) => {}
             }

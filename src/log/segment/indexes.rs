@@ -11,6 +11,7 @@ use crate::log::format::BatchHeader;
 use crate::log::format::index::{ENTRY_BYTES, IndexEntry, OffsetIndex, SegmentBounds};
 use crate::log::format::names::FileKind;
 use crate::log::format::time_index::{self, TimeIndex, TimeIndexEntry};
+use crate::log::gate::deleted_topic;
 use crate::log::storage::{OpenMode, StorageError, StorageFile};
 
 /// The indexes of one segment. All that is here can be derived from the segment's file.
@@ -82,7 +83,11 @@ impl Indexes {
         bounds: SegmentBounds,
     ) -> Result<Option<Self>, StorageError> {
         let storage = &*home.storage;
-        let read = |kind| disk::read(storage, &home.file(base_offset, kind));
+        let read = |kind| match disk::read(storage, &home.file(base_offset, kind)) {
+            // Of a deleted topic they are gone; who has the segment open reads on.
+            Err(error) if deleted_topic(&error).is_some() => Ok(None),
+            read => read,
+        };
         let (Some(offsets), Some(times)) =
             (read(FileKind::OffsetIndex)?, read(FileKind::TimeIndex)?)
         else {

@@ -143,7 +143,9 @@ impl From<&LogError> for RemoteError {
             (remote.partition, remote.offset) = (place.partition, place.offset);
         }
         match error {
-            LogError::UnknownTopic { topic } | LogError::TopicExists { topic } => {
+            LogError::UnknownTopic { topic }
+            | LogError::TopicDeleted { topic }
+            | LogError::TopicExists { topic } => {
                 remote.topic = Some(topic.clone());
             }
             LogError::UnknownPartition { topic, partition } => {
@@ -178,7 +180,9 @@ impl From<&LogError> for RemoteError {
 /// The code of an error, and the place it is about.
 fn classify(error: &LogError) -> (RemoteCode, Option<&Place>) {
     match error {
-        LogError::UnknownTopic { .. } => (RemoteCode::UnknownTopic, None),
+        LogError::UnknownTopic { .. } | LogError::TopicDeleted { .. } => {
+            (RemoteCode::UnknownTopic, None)
+        }
         LogError::UnknownPartition { .. } => (RemoteCode::UnknownPartition, None),
         LogError::TopicExists { .. } => (RemoteCode::TopicExists, None),
         LogError::Invalid { .. } => (RemoteCode::Invalid, None),

@@ -1,0 +1,137 @@
+//! The gate before a partition's directory: whatever has a name there is reached through it, and not any more when the
+//! topic was deleted. The names may be those of a later topic by then, and what belongs to the old one - a reader that
+//! opens a segment late, a pass that rolls one, a writer that notes something - must not meet the new one's files.
+//!
+//! Files that are open already stay good: they are the old topic's, whatever has become of their names.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::disk;
+use super::format::Id;
+use super::format::properties::PartitionMetadata;
+use super::storage::{
+    Entry, LockError, LockGuard, Metadata, OpenMode, Operation, Storage, StorageError, StorageFile,
+};
+
+/// What a gate says when the topic behind it was deleted.
+#[derive(Debug, thiserror::Error)]
+#[error("the topic was deleted")]
+struct Deleted {
+    topic: String,
+}
+
+/// The topic that was deleted, if that is why a storage refused something.
+pub(super) fn deleted_topic(error: &StorageError) -> Option<&str> {
+    let deleted = error.source.get_ref()?.downcast_ref::<Deleted>()?;
+    Some(&deleted.topic)
+}
+
+/// By what a directory is known as that of a topic, where nobody says that the topic was deleted.
+#[derive(Debug)]
+pub(super) struct Sign {
+    /// The file with the topic's id. It has its name last when a partition is made.
+    pub(super) path: PathBuf,
+    /// The id. No later topic has it.
+    pub(super) id: Id,
+}
+
+/// The storage as a partition has it.
+#[derive(Debug)]
+pub(super) struct Gate {
+    storage: Arc<dyn Storage>,
+    topic: String,
+    /// Held for reading during each call, so that none is under way any more when the gate is shut.
+    shut: RwLock<bool>,
+    /// For a log that is open for reading only: another process deletes its topics.
+    sign: Option<Sign>,
+}
+
+impl Gate {
+    pub(super) fn new(storage: Arc<dyn Storage>, topic: &str, sign: Option<Sign>) -> Self {
+        Self { storage, topic: topic.to_owned(), shut: RwLock::new(false), sign }
+    }
+
+    /// Lets nobody through any more, and waits for those who are on their way.
+    pub(super) fn shut(&self) {
+        *self.shut.write().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    fn through<T>(
+        &self,
+        operation: Operation,
+        path: &Path,
+        call: impl FnOnce(&dyn Storage) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        let shut = self.shut.read().unwrap_or_else(PoisonError::into_inner);
+        let deleted = || {
+            let deleted = Deleted { topic: self.topic.clone() };
+            StorageError::new(operation, path, std::io::Error::other(deleted))
+        };
+        if *shut {
+            return Err(deleted());
+        }
+        let done = call(&*self.storage);
+        // Afterwards: a directory that is the topic's now was it during the call too, for no id comes twice.
+        match &self.sign {
+            Some(sign) if !sign.is_there(&*self.storage)? => Err(deleted()),
+            _ => done,
+        }
+    }
+}
+
+impl Sign {
+    /// Whether the directory is still that of the topic.
+    fn is_there(&self, storage: &dyn Storage) -> Result<bool, StorageError> {
+        let Some(text) = disk::read(storage, &self.path)? else { return Ok(false) };
+        match PartitionMetadata::decode(&text) {
+            Ok(found) => Ok(found.topic_id == self.id),
+            Err(error) => {
+                let error = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
+                Err(StorageError::new(Operation::Read, &self.path, error))
+            }
+        }
+    }
+}
+
+impl Storage for Gate {
+    fn open(&self, path: &Path, mode: OpenMode) -> Result<Arc<dyn StorageFile>, StorageError> {
+        self.through(Operation::Open, path, |storage| storage.open(path, mode))
+    }
+
+    fn create_dir(&self, path: &Path) -> Result<(), StorageError> {
+        self.through(Operation::CreateDir, path, |storage| storage.create_dir(path))
+    }
+
+    fn list(&self, path: &Path) -> Result<Vec<Entry>, StorageError> {
+        self.through(Operation::List, path, |storage| storage.list(path))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), StorageError> {
+        self.through(Operation::Rename, from, |storage| storage.rename(from, to))
+    }
+
+    fn remove_file(&self, path: &Path) -> Result<(), StorageError> {
+        self.through(Operation::RemoveFile, path, |storage| storage.remove_file(path))
+    }
+
+    fn remove_dir(&self, path: &Path) -> Result<(), StorageError> {
+        self.through(Operation::RemoveDir, path, |storage| storage.remove_dir(path))
+    }
+
+    fn sync_dir(&self, path: &Path) -> Result<(), StorageError> {
+        self.through(Operation::SyncDir, path, |storage| storage.sync_dir(path))
+    }
+
+    fn metadata(&self, path: &Path) -> Result<Metadata, StorageError> {
+        self.through(Operation::Metadata, path, |storage| storage.metadata(path))
+    }
+
+    fn lock(&self, path: &Path, holder: &str) -> Result<Box<dyn LockGuard>, LockError> {
+        self.through(Operation::Lock, path, |storage| match storage.lock(path, holder) {
+            Ok(guard) => Ok(Ok(guard)),
+            Err(LockError::Storage(error)) => Err(error),
+            Err(held) => Ok(Err(held)),
+        })?
+    }
+}
