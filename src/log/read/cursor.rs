@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::window::Window;
-
 use crate::log::error::{Damage, LogError};
 use crate::log::format::batch::HEADER_BYTES;
 use crate::log::format::{Batch, BatchHeader};
