@@ -304,3 +304,23 @@ fn a_batch_of_an_earlier_opening_that_comes_back_behind_the_end_is_no_record() {
     let expected = [(0, "first".to_owned()), (1, "kept".to_owned())];
     assert_eq!(read_all(&log, "t", 0).unwrap(), expected);
 }
+
+#[test]
+fn where_the_batches_of_each_opening_begin_is_noted() {
+    let storage = FaultyStorage::new();
+    open(&storage).create_topic("t", small()).unwrap();
+    for _ in 0..3 {
+        let log = open(&storage);
+        log.topic("t").unwrap().append("x").unwrap().wait().unwrap();
+    }
+    let path = std::path::PathBuf::from(format!("{DIRECTORY}/t-0/leader-epoch-checkpoint"));
+    let text = String::from_utf8(files(&storage)[&path].clone()).unwrap();
+    let entry = |line: &str| -> (i32, i64) {
+        let (epoch, start) = line.split_once(' ').unwrap();
+        (epoch.parse().unwrap(), start.parse().unwrap())
+    };
+    let entries: Vec<_> = text.lines().skip(2).map(entry).collect();
+    let starts: Vec<_> = entries.iter().map(|entry| entry.1).collect();
+    assert_eq!(starts, [0, 1, 2], "{text}");
+    assert!(entries.is_sorted_by(|a, b| a.0 < b.0), "{text}");
+}
