@@ -94,6 +94,7 @@ impl Partition {
         for parcel in parcels {
             match parcel {
                 Parcel::Encoded(batch) => buffers.push(batch),
+                Parcel::Bad(error) => written = written.and(Err(self.bad_batch(error))),
                 Parcel::Records(builder) => match builder.finish() {
                     Ok(batch) => buffers.push(batch),
                     Err(error) => written = written.and(Err(self.bad_batch(error))),

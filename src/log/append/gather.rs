@@ -8,7 +8,7 @@ use crate::log::error::LogError;
 use crate::log::format::batch::{
     TimestampType, set_append_time, set_base_offset, set_leader_epoch,
 };
-use crate::log::format::{BatchBuilder, BatchOptions, BatchView, Codec};
+use crate::log::format::{BatchBuilder, BatchOptions, BatchView, Codec, FormatError};
 use crate::log::options::{Level, TopicOptions};
 use crate::log::partition::Partition;
 use crate::log::partition::producers::{Producers, Verdict};
@@ -16,8 +16,8 @@ use crate::sync::{MutexGuard, lock};
 
 /// Records that share one look at the clock.
 const RECORDS_PER_CLOCK: u32 = 64;
-/// Buffers kept for further batches.
-const SPARE_BUFFERS_MAX: usize = 8;
+/// Buffers kept for further batches, unless bursts need more.
+const SPARE_BUFFERS: usize = 8;
 /// A buffer larger than this many batches' size is not kept.
 const SPARE_TIMES_BATCH_MAX: usize = 4;
 /// What nobody waits for is written when this many batches' worth has gathered, or this many bytes: systems are a third
@@ -27,11 +27,12 @@ const WRITTEN_BYTES: usize = 256 << 10;
 /// Appenders wait for the writer when this many batches' worth has gathered.
 const GATHERED_BATCHES_MAX: usize = 16;
 
-/// A batch that is complete but for its header, or complete.
+/// A batch that is complete but for its header, or complete, or that could not be completed.
 #[derive(Debug)]
 pub(in crate::log) enum Parcel {
     Records(BatchBuilder),
     Encoded(Vec<u8>),
+    Bad(FormatError),
 }
 
 /// What has gathered in a partition and is not being written yet.
@@ -52,6 +53,8 @@ pub(in crate::log) struct Gather {
     /// Up to `next_offset`.
     pub(in crate::log) producers: Producers,
     spare: Vec<Vec<u8>>,
+    /// How many of them are kept.
+    spare_max: usize,
     now_ms: i64,
     clock_left: u32,
 }
@@ -88,6 +91,7 @@ impl Gather {
             next_offset,
             producers,
             spare: Vec::new(),
+            spare_max: SPARE_BUFFERS,
             now_ms: 0,
             clock_left: 0,
         }
@@ -112,7 +116,7 @@ impl Gather {
         }
     }
 
-    fn group(&mut self, partition: &Arc<Partition>) -> &Arc<Group> {
+    pub(super) fn group(&mut self, partition: &Arc<Partition>) -> &Arc<Group> {
         self.group.get_or_insert_with(|| Arc::new(Group::new(partition.clone())))
     }
 
@@ -120,6 +124,18 @@ impl Gather {
         if let Some(open) = self.open.take() {
             self.closed_bytes += open.bytes();
             self.closed.push(Parcel::Records(open));
+        }
+    }
+
+    /// Closes a full batch. A plain one gets its checksum here: its bytes are in the cache of this core still, and another one
+    /// may have to fetch them from it. To compress takes long, so whoever writes does that, without the lock.
+    fn close_full(&mut self, codec: Codec) {
+        if codec != Codec::None {
+            return self.close();
+        }
+        if let Some(open) = self.open.take() {
+            self.closed_bytes += open.bytes();
+            self.closed.push(open.finish().map_or_else(Parcel::Bad, Parcel::Encoded));
         }
     }
 
@@ -170,7 +186,8 @@ impl Gather {
         };
         self.next_offset = offset + 1;
         if open.bytes() >= partition.options.batch_bytes as usize {
-            self.close();
+            let codec = open.codec();
+            self.close_full(codec);
         }
         Ok(offset)
     }
@@ -189,12 +206,22 @@ impl Gather {
     pub(in crate::log) fn written(&mut self, partition: &Partition, buffers: Vec<Vec<u8>>) {
         self.in_flight = None;
         let bytes_max = partition.options.batch_bytes as usize * SPARE_TIMES_BATCH_MAX;
+        // As many may gather while so many are being written. What only a burst needed goes with the writes after it.
+        let needed = buffers.len().saturating_mul(2).max(SPARE_BUFFERS);
+        self.spare_max = self.spare_max.saturating_sub(1).max(needed);
+        self.spare.truncate(self.spare_max);
         for mut buffer in buffers {
-            if self.spare.len() < SPARE_BUFFERS_MAX && buffer.capacity() <= bytes_max {
+            if self.spare.len() < self.spare_max && buffer.capacity() <= bytes_max {
                 buffer.clear();
                 self.spare.push(buffer);
             }
         }
+    }
+
+    /// How many buffers are kept.
+    #[cfg(test)]
+    pub(super) fn spare_buffers(&self) -> usize {
+        self.spare.len()
     }
 
     /// What was taken out failed from some offset on, and so does all that gathered behind it: the next record gets that
@@ -381,9 +408,9 @@ impl Partition {
 }
 
 /// Refuses batches that a log of our own could not have encoded.
-pub(in crate::log) fn check_foreign(batch: &[u8]) -> Result<(), crate::log::format::FormatError> {
+pub(in crate::log) fn check_foreign(batch: &[u8]) -> Result<(), FormatError> {
     use crate::log::format::batch::DECOMPRESSED_BYTES_MAX;
-    use crate::log::format::{Fault, Field, FormatError};
+    use crate::log::format::{Fault, Field};
     let invalid = |field, found: i64| {
         Err(FormatError { field, position: 0, fault: Fault::Invalid { found } })
     };

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::gather::Due;
+use super::gather::{Due, Parcel};
+use crate::log::format::BatchView;
 use crate::log::storage::MemoryStorage;
 use crate::log::{Level, Log, LogError, Topic, TopicOptions};
 use crate::sync::lock;
@@ -63,4 +64,39 @@ fn much_that_nobody_waits_for_is_written_beside_its_appender() {
         assert!(Instant::now() < deadline, "nobody writes");
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn a_full_batch_is_complete_before_anybody_writes_it_and_the_open_one_is_not() {
+    let topic = topic(None);
+    let partition = topic.inner.partition(0).unwrap();
+    let value = vec![7; topic.options().batch_bytes as usize];
+    let mut gather = lock(&partition.gather);
+    for value in [&value[..], b"small"] {
+        gather.group(partition);
+        gather.push(partition, &value.into()).unwrap();
+    }
+    let load = gather.take().unwrap();
+    let [Parcel::Encoded(full), Parcel::Records(open)] = &load.parcels[..] else {
+        panic!("{:?}", load.parcels.len())
+    };
+    BatchView::parse(full).and_then(|view| view.check_crc()).unwrap();
+    assert_eq!(open.records_count(), 1);
+}
+
+#[test]
+fn buffers_that_a_burst_needed_are_kept_for_the_next_and_go_when_none_comes() {
+    let topic = topic(None);
+    let partition = topic.inner.partition(0).unwrap();
+    let mut gather = lock(&partition.gather);
+    let buffers = |count| vec![Vec::with_capacity(10); count];
+    gather.written(partition, buffers(16));
+    gather.written(partition, buffers(16));
+    assert_eq!(gather.spare_buffers(), 32);
+    gather.written(partition, buffers(1));
+    assert_eq!(gather.spare_buffers(), 31);
+    for _ in 0..32 {
+        gather.written(partition, buffers(1));
+    }
+    assert_eq!(gather.spare_buffers(), 8);
 }

@@ -108,6 +108,11 @@ impl BatchBuilder {
         }
     }
 
+    /// How the records will be packed.
+    pub(crate) fn codec(&self) -> Codec {
+        self.options.codec
+    }
+
     /// Records so far.
     pub fn records_count(&self) -> usize {
         self.records_count as usize
