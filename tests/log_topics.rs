@@ -18,6 +18,7 @@ use std::thread;
 use std::time::Duration;
 
 use hooked::HookedStorage;
+use peermq::log::inspect::Inspector;
 use peermq::log::storage::{MemoryStorage, Operation, Storage};
 use peermq::log::{
     Damage, Level, Log, LogError, ManualClock, OffsetCommit, Position, Topic, TopicOptions,
@@ -274,6 +275,9 @@ fn what_somebody_put_into_a_partitions_directory_keeps_neither_the_topic_nor_the
         assert_eq!(read_all(&log, "u", 0).unwrap(), filled("record", 3));
         log.close().unwrap();
     }
+    let report = Inspector::new().storage(Arc::new(storage.clone())).verify(DIRECTORY).unwrap();
+    assert!(report.is_sound());
+    assert!(matches!(&report.findings[..], [only] if only.place.path.as_ref() == Some(&left)));
     storage.remove_dir(&left.join("copies")).unwrap();
     open(&storage).close().unwrap();
     assert_eq!(directories(&storage), ["t-0"]);
