@@ -349,20 +349,3 @@ fn a_partition_that_lies_elsewhere_behind_a_link_can_be_deleted() {
     let log = Log::open(scratch.0.join("log")).unwrap();
     assert_eq!(read_all(&log, "t", 0).unwrap(), filled("new", 3));
 }
-
-#[test]
-fn a_topic_deleted_under_a_member_of_a_group_keeps_no_other_from_being_read() {
-    let storage = MemoryStorage::new();
-    let log = open(&storage);
-    fill(&log.create_topic("t", small()).unwrap(), "old", 20);
-    fill(&log.create_topic("u", small()).unwrap(), "record", 3);
-    log.close().unwrap();
-    let log = open(&storage);
-    let options = peermq::log::MemberOptions::new(["t", "u"]);
-    let mut member = log.group("g").unwrap().join(options).unwrap();
-    let mut got = member.poll(Duration::ZERO).unwrap().records;
-    log.delete_topic("t").unwrap();
-    while got.iter().filter(|record| record.topic.as_ref() == "u").count() < 3 {
-        got.extend(member.poll(Duration::from_secs(60)).unwrap().records);
-    }
-}
