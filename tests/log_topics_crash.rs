@@ -9,8 +9,8 @@ mod support;
 
 use std::path::Path;
 
-use peermq::log::storage::Storage;
 use peermq::log::storage::faulty::{Errno, Fault, FaultAction, FaultyStorage};
+use peermq::log::storage::{Operation, Storage};
 use peermq::log::{Level, Log, LogError, NewRecord, TopicOptions};
 use support::{DIRECTORY, Random, files, open, read_all, small, try_open};
 
@@ -122,6 +122,21 @@ fn a_deletion_that_failed_at_any_call_leaves_the_topic_whole_or_nothing_to_the_n
         }
     }
     assert!(as_it_was > 0, "no failure kept the topic");
+}
+
+#[test]
+fn a_deletion_gives_the_space_back_before_it_needs_any_for_what_it_writes_down() {
+    for written in ["log-start-offset-checkpoint", "cleaner-offset-checkpoint"] {
+        let storage = FaultyStorage::new();
+        let log = prepared(&storage);
+        let full = Fault::at(0, FaultAction::Fail(Errno::NoSpace)).of(Operation::Write);
+        storage.inject(full.on(written).from_then_on());
+        assert!(log.delete_topic("t").unwrap_err().is_full(), "{written}");
+        assert_eq!(directories(&storage), [""; 0], "{written}");
+        storage.clear_faults();
+        log.delete_topic("t").unwrap();
+        assert!(matches!(log.delete_topic("t"), Err(LogError::UnknownTopic { .. })), "{written}");
+    }
 }
 
 #[test]

@@ -54,8 +54,7 @@ impl LogInner {
             return Err(LogError::TopicExists { topic: name.to_owned() });
         }
         // What an earlier attempt left behind, or a deletion that failed. What cannot be removed of it is in nobody's way.
-        let aside = self.free_name(&mut state, name)?;
-        let _ = remove_aside(&*self.shared.storage, &self.shared.directory, &aside);
+        let _ = self.free_name(&mut state, name)?;
         check_unused(&*self.shared.storage, &self.shared.directory, name)?;
         let entry = Entry { id, state: TopicState::Making, options };
         let mut catalogue = state.catalogue.clone();
@@ -134,28 +133,20 @@ impl LogInner {
             state.topics.remove(name);
             topic.partitions.iter().for_each(|partition| partition.retire());
         }
-        let aside = match self.free_name(&mut state, name) {
-            // What is set aside takes the room that the rest needs.
-            Err(error) if error.is_full() => {
-                let (storage, directory) = (&*self.shared.storage, &self.shared.directory);
-                remove_aside(storage, directory, &set_aside(storage, directory, name, 0)?)?;
-                self.free_name(&mut state, name)
-            }
-            freed => freed,
-        }?;
-        // Nobody needs to wait for the rest.
-        drop(state);
-        remove_aside(&*self.shared.storage, &self.shared.directory, &aside)
+        self.free_name(&mut state, name)?
     }
 
     /// Frees a name that the catalogue has, but for a topic that was not made, or not deleted, to the end: when this returns
-    /// nothing is left of it, after a crash too, but directories that are set aside and to be removed.
-    fn free_name(&self, state: &mut State, name: &str) -> Result<Vec<PathBuf>, LogError> {
+    /// nothing is left of it, after a crash too, but what could not be removed of directories that are set aside: the inner
+    /// error, if there was any.
+    fn free_name(&self, state: &mut State, name: &str) -> Result<Result<(), LogError>, LogError> {
         let mut catalogue = state.catalogue.clone();
         if catalogue.topics.remove(name).is_none() {
-            return Ok(Vec::new());
+            return Ok(Ok(()));
         }
         let aside = set_aside(&*self.shared.storage, &self.shared.directory, name, 0)?;
+        // The space first: what follows may need some of it.
+        let removed = remove_aside(&*self.shared.storage, &self.shared.directory, &aside);
         let mut log_starts = state.log_starts.clone();
         log_starts.retain(|(topic, _), _| topic != name);
         if log_starts.len() < state.log_starts.len() {
@@ -165,7 +156,7 @@ impl LogInner {
         self.forget_cleaned(name)?;
         // Last of all: as long as the catalogue has it, it is known what must go.
         self.save_catalogue(state, catalogue)?;
-        Ok(aside)
+        Ok(removed)
     }
 
     /// Replaces the catalogue, on the medium and here. When that fails it is on the medium as it is here.
