@@ -160,7 +160,9 @@ impl WatermarkFile {
 
     /// Writes the other slot, if this one is news. A failure is none: the older slot stays true.
     pub(in crate::log) fn store(&mut self, watermark: Watermark) {
-        if watermark == self.last || watermark.offset < self.last.offset {
+        // Of two segments with one offset the later one counts: the other may be replaced already, and who tells of it late.
+        let place = |watermark: &Watermark| (watermark.offset, watermark.segment);
+        if watermark == self.last || place(&watermark) < place(&self.last) {
             return;
         }
         let sequence = self.sequence + 1;
@@ -268,9 +270,12 @@ mod tests {
         file.store(at(7));
         file.store(at(5));
         assert_eq!(file.last(), at(7));
+        file.store(Watermark::empty(7));
+        file.store(at(7));
+        assert_eq!(file.last(), Watermark::empty(7), "back to the segment before");
         file.sync_failed();
         let found = WatermarkFile::open(&home).unwrap().last();
-        assert_eq!(found, Watermark { sync_failed: true, ..at(7) });
+        assert_eq!(found, Watermark { sync_failed: true, ..Watermark::empty(7) });
     }
 
     #[test]
