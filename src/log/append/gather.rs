@@ -379,6 +379,14 @@ fn check_foreign(batch: &[u8]) -> Result<(), crate::log::format::FormatError> {
     if header.attributes.is_control() {
         return invalid(Field::Attributes, header.attributes.bits().into());
     }
+    if header.attributes.has_delete_horizon() {
+        // Its tombstones could go before all that they stand for has.
+        return invalid(Field::Attributes, header.attributes.bits().into());
+    }
+    if header.producer_id >= 0 && header.base_sequence < 0 {
+        // All batches of the producer would be taken for repetitions of the first.
+        return invalid(Field::BaseSequence, header.base_sequence.into());
+    }
     if header.records_count != header.last_offset_delta.saturating_add(1) {
         return invalid(Field::RecordsCount, header.records_count.into());
     }
