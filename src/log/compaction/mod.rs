@@ -18,6 +18,7 @@ mod map;
 mod output;
 mod swap;
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -95,7 +96,8 @@ impl Partition {
         let delete_retention = i64::try_from(delete_retention).unwrap_or(i64::MAX);
         let producers = lock(&self.writer).producers.last_offsets();
         let horizon_ms = now_ms.saturating_add(delete_retention);
-        let rules = Rules { keys, end, producers, now_ms, horizon_ms };
+        let kept = Cell::new(false);
+        let rules = Rules { keys, end, producers, now_ms, horizon_ms, kept };
         let mut compacted = Compacted { until: end, ..Compacted::default() };
         let behind = sealed.partition_point(|segment| segment.base_offset < end);
         let mut rest = sealed.get(..behind).unwrap_or_default();
