@@ -17,6 +17,8 @@ mod keys;
 mod map;
 mod output;
 mod swap;
+#[cfg(test)]
+mod tests;
 
 use std::cell::Cell;
 use std::path::Path;
@@ -62,7 +64,7 @@ impl Partition {
             return Ok(None);
         }
         // What an earlier pass had to leave when the medium failed it.
-        finish(&self.home)?;
+        swap::finish_noted(self)?;
         let view = self.view();
         let Some((active, sealed)) = view.segments.split_last() else { return Ok(None) };
         let clean_until = known_clean(clean_until, active.base_offset);
@@ -95,6 +97,8 @@ impl Partition {
         let delete_retention = self.options.delete_retention.as_millis();
         let delete_retention = i64::try_from(delete_retention).unwrap_or(i64::MAX);
         let producers = lock(&self.writer).producers.last_offsets();
+        // Of somebody who found the writer busy just then.
+        self.write_if_wanted();
         let horizon_ms = now_ms.saturating_add(delete_retention);
         let kept = Cell::new(false);
         let rules = Rules { keys, end, producers, now_ms, horizon_ms, kept };
