@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::map::KeyMap;
 use super::output::Output;
-use crate::log::error::{LogError, Place};
+use crate::log::error::{Damage, LogError, Place};
 use crate::log::format::batch::{DECOMPRESSED_BYTES_MAX, TimestampType};
 use crate::log::format::{
     BatchBuilder, BatchHeader, BatchOptions, BatchView, FormatError, HeaderRef, Producer, RecordRef,
@@ -141,6 +141,11 @@ impl<'a> Copier<'a> {
         place: &dyn Fn() -> Place,
     ) -> Result<(), LogError> {
         let corrupt = |error| LogError::corrupt(place(), error);
+        let (expected, found) = (self.output.next_offset(), header.base_offset);
+        if found < expected {
+            // Segments that overlap must not become one.
+            return Err(LogError::corrupt(place(), Damage::WrongOffset { expected, found }));
+        }
         let count = u64::from(header.records_count.cast_unsigned());
         if header.attributes.is_control() {
             return self.output.push(batch.bytes(), header);

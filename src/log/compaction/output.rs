@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::log::error::{Damage, LogError};
+use crate::log::error::LogError;
 use crate::log::format::batch::set_last_offset_delta;
 use crate::log::format::batch::{Attributes, TimestampType};
 use crate::log::format::{BatchHeader, Codec};
@@ -64,16 +64,13 @@ impl<'a> Output<'a> {
         self.written + (self.buffer.len() + self.last.len()) as u64
     }
 
+    /// The offset after the last batch so far.
+    pub(super) fn next_offset(&self) -> i64 {
+        self.next_offset
+    }
+
     /// Adds a batch that begins at or behind the end.
-    ///
-    /// # Errors
-    /// `Corrupt` for one that begins before the end: segments that overlap must not become one.
     pub(super) fn push(&mut self, batch: &[u8], header: &BatchHeader) -> Result<(), LogError> {
-        if header.base_offset < self.next_offset {
-            let (expected, found) = (self.next_offset, header.base_offset);
-            let place = self.partition.home.place().at_offset(found);
-            return Err(LogError::corrupt(place, Damage::WrongOffset { expected, found }));
-        }
         self.reach(header.base_offset, header.leader_epoch)?;
         self.flush_last()?;
         self.last.extend_from_slice(batch);

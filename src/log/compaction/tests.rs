@@ -1,15 +1,10 @@
-//! What callers of the log do not see: who is late, who found the writer busy, and segments that overlap.
+//! What callers of the log do not see: who is late, and who found the writer busy.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Output;
-use super::swap;
-use crate::log::error::Damage;
-use crate::log::format::names::FileState;
-use crate::log::format::{BatchBuilder, BatchHeader, BatchOptions};
 use crate::log::storage::faulty::FaultyStorage;
-use crate::log::{Level, Log, LogError, NewRecord, Position, Topic, TopicOptions};
+use crate::log::{Level, Log, NewRecord, Position, Topic, TopicOptions};
 use crate::sync::lock;
 
 fn open(storage: &FaultyStorage) -> Log {
@@ -69,28 +64,4 @@ fn what_somebody_wanted_written_while_a_pass_had_the_writer_is_written() {
     let compacted = partition.compact(0, end, 1 << 10).unwrap().unwrap();
     assert_eq!(compacted.records, 0);
     assert_eq!(values(&topic).len(), 4);
-}
-
-#[test]
-fn segments_that_overlap_do_not_become_one() {
-    let log = open(&FaultyStorage::new());
-    let topic = topic(&log);
-    let partition = topic.inner.partition(0).unwrap();
-    let batch = |base_offset| {
-        let mut builder = BatchBuilder::new(BatchOptions { base_offset, ..Default::default() });
-        builder.append(0, Some(b"k"), Some(b"v"), []).unwrap();
-        builder.append(0, Some(b"k"), Some(b"v"), []).unwrap();
-        builder.finish().unwrap()
-    };
-    let path = swap::path(&partition.home, 0, FileState::Cleaned);
-    let mut output = Output::create(partition, 0, &path).unwrap();
-    let mut push = |base_offset| {
-        let batch = batch(base_offset);
-        output.push(&batch, &BatchHeader::decode(&batch).unwrap())
-    };
-    push(0).unwrap();
-    let error = push(1).unwrap_err();
-    let wrong = Damage::WrongOffset { expected: 2, found: 1 };
-    assert!(matches!(&error, LogError::Corrupt { damage, .. } if *damage == wrong), "{error}");
-    push(2).unwrap();
 }

@@ -8,6 +8,7 @@ use super::{Copier, Rules};
 use crate::log::compaction::map::KeyMap;
 use crate::log::compaction::output::Output;
 use crate::log::compaction::swap;
+use crate::log::error::{Damage, LogError};
 use crate::log::format::names::FileState;
 use crate::log::format::{BatchBuilder, BatchOptions, BatchView};
 #[cfg(feature = "snappy")]
@@ -49,9 +50,26 @@ fn batch(base_offset: i64, records: &[(&[u8], Option<&[u8]>)]) -> Vec<u8> {
     builder.finish().unwrap()
 }
 
-fn copy(copier: &mut Copier<'_>, bytes: &[u8]) {
+fn try_copy(copier: &mut Copier<'_>, bytes: &[u8]) -> Result<(), LogError> {
     let batch = BatchView::parse(bytes).unwrap();
-    copier.batch(batch.header(), &batch, &Default::default).unwrap();
+    copier.batch(batch.header(), &batch, &Default::default)
+}
+
+fn copy(copier: &mut Copier<'_>, bytes: &[u8]) {
+    try_copy(copier, bytes).unwrap();
+}
+
+#[test]
+fn segments_that_overlap_do_not_become_one() {
+    let partition = partition();
+    let rules = rules(&[]);
+    let mut copier = copier(&partition, &rules);
+    let two: [(&[u8], Option<&[u8]>); 2] = [(b"a", Some(b"1")), (b"b", Some(b"2"))];
+    copy(&mut copier, &batch(0, &two));
+    let error = try_copy(&mut copier, &batch(1, &two)).unwrap_err();
+    let wrong = Damage::WrongOffset { expected: 2, found: 1 };
+    assert!(matches!(&error, LogError::Corrupt { damage, .. } if *damage == wrong), "{error}");
+    copy(&mut copier, &batch(2, &two));
 }
 
 #[test]
