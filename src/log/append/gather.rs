@@ -380,7 +380,7 @@ fn check_foreign(batch: &[u8]) -> Result<(), crate::log::format::FormatError> {
         return invalid(Field::Attributes, header.attributes.bits().into());
     }
     if header.attributes.has_delete_horizon() {
-        // Its tombstones could go before all that they stand for has.
+        // Only compaction knows when everything that its tombstones supersede is gone.
         return invalid(Field::Attributes, header.attributes.bits().into());
     }
     if header.producer_id >= 0 && header.base_sequence < 0 {

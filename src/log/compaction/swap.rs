@@ -15,6 +15,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use crate::log::disk;
 use crate::log::error::{Damage, LogError, Place};
 use crate::log::format::crc::crc32c;
@@ -22,7 +24,7 @@ use crate::log::format::names::{FileKind, FileName, FileState};
 use crate::log::partition::{Partition, View};
 use crate::log::recovery::remove_segment;
 use crate::log::segment::{Home, Segment};
-use crate::log::storage::Operation;
+use crate::log::storage::{Operation, StorageError};
 use crate::sync::lock;
 
 /// The note's name in the partition's directory.
@@ -110,15 +112,23 @@ fn sync_names(partition: &Partition) -> Result<(), LogError> {
     synced.map_err(|error| doubted(partition, home.failed(error)))
 }
 
-/// What a failure means. After a sync of names that failed, for another reason than space, no later one can be believed,
+/// What a failure means. After a sync of names that failed, and not for want of space, no later one can be believed,
 /// and each step of a swap relies on the names before it: as with the sync of a segment, that is the end.
 fn doubted(partition: &Partition, error: LogError) -> LogError {
     match &error {
-        LogError::Storage { source, .. } if source.operation == Operation::SyncDir => {
+        LogError::Storage { source, .. }
+            if source.operation == Operation::SyncDir && !is_out_of_files(source) =>
+        {
             partition.poison(&error)
         }
         _ => error,
     }
+}
+
+/// Whether a call failed before it did anything, because too many files are open. The next one may work.
+fn is_out_of_files(error: &StorageError) -> bool {
+    let code = error.source.raw_os_error();
+    [Errno::MFILE, Errno::NFILE].iter().any(|errno| code == Some(errno.raw_os_error()))
 }
 
 /// Makes the note durable. After an error there is none, or the log is poisoned.
@@ -231,6 +241,25 @@ pub(in crate::log) fn finish(home: &Home) -> Result<(), LogError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::storage::MemoryStorage;
+    use crate::log::{Log, TopicOptions};
+
+    #[test]
+    fn a_sync_of_names_that_was_not_tried_for_want_of_descriptors_stops_nothing() {
+        let log = Log::open_in(Arc::new(MemoryStorage::new()), "/log").unwrap();
+        let topic = log.create_topic("t", TopicOptions::default()).unwrap();
+        let partition = topic.inner.partition(0).unwrap();
+        let doubted = |errno: Errno| {
+            let error = StorageError::new(Operation::SyncDir, "/log/t-0", errno.into());
+            doubted(partition, partition.home.failed(error))
+        };
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOSPC] {
+            assert!(!matches!(doubted(errno), LogError::Poisoned { .. }), "{errno}");
+            partition.check().unwrap();
+        }
+        assert!(matches!(doubted(Errno::IO), LogError::Poisoned { .. }));
+        assert!(partition.check().is_err());
+    }
 
     #[test]
     fn a_note_reads_back_and_every_flipped_bit_of_it_is_noticed() {
