@@ -424,6 +424,14 @@ pub(in crate::log) fn check_foreign(batch: &[u8]) -> Result<(), FormatError> {
     if header.attributes.is_control() {
         return invalid(Field::Attributes, header.attributes.bits().into());
     }
+    if header.attributes.has_delete_horizon() {
+        // Only compaction knows when everything that its tombstones supersede is gone.
+        return invalid(Field::Attributes, header.attributes.bits().into());
+    }
+    if header.producer_id >= 0 && header.base_sequence < 0 {
+        // All batches of the producer would be taken for repetitions of the first.
+        return invalid(Field::BaseSequence, header.base_sequence.into());
+    }
     if header.records_count != header.last_offset_delta.saturating_add(1) {
         return invalid(Field::RecordsCount, header.records_count.into());
     }

@@ -1,11 +1,15 @@
 //! Copies segments without the records that are not needed any more.
 
+#[cfg(test)]
+mod tests;
+
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::map::KeyMap;
 use super::output::Output;
-use crate::log::error::{LogError, Place};
+use crate::log::error::{Damage, LogError, Place};
 use crate::log::format::batch::{DECOMPRESSED_BYTES_MAX, TimestampType};
 use crate::log::format::{
     BatchBuilder, BatchHeader, BatchOptions, BatchView, FormatError, HeaderRef, Producer, RecordRef,
@@ -25,6 +29,9 @@ pub(super) struct Rules {
     pub(super) now_ms: i64,
     /// When a tombstone that is met now may go.
     pub(super) horizon_ms: i64,
+    /// Whether something had to stay that a later record supersedes. Then no tombstone behind it gets a horizon: it may
+    /// be the one that must not go.
+    pub(super) kept: Cell<bool>,
 }
 
 /// What is to become of a record.
@@ -134,6 +141,11 @@ impl<'a> Copier<'a> {
         place: &dyn Fn() -> Place,
     ) -> Result<(), LogError> {
         let corrupt = |error| LogError::corrupt(place(), error);
+        let (expected, found) = (self.output.next_offset(), header.base_offset);
+        if found < expected {
+            // Segments that overlap must not become one.
+            return Err(LogError::corrupt(place(), Damage::WrongOffset { expected, found }));
+        }
         let count = u64::from(header.records_count.cast_unsigned());
         if header.attributes.is_control() {
             return self.output.push(batch.bytes(), header);
@@ -149,16 +161,28 @@ impl<'a> Copier<'a> {
         if stay == 0 {
             return self.emptied(header, count);
         }
-        let horizon = header.delete_horizon().filter(|_| waits || unsettled);
-        let set = waits && !unsettled && horizon.is_none();
-        let horizon = if set { Some(self.rules.horizon_ms) } else { horizon };
-        self.copied.horizon_ms = self.copied.horizon_ms.min(horizon.unwrap_or(i64::MAX));
-        if (stay < count || set) && self.rebuild(header, batch, horizon).map_err(corrupt)? {
-            self.copied.records += count - stay;
-            self.copied.changed += 1;
-            return self.output.push(&self.rebuilt, header);
+        let old = header.delete_horizon().filter(|_| waits || unsettled);
+        let settles = waits && !unsettled && old.is_none() && !self.rules.kept.get();
+        let new = settles.then_some(self.rules.horizon_ms);
+        // Without a new one if need be: the tombstones stay for good then, which is better than what they are for.
+        for horizon in new.map(Some).into_iter().chain((stay < count).then_some(old)) {
+            if self.rebuild(header, batch, horizon).map_err(corrupt)? {
+                self.note_horizon(horizon);
+                self.copied.records += count - stay;
+                self.copied.changed += 1;
+                return self.output.push(&self.rebuilt, header);
+            }
         }
+        if stay < count {
+            self.rules.kept.set(true);
+        }
+        self.note_horizon(old);
         self.output.push(batch.bytes(), header)
+    }
+
+    /// Of a batch that stays: when its tombstones may go.
+    fn note_horizon(&mut self, horizon_ms: Option<i64>) {
+        self.copied.horizon_ms = self.copied.horizon_ms.min(horizon_ms.unwrap_or(i64::MAX));
     }
 
     /// Leaves a batch out of which nothing stays, unless its producer is remembered by it: then as one without records.
@@ -172,8 +196,8 @@ impl<'a> Copier<'a> {
         self.output.push(&header.encode_emptied(), header)
     }
 
-    /// Makes the batch anew from the records that stay. False if it cannot be: its times are too far from the horizon to
-    /// be counted from there, or it has grown and there is no room for that in a batch or in the segment. It stays as it is then, which is never wrong.
+    /// Makes the batch anew from the records that stay. False if it cannot be: its times are too far from a new horizon to
+    /// be counted from there, or it has grown, as it was packed better, to more than a batch may have or there is room for.
     fn rebuild(
         &mut self,
         header: &BatchHeader,
@@ -194,7 +218,8 @@ impl<'a> Copier<'a> {
         };
         let mut buffer = std::mem::take(&mut self.rebuilt);
         buffer.clear();
-        let mut builder = BatchBuilder::with_buffer(options, buffer);
+        let builder = BatchBuilder::with_buffer(options, buffer);
+        let mut builder = builder.counting_from(header.base_timestamp);
         for record in batch.records(&mut self.scratch, DECOMPRESSED_BYTES_MAX)? {
             let record = record?;
             if self.rules.fate(header, &record) == Fate::Goes {
@@ -213,15 +238,17 @@ impl<'a> Copier<'a> {
             return Ok(false);
         };
         self.rebuilt = rebuilt;
-        if self.rebuilt.len() > BATCH_BYTES_MAX as usize {
-            return Ok(false);
-        }
-        let growth = self.rebuilt.len().saturating_sub(batch.bytes().len());
-        match self.growth.checked_sub(growth) {
-            Some(left) => self.growth = left,
-            None => return Ok(false),
-        }
-        Ok(true)
+        Ok(self.is_room_for(self.rebuilt.len(), batch.bytes().len()))
+    }
+
+    /// Whether a batch of so many bytes can take the place of one of so many; the room is taken then.
+    fn is_room_for(&mut self, bytes: usize, before: usize) -> bool {
+        let growth = bytes.saturating_sub(before);
+        let Some(left) = self.growth.checked_sub(growth) else { return false };
+        // Nobody reads a longer one.
+        let fits = bytes <= BATCH_BYTES_MAX as usize;
+        self.growth = if fits { left } else { self.growth };
+        fits
     }
 
     /// Ends the copy at an offset.

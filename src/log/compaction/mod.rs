@@ -17,7 +17,10 @@ mod keys;
 mod map;
 mod output;
 mod swap;
+#[cfg(test)]
+mod tests;
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -61,7 +64,7 @@ impl Partition {
             return Ok(None);
         }
         // What an earlier pass had to leave when the medium failed it.
-        finish(&self.home)?;
+        swap::finish_noted(self)?;
         let view = self.view();
         let Some((active, sealed)) = view.segments.split_last() else { return Ok(None) };
         let clean_until = known_clean(clean_until, active.base_offset);
@@ -94,8 +97,11 @@ impl Partition {
         let delete_retention = self.options.delete_retention.as_millis();
         let delete_retention = i64::try_from(delete_retention).unwrap_or(i64::MAX);
         let producers = lock(&self.writer).producers.last_offsets();
+        // Of somebody who found the writer busy just then.
+        self.write_if_wanted();
         let horizon_ms = now_ms.saturating_add(delete_retention);
-        let rules = Rules { keys, end, producers, now_ms, horizon_ms };
+        let kept = Cell::new(false);
+        let rules = Rules { keys, end, producers, now_ms, horizon_ms, kept };
         let mut compacted = Compacted { until: end, ..Compacted::default() };
         let behind = sealed.partition_point(|segment| segment.base_offset < end);
         let mut rest = sealed.get(..behind).unwrap_or_default();

@@ -64,6 +64,11 @@ impl<'a> Output<'a> {
         self.written + (self.buffer.len() + self.last.len()) as u64
     }
 
+    /// The offset after the last batch so far.
+    pub(super) fn next_offset(&self) -> i64 {
+        self.next_offset
+    }
+
     /// Adds a batch that begins at or behind the end.
     pub(super) fn push(&mut self, batch: &[u8], header: &BatchHeader) -> Result<(), LogError> {
         self.reach(header.base_offset, header.leader_epoch)?;

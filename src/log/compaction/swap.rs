@@ -8,10 +8,14 @@
 //!    for a moment are as good.
 //! 5. The others that it replaces are removed, and that is synced. Then the note is removed.
 //!
-//! Before 3 the durable watermark is moved beyond all that is replaced, in both its slots.
+//! Before 2 the removal of the note before is made durable: beside the new segment it would say something else. Before 3
+//! the durable watermark is moved beyond all that is replaced, in both its slots. What readers are shown is what the note
+//! says: if it may be there although writing it failed, it is taken back, durably, or nothing is done any more.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use rustix::io::Errno;
 
 use crate::log::disk;
 use crate::log::error::{Damage, LogError, Place};
@@ -20,6 +24,7 @@ use crate::log::format::names::{FileKind, FileName, FileState};
 use crate::log::partition::{Partition, View};
 use crate::log::recovery::remove_segment;
 use crate::log::segment::{Home, Segment};
+use crate::log::storage::{Operation, StorageError};
 use crate::sync::lock;
 
 /// The note's name in the partition's directory.
@@ -85,18 +90,65 @@ pub(super) fn swap(
     }
     let swap = path(home, new.base_offset, FileState::Swap);
     let cleaned = path(home, new.base_offset, FileState::Cleaned);
+    sync_names(partition)?;
     home.storage.rename(&cleaned, &swap).map_err(failed)?;
-    home.storage.sync_dir(&home.directory).map_err(failed)?;
+    sync_names(partition)?;
     for source in sources {
         source.detach()?;
     }
     let note = Note { base_offset: new.base_offset, next_offset: new.next_offset() };
-    disk::replace(&*home.storage, &home.directory, FILE, &note.encode()).map_err(failed)?;
+    put_note(partition, note)?;
     show(partition, sources, new);
-    finish(home)?;
+    finish_noted(partition)?;
     // Indexes can be built again.
     let _ = new.seal();
     Ok(true)
+}
+
+/// Makes the names in the partition's directory durable.
+fn sync_names(partition: &Partition) -> Result<(), LogError> {
+    let home = &partition.home;
+    let synced = home.storage.sync_dir(&home.directory);
+    synced.map_err(|error| doubted(partition, home.failed(error)))
+}
+
+/// What a failure means. After a sync of names that failed, and not for want of space, no later one can be believed,
+/// and each step of a swap relies on the names before it: as with the sync of a segment, that is the end.
+fn doubted(partition: &Partition, error: LogError) -> LogError {
+    match &error {
+        LogError::Storage { source, .. }
+            if source.operation == Operation::SyncDir && !is_out_of_files(source) =>
+        {
+            partition.poison(&error)
+        }
+        _ => error,
+    }
+}
+
+/// Whether a call failed before it did anything, because too many files are open. The next one may work.
+fn is_out_of_files(error: &StorageError) -> bool {
+    let code = error.source.raw_os_error();
+    [Errno::MFILE, Errno::NFILE].iter().any(|errno| code == Some(errno.raw_os_error()))
+}
+
+/// Makes the note durable. After an error there is none, or the log is poisoned.
+fn put_note(partition: &Partition, note: Note) -> Result<(), LogError> {
+    let home = &partition.home;
+    let storage = &*home.storage;
+    let Err(error) = disk::replace(storage, &home.directory, FILE, &note.encode()) else {
+        return Ok(());
+    };
+    let perhaps_there = matches!(error.operation, Operation::Rename | Operation::SyncDir);
+    let error = doubted(partition, home.failed(error));
+    if !perhaps_there || partition.shared.check_poison().is_err() {
+        return Err(error);
+    }
+    let taken_back = disk::remove_if_there(storage, &home.directory.join(FILE))
+        .and_then(|()| storage.sync_dir(&home.directory));
+    match taken_back {
+        Ok(()) => Err(error),
+        Err(_) => Err(partition.poison(&error)),
+    }
 }
 
 /// Lets readers see the new segment.
@@ -154,7 +206,12 @@ pub(in crate::log) fn pending(home: &Home) -> Result<Option<Pending>, LogError> 
     Ok(Some(Pending { base_offset, next_offset, is_named }))
 }
 
-/// Does what is left to do of a swap that was noted, if there is one.
+/// As [`finish`], in a partition that is open.
+pub(super) fn finish_noted(partition: &Partition) -> Result<(), LogError> {
+    finish(&partition.home).map_err(|error| doubted(partition, error))
+}
+
+/// Does what is left to do of a swap that was noted, if there is one. That the note is gone is not durable then.
 pub(in crate::log) fn finish(home: &Home) -> Result<(), LogError> {
     let storage = &*home.storage;
     let failed = |error| home.failed(error);
@@ -184,6 +241,25 @@ pub(in crate::log) fn finish(home: &Home) -> Result<(), LogError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::storage::MemoryStorage;
+    use crate::log::{Log, TopicOptions};
+
+    #[test]
+    fn a_sync_of_names_that_was_not_tried_for_want_of_descriptors_stops_nothing() {
+        let log = Log::open_in(Arc::new(MemoryStorage::new()), "/log").unwrap();
+        let topic = log.create_topic("t", TopicOptions::default()).unwrap();
+        let partition = topic.inner.partition(0).unwrap();
+        let doubted = |errno: Errno| {
+            let error = StorageError::new(Operation::SyncDir, "/log/t-0", errno.into());
+            doubted(partition, partition.home.failed(error))
+        };
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOSPC] {
+            assert!(!matches!(doubted(errno), LogError::Poisoned { .. }), "{errno}");
+            partition.check().unwrap();
+        }
+        assert!(matches!(doubted(Errno::IO), LogError::Poisoned { .. }));
+        assert!(partition.check().is_err());
+    }
 
     #[test]
     fn a_note_reads_back_and_every_flipped_bit_of_it_is_noticed() {

@@ -134,6 +134,7 @@ fields! {
     Attributes = "attributes of a batch",
     LastOffsetDelta = "last offset delta of a batch",
     BaseTimestamp = "base timestamp of a batch",
+    BaseSequence = "base sequence of a batch",
     RecordsCount = "record count of a batch",
     Records = "records of a batch",
     RecordLength = "length of a record",

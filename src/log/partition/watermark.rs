@@ -162,8 +162,10 @@ impl WatermarkFile {
 
     /// Writes the other slot, if this one is news. A failure is none: the older slot stays true.
     pub(in crate::log) fn store(&mut self, watermark: Watermark) {
+        // Of two segments with one offset the later one counts: the other may be replaced already, and who tells of it late.
+        let place = |watermark: &Watermark| (watermark.offset, watermark.segment);
+        let known = watermark == self.last || place(&watermark) < place(&self.last);
         // After a failed sync the mark of it stays: the next opening must not believe what it can read.
-        let known = watermark == self.last || watermark.offset < self.last.offset;
         if known || self.failed {
             return;
         }
@@ -273,10 +275,13 @@ mod tests {
         file.store(at(7));
         file.store(at(5));
         assert_eq!(file.last(), at(7));
+        file.store(Watermark::empty(7));
+        file.store(at(7));
+        assert_eq!(file.last(), Watermark::empty(7), "back to the segment before");
         file.sync_failed();
         file.store(at(9));
         let mut opened = WatermarkFile::open(&home).unwrap();
-        assert_eq!(opened.last(), Watermark { sync_failed: true, ..at(7) });
+        assert_eq!(opened.last(), Watermark { sync_failed: true, ..Watermark::empty(7) });
         opened.store(at(9));
         assert_eq!(opened.last(), at(9), "whoever opens it has seen to that");
     }

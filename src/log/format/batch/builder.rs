@@ -84,6 +84,8 @@ pub struct BatchBuilder {
     /// Of the last record, or -1 before the first.
     last_offset_delta: i32,
     base_timestamp: i64,
+    /// Whether `base_timestamp` stays what it is, rather than becoming the first record's timestamp.
+    is_base_given: bool,
     max_timestamp: i64,
 }
 
@@ -104,6 +106,7 @@ impl BatchBuilder {
             records_count: 0,
             last_offset_delta: -1,
             base_timestamp: options.delete_horizon_ms.unwrap_or(-1),
+            is_base_given: options.delete_horizon_ms.is_some(),
             max_timestamp: -1,
         }
     }
@@ -111,6 +114,15 @@ impl BatchBuilder {
     /// How the records will be packed.
     pub(crate) fn codec(&self) -> Codec {
         self.options.codec
+    }
+
+    /// Lets timestamp deltas count from there, in milliseconds since 1970, unless there is a delete horizon. A batch that is
+    /// made anew from its own base takes any of its records again, however far apart their times are.
+    pub(in crate::log) fn counting_from(mut self, base_timestamp_ms: i64) -> Self {
+        if !self.is_base_given {
+            (self.base_timestamp, self.is_base_given) = (base_timestamp_ms, true);
+        }
+        self
     }
 
     /// Records so far.
@@ -290,14 +302,11 @@ impl BatchBuilder {
         }
     }
 
-    /// What timestamp deltas count from: the horizon if there is one, else the first record's timestamp.
+    /// What timestamp deltas count from: the horizon or what else was given, else the first record's timestamp.
     #[inline]
     fn base_for(&self, timestamp_ms: i64) -> i64 {
-        if self.records_count == 0 && self.options.delete_horizon_ms.is_none() {
-            timestamp_ms
-        } else {
-            self.base_timestamp
-        }
+        let first = self.records_count == 0 && !self.is_base_given;
+        if first { timestamp_ms } else { self.base_timestamp }
     }
 }
 
