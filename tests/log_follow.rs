@@ -19,7 +19,7 @@ use peermq::log::storage::faulty::{Errno, Fault, FaultAction, FaultyStorage};
 use peermq::log::storage::{MemoryStorage, Operation, Storage};
 use peermq::log::{
     AppendTicket, DurablePublisher, DurableSubscriber, Level, Log, LogClient, LogRecord, LogServer,
-    NewRecord, Position, SubscribeError, TopicOptions,
+    NewRecord, Position, RemoteCode, SubscribeError, TopicOptions,
 };
 
 const OFTEN: Duration = Duration::from_millis(20);
@@ -136,6 +136,89 @@ fn a_reader_of_the_end_is_told_of_records_that_a_power_cut_took_before_it() {
     assert_next(&mut subscriber, &new(left..15));
     let error = reader.next().unwrap().unwrap_err();
     assert_eq!(error.remote().unwrap().offset, Some(left), "{error}");
+}
+
+#[test]
+fn a_subscriber_that_goes_on_at_a_bookmark_is_told_of_records_that_a_power_cut_took_before_it() {
+    let storage = FaultyStorage::new();
+    let log = ten_of_which_five_are_durable(&storage);
+    let (outer, at) = (Context::new(), endpoints());
+    let first = Context::new();
+    let publisher = publish(&first, &log, &at);
+    let mut subscriber = subscribe(&outer, &at, Position::Earliest);
+    assert_next(&mut subscriber, &numbers(0..10));
+    let kept = subscriber.bookmark(0).unwrap().to_string();
+    let survivor = cut(&storage);
+    drop((subscriber, publisher, first, log));
+    let log = open(&survivor);
+    let left = log.topic("t").unwrap().describe().partitions[0].end;
+    append(&log, new(left..15));
+    let _publisher = publish(&outer, &log, &at);
+    let mut subscriber = resume(&outer, &at, &kept);
+    assert_eq!(subscriber.position(0), Some(10));
+    match subscriber.next_timeout(SOON) {
+        Err(SubscribeError::Diverged { partition: 0, seen: 10, resumes_at }) => {
+            assert_eq!(resumes_at, left);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_next(&mut subscriber, &new(left..15));
+    // What it has seen since is nobody's loss.
+    let kept = subscriber.bookmark(0).unwrap().to_string();
+    append(&log, new(15..16));
+    assert_next(&mut resume(&outer, &at, &kept), &new(15..16));
+}
+
+#[test]
+fn a_bookmark_in_another_topic_of_the_same_name_is_told_of() {
+    let (log, context, at) = (open(&MemoryStorage::new()), Context::new(), endpoints());
+    log.create_topic("t", written()).unwrap();
+    append(&log, numbers(0..5));
+    let _publisher = publish(&context, &log, &at);
+    let mut subscriber = subscribe(&context, &at, Position::Earliest);
+    assert_next(&mut subscriber, &numbers(0..5));
+    let kept = subscriber.bookmark(0).unwrap().to_string();
+    log.delete_topic("t").unwrap();
+    log.create_topic("t", written()).unwrap();
+    append(&log, new(0..8));
+    let mut subscriber = resume(&context, &at, &kept);
+    match subscriber.next_timeout(SOON) {
+        Err(SubscribeError::Replaced { topic }) => assert_eq!(topic, "t"),
+        other => panic!("{other:?}"),
+    }
+    assert_next(&mut subscriber, &new(0..8));
+}
+
+fn resume(context: &Context, [live, replay]: &[String; 2], kept: &str) -> DurableSubscriber {
+    let options = DurableSubscriber::options().resume(kept.parse().unwrap());
+    options.connect(context, &live[..], &replay[..], "t", Position::Earliest).unwrap()
+}
+
+#[test]
+fn a_partition_that_nothing_is_heard_of_is_read_though_others_are_heard_of() {
+    let (log, context) = (open(&MemoryStorage::new()), Context::new());
+    log.create_topic("t", written().partitions(2)).unwrap();
+    let topic = log.topic("t").unwrap();
+    let server = LogServer::bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
+    let live = context.publish().bind("tcp://127.0.0.1:0").unwrap();
+    // Partition 0 has got nowhere, says a publisher that says nothing else.
+    let mut announcement = b"t\0\x02".to_vec();
+    announcement.extend(topic.describe().id.bits().to_be_bytes());
+    announcement.extend([0; 4 + 4 + 3 * 8]);
+    let options = DurableSubscriber::options().silence(OFTEN);
+    let (live_at, replay_at) = (live.endpoint().unwrap(), server.endpoint().clone());
+    let mut subscriber =
+        options.connect(&context, live_at, replay_at, "t", Position::Earliest).unwrap();
+    wait_until("the subscriber hears", || {
+        assert!(subscriber.next_timeout(Duration::from_millis(1)).unwrap().is_none());
+        live.subscribers() > 0 && subscriber.is_live()
+    });
+    topic.append_to(1, Level::Written, "x").unwrap().wait().unwrap();
+    wait_until("the record comes", || {
+        live.send(announcement.clone()).unwrap();
+        subscriber.next_timeout(Duration::from_millis(1)).unwrap().is_some()
+    });
+    assert_eq!(subscriber.stats().unreadable, 0);
 }
 
 fn ten_of_which_five_are_durable(storage: &FaultyStorage) -> Log {
@@ -292,7 +375,7 @@ fn a_reader_does_not_go_on_in_another_topic_of_the_same_name() {
     append(&log, new(0..8));
     for reader in [&mut reader, &mut later] {
         let error = reader.next().unwrap().unwrap_err();
-        assert_eq!(format!("{:?}", error.code()), "Some(TopicReplaced)", "{error}");
+        assert_eq!(error.code(), Some(RemoteCode::TopicReplaced), "{error}");
         assert_eq!(error.remote().unwrap().topic.as_deref(), Some("t"));
     }
     let anew = client.read("t", 0, Position::Earliest).unwrap();
@@ -320,13 +403,13 @@ fn a_topic_that_is_made_anew_is_published_and_its_subscribers_are_told() {
     append(&log, new(0..8));
     let told = loop {
         match subscriber.next_timeout(SOON) {
-            Err(error) if format!("{error:?}").contains("UnknownTopic") => {}
-            Err(error) => break format!("{error:?}"),
+            Err(SubscribeError::Peer(error)) if error.code() == Some(RemoteCode::UnknownTopic) => {}
+            Err(error) => break error,
             Ok(None) => {}
             Ok(Some(record)) => panic!("{record:?}"),
         }
     };
-    assert!(told.starts_with("Replaced"), "{told}");
+    assert!(matches!(told, SubscribeError::Replaced { .. }), "{told}");
     assert_next(&mut subscriber, &new(0..8));
     assert_eq!((subscriber.position(0), subscriber.position(1)), (Some(8), None));
     wait_until("the publisher goes on", || publisher.error().is_none());
@@ -345,9 +428,15 @@ fn a_publisher_that_failed_to_read_holds_up_no_subscriber_and_goes_on_later() {
     let publisher = publish(&context, &log, &at);
     let mut subscriber = subscribe(&context, &at, Position::Earliest);
     join(&publisher, &mut subscriber);
-    storage.inject(Fault::at(0, FaultAction::Fail(Errno::Io)).of(Operation::Read));
+    let fault = Fault::at(0, FaultAction::Fail(Errno::Io)).of(Operation::Read);
+    storage.inject(fault.from_then_on());
     publisher.publish("0").unwrap().wait().unwrap();
     wait_until("the publisher fails", || publisher.error().is_some());
+    // Who asks the log finds that it cannot be read, and does not take it for the end.
+    match subscriber.next_timeout(SOON) {
+        Err(SubscribeError::Peer(error)) => assert_eq!(error.code(), Some(RemoteCode::Storage)),
+        other => panic!("{other:?}"),
+    }
     storage.clear_faults();
     append(&log, numbers(1..10));
     assert_next(&mut subscriber, &numbers(0..10));

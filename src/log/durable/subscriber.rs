@@ -392,7 +392,7 @@ impl DurableSubscriber {
                 }
             }
         }
-        part.was_in(chunk.epoch);
+        part.was_in(chunk.ends.last_epoch);
         let ends = &chunk.ends;
         if part.merge.replayed(ends.incarnation, ends.next_offset, at_end) {
             self.stats.joined += 1;
@@ -444,7 +444,7 @@ fn first_place(
         Position::Offset(offset) => Ok((offset, NO_EPOCH)),
         position => {
             let found = client.find(topic, partition, position)?;
-            Ok((found.offset, found.incarnation))
+            Ok((found.offset, found.last_epoch))
         }
     }
 }

@@ -24,21 +24,16 @@ pub(in crate::log) struct Chunk {
     pub(in crate::log) ends: Fetched,
     pub(in crate::log) batches: VecDeque<Bytes>,
     partition: u32,
-    /// A writer in whose log everything before `ends.next_offset` was.
-    pub(in crate::log) epoch: i32,
 }
 
 impl Chunk {
     pub(super) fn new(core: &Core, partition: u32, reply: Reply) -> Result<Self, PeerError> {
-        let batches: VecDeque<Bytes> = reply.body.into();
+        let batches = reply.body.into();
         let ends = match reply.answer {
             Answer::Fetched(ends) => ends,
             other => return Err(core.bad_answer("Fetch", format!("it is {}", other.name()))),
         };
-        // The one that has the log open, or, where nobody has, the last one that is known to have had.
-        let last = batches.back().and_then(|batch| BatchHeader::decode(batch).ok());
-        let epoch = last.map_or(NO_EPOCH, |header| header.leader_epoch).max(ends.incarnation);
-        Ok(Self { ends, batches, partition, epoch })
+        Ok(Self { ends, batches, partition })
     }
 
     /// The next batch's header and records, from an offset on.
@@ -162,7 +157,7 @@ impl RemoteReader {
 
     /// Begins where the server has found that a position is.
     pub(super) fn found(mut self, found: &OffsetFound) -> Self {
-        (self.last_epoch, self.topic_id) = (found.incarnation, Some(found.topic_id));
+        (self.last_epoch, self.topic_id) = (found.last_epoch, Some(found.topic_id));
         self
     }
 
@@ -288,7 +283,7 @@ impl RemoteReader {
                     }
                 }
                 Ok(None) => {
-                    self.last_epoch = self.last_epoch.max(chunk.epoch);
+                    self.last_epoch = self.last_epoch.max(chunk.ends.last_epoch);
                     self.chunk = None;
                 }
                 Err(error) => {
@@ -307,7 +302,7 @@ impl RemoteReader {
             return Ok(());
         }
         // Of a chunk that is not dealt with yet, what follows is asked for.
-        let epoch = self.chunk.as_ref().map_or(NO_EPOCH, |chunk| chunk.epoch);
+        let epoch = self.chunk.as_ref().map_or(NO_EPOCH, |chunk| chunk.ends.last_epoch);
         let fetch = Fetch {
             topic: self.topic.clone(),
             partition: self.partition,

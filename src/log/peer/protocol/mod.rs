@@ -277,6 +277,8 @@ wire_struct! {
         incarnation: i32,
         /// Where to go on: behind the last batch, or behind what is not there any more.
         next_offset: i64,
+        /// A writer in whose log everything before `next_offset` is.
+        last_epoch: i32,
         topic_id: Id,
     }
 }
@@ -317,8 +319,8 @@ wire_struct! {
         offset: i64,
         /// Of a position that a group committed: whether it has.
         committed: bool,
-        /// The writer that has the log open.
-        incarnation: i32,
+        /// A writer in whose log everything before the offset is.
+        last_epoch: i32,
         topic_id: Id,
     }
 }

@@ -207,9 +207,10 @@ fn answer() -> impl Strategy<Value = Answer> {
         any::<(i64, i64, u64)>().prop_map(|(first_offset, last_offset, fingerprint)| {
             Appended { first_offset, last_offset, fingerprint }.into()
         }),
-        (any::<(i64, i64, i64, i32, i64)>(), id()).prop_map(|(numbers, topic_id)| {
-            let (earliest, end, durable_end, incarnation, next_offset) = numbers;
-            Fetched { earliest, end, durable_end, incarnation, next_offset, topic_id }.into()
+        (any::<(i64, i64, i64, i32, i64, i32)>(), id()).prop_map(|(numbers, topic_id)| {
+            let (earliest, end, durable_end, incarnation, next_offset, last_epoch) = numbers;
+            Fetched { earliest, end, durable_end, incarnation, next_offset, last_epoch, topic_id }
+                .into()
         }),
         vec(any::<String>(), 0..4).prop_map(|topics| TopicNames { topics }.into()),
         (setup(), any::<(String, u64)>(), vec(state, 0..4)).prop_map(

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::blocking::Blocking;
 use super::clients::{Client, Clients, Deferred, Sent};
-use super::work::{FetchWork, Work, fingerprint, refused};
+use super::work::{FetchWork, Work, fingerprint, last_epoch, refused};
 use super::{CONTROL, Control, LogServerOptions};
 use crate::error::SetupError;
 use crate::log::durable::QueueStats;
@@ -341,8 +341,9 @@ impl Service {
                     _ => false,
                 };
                 let offset = refused(topic.offset_of(at.partition, position))?;
-                let (incarnation, topic_id) = (self.log.inner.shared.epoch, topic.inner.id);
-                done(OffsetFound { offset, committed, incarnation, topic_id })
+                let last_epoch = last_epoch(refused(topic.inner.partition(at.partition))?);
+                let topic_id = topic.inner.id;
+                done(OffsetFound { offset, committed, last_epoch, topic_id })
             }
             Request::Acquire(acquire) => {
                 let wait = Duration::from_millis(acquire.wait_ms.into());

@@ -183,6 +183,7 @@ impl FetchWork {
             durable_end: partition.durable_end(),
             incarnation: self.incarnation,
             next_offset,
+            last_epoch: last_epoch(partition),
             topic_id: self.topic_id,
         };
         Ok((Reply { answer: answer.into(), body }, bytes))
@@ -209,6 +210,12 @@ impl FetchWork {
         (error.earliest, error.end) = (Some(partition.log_start()), Some(partition.written_end()));
         Err(error)
     }
+}
+
+/// The newest writer of a partition, which need not have written anything yet.
+pub(super) fn last_epoch(partition: &Partition) -> i32 {
+    let last = lock(&partition.writer).epochs.last().map(|entry| entry.epoch);
+    last.unwrap_or(NO_EPOCH).max(partition.shared.epoch)
 }
 
 /// The offset after the last record of this or an earlier writer.
