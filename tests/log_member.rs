@@ -84,7 +84,8 @@ fn a_poll_that_is_dropped_loses_neither_records_nor_what_it_gave_up() {
     let mut other = group.join(options()).unwrap();
     let told = block_on(member.poll_async()).unwrap();
     assert!(matches!(&told.events[..], [GroupEvent::Revoked(_)]));
-    member.commit().unwrap();
+    block_on(member.commit_ticket(Level::Durable).unwrap()).unwrap();
+    assert!(group.describe().unwrap().offsets.iter().any(|one| one.lag() == Some(0)));
     // This one gives it up, and says so, though it ends here.
     drop(Task::pending(member.poll_async()));
     let got = block_on(other.poll_async()).unwrap();

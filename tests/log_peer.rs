@@ -87,6 +87,11 @@ fn a_client_does_over_every_transport_what_a_handle_of_the_log_does() {
         assert_eq!((found.earliest, found.end, found.durable_end), (1, 2, 2));
         let altered = client.alter_topic("t", options.partitions(4)).unwrap();
         assert_eq!(altered.partitions.len(), 4);
+        for key in (0..8).map(|key| key.to_string()) {
+            let there = client.append("t", NewRecord::new("v").key(&key)).unwrap().partition();
+            let here = log.topic("t").unwrap().append(NewRecord::new("v").key(&key)).unwrap();
+            assert_eq!(there, here.partition(), "key {key}");
+        }
         client.delete_topic("t").unwrap();
         assert!(client.topics().unwrap().is_empty());
         assert!(log.topics().is_empty());
@@ -221,9 +226,11 @@ fn a_long_poll_ends_with_the_first_record_and_not_before() {
         let mut reader = if durable_only { reader.durable_only() } else { reader };
         let follower = thread::spawn(move || text(&reader.next().unwrap().unwrap()));
         wait_until("the request waits at the server", || server.stats().waiting == 1);
+        let requests = server.stats().requests;
         // Nobody waits for this ticket: that the follower does is enough for it to be written, or made durable.
         drop(topic.append_at(Level::Buffered, "now").unwrap());
         assert_eq!(follower.join().unwrap(), "now");
+        assert_eq!(server.stats().requests, requests, "it came with the request that waited");
     }
 }
 
@@ -338,13 +345,17 @@ fn a_client_without_a_server_fails_in_time_and_names_endpoint_and_request() {
 
 #[test]
 fn a_context_that_ends_ends_the_calls_of_its_clients() {
+    let (_storage, log) = memory();
+    log.create_topic("t", TopicOptions::default()).unwrap();
     let (context, other) = (Context::new(), Context::new());
-    let endpoint = Transport::Tcp.vacant();
-    let client = LogClient::connect(&context, &endpoint[..]).unwrap();
-    let caller = thread::spawn(move || client.topics().unwrap_err().to_string());
+    let server = LogServer::bind(&other, &log, "tcp://127.0.0.1:0").unwrap();
+    let client = LogClient::connect(&context, server.endpoint().clone()).unwrap();
+    let mut reader = client.read("t", 0, Position::Earliest).unwrap().follow();
+    let caller = thread::spawn(move || reader.next().unwrap().unwrap_err().to_string());
+    wait_until("the call waits at the server", || server.stats().waiting == 1);
     context.shutdown();
     assert!(caller.join().unwrap().contains("closed"));
-    drop(other);
+    assert!(client.topics().unwrap_err().to_string().contains("closed"));
 }
 
 #[test]

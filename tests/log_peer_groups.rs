@@ -5,7 +5,9 @@
 
 mod harness;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use harness::futures::{Task, block_on};
@@ -139,6 +141,9 @@ fn a_start_elsewhere_is_fixed_at_once_and_a_seek_counts_with_the_next_commit() {
     let zero = TopicPartition::new("t", 0);
     assert_eq!(group.offsets().unwrap()[&zero].offset, 1);
     member.seek(&zero, Position::Earliest).unwrap();
+    assert_eq!(group.offsets().unwrap()[&zero].offset, 1);
+    member.commit().unwrap();
+    assert_eq!(group.offsets().unwrap()[&zero].offset, 0);
     assert_eq!(read(&mut member, 1), ["before"]);
     let error = member.seek(&TopicPartition::new("t", 7), Position::Offset(0)).unwrap_err();
     assert_eq!(error.code(), Some(RemoteCode::NotOwner));
@@ -151,18 +156,22 @@ fn a_member_that_only_works_lives_and_one_that_is_stuck_does_not() {
     const SESSION: Duration = Duration::from_millis(300);
     let place = place();
     let remote = place.client.group("g");
-    let busy = remote.join(options().session_timeout(SESSION)).unwrap();
+    let mut busy = remote.join(options().session_timeout(SESSION)).unwrap();
     let stuck = options().session_timeout(SESSION).poll_interval_max(Duration::ZERO);
+    let mut waiting = remote.join(stuck.clone()).unwrap();
     let mut stuck = remote.join(stuck).unwrap();
+    let alive = [busy.id().to_owned(), waiting.id().to_owned()];
+    let waiting = thread::spawn(move || waiting.poll(LONG).unwrap());
     let group = place.log.group("g").unwrap();
     for _ in 0..4 {
         place.clock.advance(100);
-        wait_until("the busy one sends a heartbeat", || {
-            silent(&group).contains(&(busy.id().to_owned(), Duration::ZERO))
+        wait_until("the busy one and the one that waits send heartbeats", || {
+            let silent = silent(&group);
+            alive.iter().all(|id| silent.contains(&(id.clone(), Duration::ZERO)))
         });
     }
-    let members: Vec<String> = silent(&group).into_iter().map(|(member, _)| member).collect();
-    assert_eq!(members, [busy.id()]);
+    let members: BTreeSet<String> = silent(&group).into_iter().map(|(member, _)| member).collect();
+    assert_eq!(members, BTreeSet::from(alive));
     busy.commit().unwrap();
     // It notices when it looks, and is a member again.
     let first = stuck.id().to_owned();
@@ -170,7 +179,10 @@ fn a_member_that_only_works_lives_and_one_that_is_stuck_does_not() {
         let events = stuck.poll(Duration::ZERO).unwrap().events;
         stuck.id() != first || events.iter().any(|event| matches!(event, GroupEvent::Lost(_)))
     });
-    assert_eq!(group.describe().unwrap().members.len(), 2);
+    assert_eq!(group.describe().unwrap().members.len(), 3);
+    drop(busy);
+    let events = waiting.join().unwrap().events;
+    assert!(matches!(&events[..], [GroupEvent::Assigned(_)]), "{events:?}");
 }
 
 #[test]

@@ -410,10 +410,12 @@ fn partitions_that_are_added_are_worked_on_without_opening_the_queue_anew() {
     let got = opened.acquire(1, LOCK, SOON).unwrap();
     opened.ack(&ids(&got)).unwrap();
     let waiter = opened.clone();
-    let waiting = thread::spawn(move || waiter.acquire(1, LOCK, SOON).unwrap());
+    let long = Duration::from_secs(3000);
+    let waiting = thread::spawn(move || waiter.acquire(1, LOCK, long).unwrap());
     wait_until("the worker waits", || opened.stats().waiting == 1);
     let topic = log.alter_topic("jobs", TopicOptions::default().partitions(3)).unwrap();
     topic.append_to(2, Level::Durable, "7").unwrap().wait().unwrap();
+    wait_until("the worker is woken", || waiting.is_finished());
     let got = waiting.join().unwrap();
     assert_eq!((jobs(&got), got[0].id.partition), (vec![7], 2));
     opened.ack(&ids(&got)).unwrap();

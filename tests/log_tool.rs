@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::Child;
 use std::time::Duration;
 
-use peermq::log::{Log, MemberOptions, OffsetCommit, TopicOptions};
+use peermq::log::{Level, Log, MemberOptions, OffsetCommit, TopicOptions};
 use program::{Directory, Finished, command, run, run_with};
 
 /// What a run printed, which must have gone well.
@@ -120,6 +120,27 @@ fn acknowledgements_come_while_the_input_stays_open_and_a_follower_sees_the_reco
     drop(stdin);
     assert!(acks.next().is_none());
     assert!(appender.wait().unwrap().success());
+}
+
+#[test]
+fn a_follower_from_an_offset_passes_over_what_comes_before_it_in_any_partition() {
+    let (_directory, log) = created("from", "2");
+    let open = Log::open(&log).unwrap();
+    let append = |partition, value: &str| {
+        let topic = open.topic("t").unwrap();
+        topic.append_to(partition, Level::Durable, value).unwrap().wait().unwrap();
+    };
+    append(0, "a");
+    append(0, "b");
+    let arguments = ["tail", &log, "t", "--from", "1", "--follow", "--max", "2"];
+    let mut follower = command(&arguments).spawn().unwrap();
+    let mut seen = BufReader::new(follower.stdout.take().unwrap()).lines();
+    assert_eq!(seen.next().unwrap().unwrap(), "0\t1\t\tb");
+    // It has partition 1 open by now, too.
+    append(1, "before");
+    append(1, "wanted");
+    assert_eq!(seen.next().unwrap().unwrap(), "1\t1\t\twanted");
+    assert!(follower.wait().unwrap().success());
 }
 
 /// A server, killed with the value.
@@ -432,10 +453,14 @@ fn wrong_usage_is_explained_with_status_2_and_failures_with_status_1() {
         &["tail", &log, "t", "--from", "@x"],
         &["tail", &log, "t", "--max"],
         &["verify"],
+        &["verify", ""],
+        &["create", "", "t", "1"],
         &["salvage", &log],
         &["perf", &log, "append", "--records", "5"],
         &["perf", &log, "write", "--records", "5", "--size", "5"],
         &["perf", &log, "append", "--records", "0", "--size", "5"],
+        &["perf", &log, "append", "--records", "9", "--size", "5", "--callers", "0"],
+        &["perf", &log, "append", "--records", "9", "--size", "5", "--callers", "100000"],
     ];
     for arguments in usage {
         let finished = run(arguments);
@@ -458,6 +483,7 @@ fn wrong_usage_is_explained_with_status_2_and_failures_with_status_1() {
         (&["tail", "--connect", "nonsense", "t"], "nonsense"),
         (&["verify", &nowhere], "No such file"),
         (&["salvage", &nowhere, &log], "No such file"),
+        (&["salvage", &log, "/dev/null/out"], "log: cannot "),
         (&["dump", &nowhere], "is not named like a file of a log"),
         (&["perf", &log, "read", "--records", "1", "--size", "1"], "there is no topic perf"),
     ];
@@ -473,5 +499,8 @@ fn wrong_usage_is_explained_with_status_2_and_failures_with_status_1() {
     let too_large = run_with(&input, &["append", &log, "t", "--acks"]);
     assert_eq!((too_large.status, too_large.out.as_str()), (Some(1), "0 0\n"));
     assert!(too_large.err.contains("more than the"), "{}", too_large.err);
+    let endless = run_with(&vec![b'x'; (64 << 20) + 1], &["append", &log, "t"]);
+    assert_eq!(endless.status, Some(1));
+    assert!(endless.err.contains("a line is longer than"), "{}", endless.err);
     Log::open(&log).unwrap().close().unwrap();
 }

@@ -3,13 +3,13 @@
 //! This thread appends as fast as lines come; another one waits for the tickets in their order and prints the
 //! acknowledgements, so that many records are on their way at once and one sync serves all of them.
 
-use std::io::{self, BufRead, BufWriter, Write};
+use std::io::{self, BufRead, BufWriter, Read, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread;
 
 use peermq::Context;
-use peermq::log::{AppendTicket, Level, Log, LogClient, NewRecord, Ticket, Topic};
+use peermq::log::{AppendTicket, BATCH_BYTES_MAX, Level, Log, LogClient, NewRecord, Ticket, Topic};
 
 use crate::arguments::{Append, Target};
 use crate::{Outcome, Progress, open_existing};
@@ -19,6 +19,8 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 /// Tickets handed over at a time, and how many such loads may wait.
 const TICKETS_PER_LOAD: usize = 256;
 const LOADS_MAX: usize = 64;
+/// What is longer is no record in any topic, and is not read to its end.
+const LINE_BYTES_MAX: u64 = BATCH_BYTES_MAX as u64;
 /// Bytes of stdin read at a time.
 const INPUT_BYTES: usize = 256 << 10;
 
@@ -146,8 +148,11 @@ fn append_lines(
             progress.tell(|| format!("{count} records appended"));
         }
         line.clear();
-        let appended = match input.read_until(b'\n', &mut line) {
+        let appended = match (&mut input).take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
             Ok(0) => return Ok(()),
+            Ok(bytes) if bytes as u64 == LINE_BYTES_MAX => {
+                Err(format!("a line is longer than {LINE_BYTES_MAX} bytes").into())
+            }
             Ok(_) => {
                 let text = line.strip_suffix(b"\n").unwrap_or(&line);
                 sink.append(record_of(text, separator))

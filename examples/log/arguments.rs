@@ -57,6 +57,9 @@ pub(crate) struct Perf {
 /// Largest value that `perf` appends; what a topic allows by default, less the framing.
 const SIZE_BYTES_MAX: usize = 1 << 20;
 
+/// Most callers of `perf`.
+const CALLERS_MAX: usize = 4096;
+
 impl Command {
     pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Self, String> {
         let mut words = Words { words: arguments.into_iter() };
@@ -140,8 +143,11 @@ impl Command {
         }
         let records: u64 = records.ok_or("perf needs --records")?;
         let size: usize = size.ok_or("perf needs --size")?;
-        if records == 0 || callers == 0 || size > SIZE_BYTES_MAX {
-            return Err(format!("records and callers are positive, SIZE at most {SIZE_BYTES_MAX}"));
+        if records == 0 || size > SIZE_BYTES_MAX {
+            return Err(format!("N is positive, SIZE at most {SIZE_BYTES_MAX}"));
+        }
+        if !(1..=CALLERS_MAX).contains(&callers) {
+            return Err(format!("T is in 1..={CALLERS_MAX}: each caller is a thread"));
         }
         Ok(Self::Perf(Perf { directory, reads, records, size, level, callers }))
     }
@@ -181,8 +187,8 @@ impl Words {
 
     fn path(&mut self, what: &str) -> Result<PathBuf, String> {
         let word = self.words.next().ok_or_else(|| format!("{what} is missing"))?;
-        let option = word.to_str().is_some_and(|word| word.starts_with("--"));
-        if option { Err(format!("{what} is missing")) } else { Ok(word.into()) }
+        let none = word.to_str().is_some_and(|word| word.is_empty() || word.starts_with("--"));
+        if none { Err(format!("{what} is missing")) } else { Ok(word.into()) }
     }
 
     fn text(&mut self, what: &str) -> Result<String, String> {

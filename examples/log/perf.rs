@@ -55,18 +55,14 @@ pub(crate) fn run(job: Perf) -> Outcome {
     };
     let start = Instant::now();
     let measured = thread::scope(|scope| -> Result<Measured, Failure> {
-        let callers: Vec<_> = (0..job.callers)
-            .map(|caller| {
-                let (job, topic, tell) = (&job, &topic, &tell);
-                scope.spawn(move || {
-                    if job.reads {
-                        read(job, topic, tell)
-                    } else {
-                        append(job, topic, caller, tell)
-                    }
-                })
+        let start = |caller| {
+            let (job, topic, tell) = (&job, &topic, &tell);
+            thread::Builder::new().spawn_scoped(scope, move || match job.reads {
+                true => read(job, topic, tell),
+                false => append(job, topic, caller, tell),
             })
-            .collect();
+        };
+        let callers = (0..job.callers).map(start).collect::<Result<Vec<_>, _>>()?;
         let mut sum = Measured::default();
         for caller in callers {
             sum.add(caller.join().map_err(|_| "a caller panicked")??);

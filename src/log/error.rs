@@ -33,6 +33,11 @@ impl Place {
         Self { path: Some(path.into()), ..Self::default() }
     }
 
+    /// The place before what happened there; nothing if nothing is known of it.
+    fn prefix(&self) -> String {
+        if *self == Self::default() { String::new() } else { format!("{self}: ") }
+    }
+
     /// The same place, of this offset.
     pub(super) fn at_offset(self, offset: i64) -> Self {
         Self { offset: Some(offset), ..self }
@@ -265,7 +270,7 @@ pub enum LogError {
         source: Arc<StorageError>,
     },
     /// The medium failed.
-    #[error("{place}: {source}")]
+    #[error("{}{source}", place.prefix())]
     Storage {
         /// What was read or written.
         place: Box<Place>,

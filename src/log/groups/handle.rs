@@ -1,7 +1,10 @@
 //! A group as callers have it: what members in other processes ask of its coordinator, and what is asked about it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::member::{GroupMember, MemberOptions};
@@ -52,6 +55,21 @@ impl CommitTicket {
             lock(&self.cell.state).table.settle();
         }
         Ok(())
+    }
+}
+
+impl Future for CommitTicket {
+    type Output = Result<(), LogError>;
+
+    /// As [`wait`](Self::wait), for a task.
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(ticket) = &mut self.ticket else { return Poll::Ready(Ok(())) };
+        let polled = Pin::new(ticket).poll(context);
+        polled.map(|done| {
+            done?;
+            lock(&self.cell.state).table.settle();
+            Ok(())
+        })
     }
 }
 

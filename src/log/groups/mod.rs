@@ -18,7 +18,7 @@ mod types;
 mod watch;
 
 pub use handle::{CommitTicket, Group};
-pub(in crate::log) use member::lanes::Lanes;
+pub(in crate::log) use member::lanes::{Lane, Lanes};
 pub use member::{GroupMember, MemberOptions};
 pub(in crate::log) use registry::{Committer, Groups};
 pub(in crate::log) use signal::Signal;

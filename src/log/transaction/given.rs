@@ -64,6 +64,9 @@ impl LogInner {
         member: Option<&Membership>,
         commits: &[OffsetCommit],
     ) -> Result<Vec<i64>, LogError> {
+        if member.is_none() && !commits.is_empty() {
+            return invalid("offsets are committed for a member".to_owned());
+        }
         let prepared = self.prepare_commit(commits);
         let mut turn = self.take_turn()?;
         let checked = self.check_given(given)?;

@@ -53,6 +53,12 @@ impl<R> Lanes<R> {
         self.lanes.values()
     }
 
+    pub(in crate::log) fn iter_mut(
+        &mut self,
+    ) -> impl Iterator<Item = (&TopicPartition, &mut Lane<R>)> {
+        self.lanes.iter_mut()
+    }
+
     pub(in crate::log) fn get_mut(&mut self, partition: &TopicPartition) -> Option<&mut Lane<R>> {
         self.lanes.get_mut(partition)
     }

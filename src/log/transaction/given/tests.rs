@@ -86,6 +86,8 @@ fn what_cannot_be_appended_is_refused_before_anything_is_and_harms_nobody() {
         assert!(refused.is_err(), "{said}");
         assert_eq!((end(&log, "a"), end(&log, "b")), (0, 0), "{said}");
     }
+    let nobody = log.inner.commit_given(&[good()], None, &[OffsetCommit::new("b", 0, 0)]);
+    assert!(matches!(nobody, Err(LogError::Invalid { .. })));
     assert_eq!(log.inner.commit_given(&[good()], None, &[]).unwrap(), [0]);
     let skipped = [given("a", vec![batch(GIVEN, 9, &["x"])])];
     assert!(matches!(

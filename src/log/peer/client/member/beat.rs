@@ -54,8 +54,9 @@ struct State {
     version: u64,
     interval: Duration,
     due: Option<Instant>,
-    /// When the member looked last.
+    /// When the member looked last, or was woken.
     looked_at: Instant,
+    /// By which it is woken, while it waits.
     waker: Option<Waker>,
     left: bool,
 }
@@ -111,7 +112,20 @@ impl Beat {
         if state.news.is_none() {
             state.waker = Some(waker.clone());
         }
-        std::mem::take(&mut state.news)
+        let news = std::mem::take(&mut state.news);
+        // A heartbeat may go out before the member has said that it has these now.
+        for given in news.reply.iter().flat_map(|reply| &reply.assigned) {
+            if !state.held.contains(given) {
+                state.held.push(given.clone());
+            }
+        }
+        news
+    }
+
+    /// The member waits no longer.
+    pub(super) fn turn_away(&self) {
+        let mut state = self.state();
+        (state.waker, state.looked_at) = (None, now());
     }
 
     /// The member has these partitions from now on; `tell`: the coordinator should hear of it at once.
@@ -130,9 +144,9 @@ impl Beat {
         (!std::mem::replace(&mut state.left, true)).then(|| state.id.clone())
     }
 
-    /// Whether the member has not looked for longer than it may.
+    /// Whether the member has been busy for longer than it may.
     fn is_stuck(&self, state: &State) -> bool {
-        state.looked_at.elapsed() > self.options.poll_interval_max
+        state.waker.is_none() && state.looked_at.elapsed() > self.options.poll_interval_max
     }
 
     /// Sends the next heartbeat, now or behind the one that is under way.
@@ -214,6 +228,9 @@ impl Beat {
             self.send(core, &mut state);
         }
         let waker = state.waker.take();
+        if waker.is_some() {
+            state.looked_at = now();
+        }
         drop(state);
         waker.into_iter().for_each(Waker::wake);
     }

@@ -13,7 +13,8 @@ use super::group::RemoteGroup;
 use super::link::Pending;
 use super::{LogClient, PeerError, answer_of};
 use crate::log::groups::{
-    GroupRecord, Lanes, MemberOptions, Membership, OffsetCommit, Polled, Signal, TopicPartition,
+    GroupRecord, Lane, Lanes, MemberOptions, Membership, OffsetCommit, Polled, Signal,
+    TopicPartition,
 };
 use crate::log::peer::protocol::{Answer, Commit, Leave, RemoteCode};
 use crate::log::read::Position;
@@ -59,6 +60,15 @@ pub struct RemoteMember {
     signal: Arc<Signal>,
 }
 
+/// A member while it waits, in a thread or as a task.
+struct Waiting<'a>(&'a mut RemoteMember);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.beat.turn_away();
+    }
+}
+
 impl RemoteGroup {
     /// Joins as a member; returns when the coordinator has answered.
     ///
@@ -67,18 +77,22 @@ impl RemoteGroup {
     pub fn join(&self, options: MemberOptions) -> Result<RemoteMember, PeerError> {
         let mut member = RemoteMember::new(self, options);
         let core = member.client.core().clone();
-        let deadline = core.deadline(Duration::ZERO);
-        let waker = Waker::from(member.signal.clone());
+        let (deadline, signal) = (core.deadline(Duration::ZERO), member.signal.clone());
+        let waker = Waker::from(signal.clone());
+        let waiting = Waiting(&mut member);
         loop {
-            let seen = member.signal.count();
-            if let Poll::Ready(joined) = member.poll_joined(&waker) {
-                return joined.map(|()| member);
+            let seen = signal.count();
+            if let Poll::Ready(joined) = waiting.0.poll_joined(&waker) {
+                joined?;
+                break;
             }
             if deadline.is_some_and(|deadline| deadline <= now()) {
                 return Err(core.timed_out("Heartbeat"));
             }
-            member.signal.wait(seen, deadline);
+            signal.wait(seen, deadline);
         }
+        drop(waiting);
+        Ok(member)
     }
 
     /// As [`join`](Self::join), for a task, and for as long as it takes.
@@ -87,7 +101,9 @@ impl RemoteGroup {
     /// As [`join`](Self::join), without `Timeout`.
     pub async fn join_async(&self, options: MemberOptions) -> Result<RemoteMember, PeerError> {
         let mut member = RemoteMember::new(self, options);
-        poll_fn(|context| member.poll_joined(context.waker())).await?;
+        let waiting = Waiting(&mut member);
+        poll_fn(|context| waiting.0.poll_joined(context.waker())).await?;
+        drop(waiting);
         Ok(member)
     }
 }
@@ -132,20 +148,22 @@ impl RemoteMember {
     ///
     /// # Errors
     /// `Refused` with `OffsetOutOfRange` if the front of a partition was cut beyond where the group is: records are missing,
-    /// and [`seek`](Self::seek) says where to go on; any other [`PeerError`] but `Timeout`: it waits for a server that is
+    /// and [`seek`](Self::seek) says where to go on; with `Diverged` if records that were returned are gone; any other [`PeerError`] but `Timeout`: it waits for a server that is
     /// gone. A member that was expelled joins again by itself, and says so in the events.
     pub fn poll(&mut self, timeout: Duration) -> Result<Polled, PeerError> {
         let deadline = now().checked_add(timeout);
         let waker = Waker::from(self.signal.clone());
         let signal = self.signal.clone();
         self.give_up();
+        let waiting = Waiting(self);
         loop {
             let seen = signal.count();
-            if let Poll::Ready(polled) = self.poll_records(&mut Context::from_waker(&waker)) {
+            let polled = waiting.0.poll_records(&mut Context::from_waker(&waker));
+            if let Poll::Ready(polled) = polled {
                 return polled;
             }
             if deadline.is_some_and(|deadline| deadline <= now()) {
-                return Ok(self.lanes.polled(Vec::new()));
+                return Ok(waiting.0.lanes.polled(Vec::new()));
             }
             signal.wait(seen, deadline);
         }
@@ -157,7 +175,8 @@ impl RemoteMember {
     /// As [`poll`](Self::poll).
     pub async fn poll_async(&mut self) -> Result<Polled, PeerError> {
         self.give_up();
-        poll_fn(|context| self.poll_records(context)).await
+        let waiting = Waiting(self);
+        poll_fn(|context| waiting.0.poll_records(context)).await
     }
 
     fn poll_records(&mut self, context: &mut Context<'_>) -> Poll<Result<Polled, PeerError>> {
@@ -236,21 +255,46 @@ impl RemoteMember {
     /// # Errors
     /// `Refused` with `UnknownMember`, `NotOwner` or `WrongGeneration`: the next `poll` tells what became of its partitions;
     /// any other [`PeerError`].
-    pub fn commit(&self) -> Result<(), PeerError> {
+    pub fn commit(&mut self) -> Result<(), PeerError> {
+        let offsets = self.uncommitted();
+        let pending = self.identity.begin_commit(&self.client, &offsets)?;
         let core = self.client.core();
-        let pending = self.identity.begin_commit(&self.client, &self.positions())?;
         let reply = pending.wait(core, core.deadline(Duration::ZERO))?;
-        answer_of!(core, "Commit", reply, Done).map(drop)
+        answer_of!(core, "Commit", reply, Done)?;
+        self.committed(&offsets);
+        Ok(())
     }
 
     /// As [`commit`](Self::commit), for a task. A future that is dropped may have committed.
     ///
     /// # Errors
     /// As [`commit`](Self::commit), without `Timeout`.
-    pub async fn commit_async(&self) -> Result<(), PeerError> {
-        let pending = self.identity.begin_commit(&self.client, &self.positions())?;
+    pub async fn commit_async(&mut self) -> Result<(), PeerError> {
+        let offsets = self.uncommitted();
+        let pending = self.identity.begin_commit(&self.client, &offsets)?;
         let reply = poll_fn(|context| pending.poll(context.waker())).await?;
-        answer_of!(self.client.core(), "Commit", reply, Done).map(drop)
+        answer_of!(self.client.core(), "Commit", reply, Done)?;
+        self.committed(&offsets);
+        Ok(())
+    }
+
+    /// Where it is, if that is not committed yet.
+    fn uncommitted(&mut self) -> Vec<OffsetCommit> {
+        let position = |(partition, lane): (&TopicPartition, &mut Lane<Source>)| {
+            let TopicPartition { topic, partition } = partition;
+            let offset = lane.position.filter(|offset| lane.source.committed != Some(*offset));
+            offset.map(|offset| OffsetCommit::new(topic, *partition, offset))
+        };
+        self.lanes.iter_mut().filter_map(position).collect()
+    }
+
+    fn committed(&mut self, offsets: &[OffsetCommit]) {
+        for commit in offsets {
+            let partition = TopicPartition::new(&commit.topic, commit.partition);
+            if let Some(lane) = self.lanes.get_mut(&partition) {
+                lane.source.committed = Some(commit.offset);
+            }
+        }
     }
 
     /// Goes on elsewhere in a partition that it owns. It becomes the group's position with the next commit.
@@ -271,7 +315,7 @@ impl RemoteMember {
         let Some(lane) = self.lanes.get_mut(partition) else {
             return Err(self.client.core().not_owner(&self.identity.membership(), partition));
         };
-        lane.source = Source::at(&reading, partition, offset);
+        lane.source.seek(&reading, partition, offset);
         lane.position = Some(offset);
         Ok(())
     }

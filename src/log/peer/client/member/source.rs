@@ -13,6 +13,8 @@ use crate::log::read::{LogRecord, Position};
 #[derive(Debug)]
 pub(super) struct Source {
     step: Step,
+    /// What the group has committed, as far as this member knows.
+    pub(super) committed: Option<i64>,
 }
 
 /// How far it is with that.
@@ -40,12 +42,12 @@ pub(super) struct Reading<'a> {
 
 impl Source {
     pub(super) fn new() -> Self {
-        Self { step: Step::New }
+        Self { step: Step::New, committed: None }
     }
 
-    /// One that goes on at an offset.
-    pub(super) fn at(reading: &Reading<'_>, partition: &TopicPartition, offset: i64) -> Self {
-        Self { step: reading.reader(partition, offset) }
+    /// Goes on at an offset.
+    pub(super) fn seek(&mut self, reading: &Reading<'_>, partition: &TopicPartition, offset: i64) {
+        self.step = reading.reader(partition, offset);
     }
 
     /// The next record. After an error it begins anew where it has not begun to read.
@@ -59,14 +61,17 @@ impl Source {
             let next = match &mut self.step {
                 Step::Reading(reader) => return reader.poll_next(context),
                 Step::New => Poll::Ready(reading.ask_committed(partition)),
-                Step::Committed(pending) => pending
-                    .poll(context.waker())
-                    .map(|reply| reading.committed(partition, reading.offset(reply)?)),
+                Step::Committed(pending) => pending.poll(context.waker()).map(|reply| {
+                    let found = reading.offset(reply)?;
+                    self.committed = found.committed.then_some(found.offset);
+                    reading.committed(partition, &found)
+                }),
                 Step::Start(pending) => pending
                     .poll(context.waker())
                     .map(|reply| reading.fix(partition, reading.offset(reply)?.offset)),
                 Step::Fixing(pending, offset) => {
                     let polled = pending.poll(context.waker());
+                    self.committed = Some(*offset).filter(|_| polled.is_ready());
                     polled.map(|reply| reply.map(|_| reading.reader(partition, *offset)))
                 }
             };
@@ -101,7 +106,11 @@ impl Reading<'_> {
         self.ask(partition, position).map(Step::Committed)
     }
 
-    fn committed(&self, partition: &TopicPartition, found: OffsetFound) -> Result<Step, PeerError> {
+    fn committed(
+        &self,
+        partition: &TopicPartition,
+        found: &OffsetFound,
+    ) -> Result<Step, PeerError> {
         match self.start {
             start if found.committed || *start == Position::Earliest => {
                 Ok(self.reader(partition, found.offset))
