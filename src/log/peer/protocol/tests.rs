@@ -248,8 +248,8 @@ fn answer() -> impl Strategy<Value = Answer> {
         ),
         offsets().prop_map(|offsets| Offsets { offsets }.into()),
         (any::<(i64, bool, i32)>(), id()).prop_map(
-            |((offset, committed, incarnation), topic_id)| {
-                OffsetFound { offset, committed, incarnation, topic_id }.into()
+            |((offset, committed, last_epoch), topic_id)| {
+                OffsetFound { offset, committed, last_epoch, topic_id }.into()
             }
         ),
         vec(option::of(remote_error()), 0..3).prop_map(|refused| Settled { refused }.into()),

@@ -324,7 +324,7 @@ impl Service {
                 let wait = Duration::from_millis(fetch.wait_ms.into());
                 let (id, bytes_max) = (topic.inner.id, limits.fetch_bytes_max);
                 let work = FetchWork::new(fetch, id, partition, bytes_max)?;
-                Step::Wait(Work::Fetch(work), wait)
+                Step::Wait(Work::Fetch(Box::new(work)), wait)
             }
             Request::ListTopics(_) => done(TopicNames { topics: self.log.topics() }),
             Request::DescribeTopic(name) => {

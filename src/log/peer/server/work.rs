@@ -36,7 +36,7 @@ pub(super) enum Work {
     /// For its level.
     Append { ticket: Ticket, first_offset: i64, fingerprint: u64 },
     /// For records.
-    Fetch(FetchWork),
+    Fetch(Box<FetchWork>),
     /// For deliveries.
     Acquire(Acquiring),
     /// For what becomes of deliveries to be durable.
