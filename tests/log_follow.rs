@@ -268,14 +268,14 @@ fn a_partition_beyond_those_that_can_be_under_way_does_not_wait_until_one_has_no
     const EACH: usize = 20;
     let (log, context) = (open(&MemoryStorage::new()), Context::new());
     log.create_topic("t", written().partitions(UNDER_WAY + 1)).unwrap();
-    let endpoint = Transport::Tcp.vacant();
-    let server = LogServer::bind(&context, &log, &endpoint[..]).unwrap();
+    let (endpoint, first) = (Transport::Tcp.vacant(), Context::new());
+    let server = LogServer::bind(&first, &log, &endpoint[..]).unwrap();
     let options = LogClient::options().timeout(SOON).batch_bytes(1);
     let client = options.connect(&context, &endpoint[..]).unwrap();
     let append = |partition| client.append_to("t", partition, Level::Written, "x").unwrap();
     append(0).wait().unwrap();
     // Nothing gets on until all have something to send.
-    drop(server);
+    drop((server, first));
     let busy = |partition| {
         (1..EACH).for_each(|_| drop(append(partition)));
         append(partition)
@@ -307,11 +307,11 @@ impl Wake for Note {
 fn what_is_woken_by_an_append_may_use_the_client_at_once() {
     let (log, context) = (open(&MemoryStorage::new()), Context::new());
     log.create_topic("t", written()).unwrap();
-    let endpoint = Transport::Tcp.vacant();
-    let server = LogServer::bind(&context, &log, &endpoint[..]).unwrap();
+    let (endpoint, first) = (Transport::Tcp.vacant(), Context::new());
+    let server = LogServer::bind(&first, &log, &endpoint[..]).unwrap();
     let client = LogClient::options().timeout(SOON).connect(&context, &endpoint[..]).unwrap();
     client.append("t", "0").unwrap().wait().unwrap();
-    drop(server);
+    drop((server, first));
     let mut ticket = client.append("t", "1").unwrap();
     let (sender, receiver) = channel();
     let waker = Waker::from(Arc::new(Again(Mutex::new(Some((client.clone(), sender))))));
