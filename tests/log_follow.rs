@@ -361,6 +361,22 @@ fn an_append_tells_a_client_that_another_one_has_altered_the_topic() {
 }
 
 #[test]
+fn a_transaction_tells_a_client_that_another_one_has_altered_the_topic() {
+    let (log, context) = (open(&MemoryStorage::new()), Context::new());
+    log.create_topic("t", written()).unwrap();
+    let server = LogServer::bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
+    let (old, other) = (client(&context, &server), client(&context, &server));
+    let partition = || {
+        let mut transaction = old.transaction();
+        transaction.append("t", NewRecord::new("x").key("key 0")).unwrap();
+        transaction.commit().unwrap()[0].0.partition
+    };
+    assert_eq!(partition(), 0);
+    other.alter_topic("t", written().partitions(16)).unwrap();
+    wait_until("what is appended goes to more partitions", || partition() > 0);
+}
+
+#[test]
 fn a_reader_does_not_go_on_in_another_topic_of_the_same_name() {
     let (log, context) = (open(&MemoryStorage::new()), Context::new());
     log.create_topic("t", written()).unwrap();

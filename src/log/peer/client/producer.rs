@@ -186,7 +186,7 @@ impl Core {
 
     /// What the server says of a topic with an answer. If it is not what is known here it is asked, while appends go on with
     /// what is known: the thread that receives must not wait for it.
-    fn check_topic(&self, topic: &Arc<str>, fingerprint: u64) {
+    pub(super) fn check_topic(&self, topic: &Arc<str>, fingerprint: u64) {
         let known = lock(&self.producer.topics).get(&**topic).cloned();
         let Some(target) = known.filter(|target| target.fingerprint != fingerprint) else { return };
         if !target.asked_again.swap(true, Ordering::Relaxed) {

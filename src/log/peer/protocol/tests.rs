@@ -223,7 +223,8 @@ fn answer() -> impl Strategy<Value = Answer> {
         group_state().prop_map(Answer::from),
         any::<u64>().prop_map(|version| GroupVersion { version }.into()),
         vec(any::<String>(), 0..4).prop_map(|groups| GroupNames { groups }.into()),
-        vec(any::<i64>(), 0..4).prop_map(|offsets| Transacted { offsets }.into()),
+        (vec(any::<i64>(), 0..4), vec(any::<(String, u64)>(), 0..3))
+            .prop_map(|(offsets, fingerprints)| Transacted { offsets, fingerprints }.into()),
         (any::<(u64, u64, u64, u64)>(), any::<(u64, u64, u64, u64)>()).prop_map(|(done, now)| {
             let (delivered, redelivered, acknowledged, dead) = done;
             let (missed, available, locked, waiting) = now;
