@@ -392,6 +392,8 @@ fn fetch(correlation: u64, topic: &str, wait_ms: u32) -> Vec<u8> {
     head.extend(1u32.to_be_bytes());
     head.extend(wait_ms.to_be_bytes());
     head.push(0);
+    // Whichever topic has the name.
+    head.push(0);
     head
 }
 

@@ -106,9 +106,9 @@ use std::time::Duration;
 pub use append::{NewRecord, Ticket};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use durable::{
-    Delivery, DeliveryId, DurablePublisher, DurableQueue, DurableSubscriber, PublishError,
-    PublisherOptions, PublisherStats, QueueError, QueueOptions, QueueStats, SubscribeError,
-    SubscriberOptions, SubscriberStats,
+    BadBookmark, Bookmark, Delivery, DeliveryId, DurablePublisher, DurableQueue, DurableSubscriber,
+    PublishError, PublisherOptions, PublisherStats, QueueError, QueueOptions, QueueStats,
+    SubscribeError, SubscriberOptions, SubscriberStats,
 };
 pub use error::{Damage, LogError, Place};
 pub use format::batch::TimestampType;

@@ -5,16 +5,19 @@
 
 use bytes::Bytes;
 
+use crate::log::format::Id;
 use crate::log::peer::protocol::Malformed;
 use crate::log::peer::protocol::wire::{Input, Wire, wire_struct};
 use crate::message::{Frame, Message};
 
 /// Version of the header.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 wire_struct! {
     /// The header behind the topic's name.
     pub(super) struct Header {
+        /// The topic, which another one may have had the name of.
+        topic_id: Id,
         partition: u32,
         /// The writer that has the log open.
         incarnation: i32,
@@ -80,6 +83,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_publication_comes_back_as_it_was(
+            topic: u128,
             partition: u32,
             incarnation: i32,
             from in 0..1000i64,
@@ -88,7 +92,8 @@ mod tests {
             batch: Option<Vec<u8>>,
         ) {
             let next = if batch.is_some() { from + more } else { from };
-            let header = Header { partition, incarnation, from, next, durable_end };
+            let topic_id = Id::from_bits(topic);
+            let header = Header { topic_id, partition, incarnation, from, next, durable_end };
             let batch = batch.map(Bytes::from);
             let message = encode(&subscription("t"), &header, batch.clone());
             prop_assert!(message.body().starts_with(b"t\0"));

@@ -9,4 +9,6 @@ mod subscriber;
 pub use publisher::{DurablePublisher, PublishError, PublisherOptions, PublisherStats};
 pub(in crate::log) use queue::{Acquiring, Settling};
 pub use queue::{Delivery, DeliveryId, DurableQueue, QueueError, QueueOptions, QueueStats};
-pub use subscriber::{DurableSubscriber, SubscribeError, SubscriberOptions, SubscriberStats};
+pub use subscriber::{
+    BadBookmark, Bookmark, DurableSubscriber, SubscribeError, SubscriberOptions, SubscriberStats,
+};

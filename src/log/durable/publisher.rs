@@ -12,7 +12,9 @@ use crate::error::SetupError;
 use crate::log::Log;
 use crate::log::append::{NewRecord, Ticket};
 use crate::log::error::LogError;
+use crate::log::format::Id;
 use crate::log::options::Level;
+use crate::log::partition::Partition;
 use crate::log::peer::alarm::Alarm;
 use crate::log::peer::watch::Watch;
 use crate::log::peer::{LogServer, LogServerOptions};
@@ -152,6 +154,8 @@ struct Shared {
 /// ```
 #[derive(Debug)]
 pub struct DurablePublisher {
+    log: Log,
+    /// As it was at first; another topic may have its name since.
     topic: Topic,
     level: Level,
     live: Endpoint,
@@ -200,6 +204,8 @@ impl DurablePublisher {
         let tails = Tails {
             log: log.clone(),
             topic: topic.name().to_owned(),
+            topic_id: topic.inner.id,
+            begun: false,
             prefix: live::subscription(topic.name()),
             level,
             socket: socket.clone(),
@@ -211,15 +217,23 @@ impl DurablePublisher {
         let builder = std::thread::Builder::new().name("peermq-log-publish".to_owned());
         let thread = builder.spawn(move || tails.run(interval)).map_err(SetupError::from)?;
         let thread = Some(thread);
-        Ok(Self { topic, level: options.level, live, server, socket, alarm, shared, thread })
+        let (log, level) = (log.clone(), options.level);
+        Ok(Self { log, topic, level, live, server, socket, alarm, shared, thread })
     }
 
     /// Appends a record at the publisher's level; it is published when it has it.
     ///
     /// # Errors
-    /// As [`Topic::append`].
+    /// As [`Topic::append`]; `UnknownTopic` if the topic was deleted, and none has its name now.
     pub fn publish<'a>(&self, record: impl Into<NewRecord<'a>>) -> Result<Ticket, LogError> {
-        self.topic.append_at(self.level, record)
+        let record = record.into();
+        let is_retired = |partition: &Arc<Partition>| partition.retired.load(Ordering::SeqCst);
+        match self.topic.append_at(self.level, record) {
+            Err(_) if self.topic.inner.partitions.iter().any(is_retired) => {
+                self.log.topic(self.topic.name())?.append_at(self.level, record)
+            }
+            appended => appended,
+        }
     }
 
     /// Where it is published.
@@ -251,8 +265,9 @@ impl DurablePublisher {
         }
     }
 
-    /// The failure that ended publishing of a partition, if there was one: stored bytes that are damaged, for instance.
-    /// Appending goes on as far as the log takes it.
+    /// What keeps it from publishing some or all of the topic, if anything does: stored bytes that are damaged, for
+    /// instance, or that the topic is deleted. It is tried again at each announcement; subscribers are told to ask the log
+    /// meanwhile. Appending goes on as far as the log takes it.
     pub fn error(&self) -> Option<LogError> {
         lock(&self.shared.error).clone()
     }
@@ -276,6 +291,7 @@ struct Tail {
     watch: Watch,
     /// Everything before was published.
     published_to: i64,
+    /// Since the last announcement it could not be read.
     failed: bool,
 }
 
@@ -283,6 +299,10 @@ struct Tail {
 struct Tails {
     log: Log,
     topic: String,
+    /// The topic whose tails these are.
+    topic_id: Id,
+    /// Whether the tails of the first topic were opened.
+    begun: bool,
     prefix: Vec<u8>,
     level: Level,
     socket: Socket<Pub>,
@@ -295,38 +315,50 @@ impl Tails {
     fn run(mut self, interval: Duration) {
         let mut announce_at: Option<Instant> = None;
         while !self.shared.stop.load(Ordering::SeqCst) {
-            if announce_at.is_none_or(|at| at <= now()) {
-                if let Err(error) = self.open() {
-                    *lock(&self.shared.error) = Some(error);
-                    return;
-                }
-                (0..self.tails.len()).for_each(|partition| self.announce(partition));
-                announce_at = now().checked_add(interval);
-            }
+            let due = announce_at.is_none_or(|at| at <= now());
+            let mut failure = if due { self.open().err() } else { None };
             for partition in 0..self.tails.len() {
                 if let Err(error) = self.publish(partition) {
-                    *lock(&self.shared.error) = Some(error);
+                    failure.get_or_insert(error);
                     self.tails.iter_mut().skip(partition).take(1).for_each(|t| t.failed = true);
                 }
+            }
+            if due || failure.is_some() {
+                *lock(&self.shared.error) = failure;
+            }
+            if due {
+                (0..self.tails.len()).for_each(|partition| self.announce(partition));
+                announce_at = now().checked_add(interval);
             }
             self.alarm.wait(announce_at);
         }
     }
 
-    /// Takes in partitions that are new: from their end now on, but those that were added later from their beginning.
+    /// Takes in partitions that are new: from their end now on, but those that were added later, and those of a topic that
+    /// was made anew, from their beginning. Those that failed get another chance.
     fn open(&mut self) -> Result<(), LogError> {
-        let topic = self.log.topic(&self.topic)?;
-        let first = self.tails.is_empty();
+        let topic = match self.log.topic(&self.topic) {
+            Ok(topic) if topic.inner.id == self.topic_id => topic,
+            other => {
+                self.tails.clear();
+                let topic = other?;
+                (self.topic_id, self.begun) = (topic.inner.id, true);
+                topic
+            }
+        };
+        self.tails.iter_mut().for_each(|tail| tail.failed = false);
         for (number, partition) in topic.inner.partitions.iter().enumerate().skip(self.tails.len())
         {
             let watch = Watch::new(Arc::clone(partition), self.level);
             let number = u32::try_from(number).unwrap_or(u32::MAX);
-            let position = if first { Position::Offset(watch.end()) } else { Position::Earliest };
+            let end = Position::Offset(watch.end());
+            let position = if self.begun { Position::Earliest } else { end };
             let reader = topic.read(number, position)?;
             let reader = if self.level == Level::Durable { reader.durable_only() } else { reader };
             let published_to = reader.next_offset();
             self.tails.push(Tail { reader, watch, published_to, failed: false });
         }
+        self.begun = true;
         Ok(())
     }
 
@@ -349,7 +381,7 @@ impl Tails {
                     }
                     Err(error) => return Err(error),
                 };
-                let header = tail.header(partition, batch.next_offset());
+                let header = tail.header(self.topic_id, partition, batch.next_offset());
                 tail.published_to = batch.next_offset();
                 let message =
                     live::encode(&self.prefix, &header, Some(batch.batch().bytes().clone()));
@@ -366,16 +398,22 @@ impl Tails {
 
     fn announce(&mut self, partition: usize) {
         let Some(tail) = self.tails.get(partition) else { return };
-        let header = tail.header(partition, tail.published_to);
+        let mut header = tail.header(self.topic_id, partition, tail.published_to);
+        if tail.failed {
+            // What cannot be published is to be asked for.
+            let end = tail.watch.end().max(tail.published_to);
+            (header.from, header.next) = (end, end);
+        }
         let _ = self.socket.send(live::encode(&self.prefix, &header, None));
         self.shared.announcements.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl Tail {
-    fn header(&self, partition: usize, next: i64) -> Header {
+    fn header(&self, topic_id: Id, partition: usize, next: i64) -> Header {
         let known = self.watch.partition();
         Header {
+            topic_id,
             partition: u32::try_from(partition).unwrap_or(u32::MAX),
             incarnation: known.shared.epoch,
             from: self.published_to,

@@ -3,6 +3,10 @@
 //! All of it runs on the thread that asks for records. A subscriber that is slow fills its own queues and those at the
 //! publisher, which drops then; the gap shows in the offsets and is read in the log ([`merge`](super::merge)).
 
+mod bookmark;
+mod options;
+mod part;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -12,24 +16,28 @@ use super::live::{self, Header};
 use super::merge::{Heard, Merge, Mode, Published};
 use crate::context::Context;
 use crate::error::{RecvError, SetupError};
+use crate::log::format::Id;
 use crate::log::peer::protocol::{Fetch, NO_EPOCH};
-use crate::log::peer::{
-    LogClient, LogClientOptions, PeerError, RemoteCode, RemoteError, records_of,
-};
+use crate::log::peer::{Fetching, LogClient, PeerError, RemoteCode, records_of};
 use crate::log::read::{LogRecord, Position};
 use crate::message::Message;
 use crate::pattern::Sub;
 use crate::socket::Socket;
 use crate::transport::{ToEndpoint, now};
+pub use bookmark::{BadBookmark, Bookmark};
+pub use options::SubscriberOptions;
+use part::Part;
 
 /// Publications taken before records are handed out.
 const HEARD_PER_TURN: usize = 256;
 
-/// Why a subscriber has no record. After `Diverged` and `Expired` it goes on at the offset that they name.
+/// Why a subscriber has no record. After `Diverged` and `Expired` it goes on at the offset that they name, after
+/// `Replaced` at the beginning of the new topic.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
-    /// Records that were handed out are gone: a crash took what was not durable, and others may have their offsets now.
+    /// Records that were handed out, or before the place where it began, are gone: a crash took what was not durable, and
+    /// others may have their offsets now.
     #[error(
         "records {resumes_at} to {seen} of partition {partition}, the last one excluded, are gone \
          since they were read"
@@ -54,6 +62,12 @@ pub enum SubscribeError {
         /// Where it goes on: the first offset that is there.
         resumes_at: i64,
     },
+    /// The topic was deleted and made anew. All that follows is from the new one.
+    #[error("topic {topic} was deleted and made anew")]
+    Replaced {
+        /// The topic's name.
+        topic: String,
+    },
     /// The log could not be asked.
     #[error(transparent)]
     Peer(#[from] PeerError),
@@ -63,92 +77,6 @@ pub enum SubscribeError {
     /// The subscriber's context was closed.
     #[error("the subscriber's context is closed")]
     Closed,
-}
-
-/// How a subscriber behaves.
-#[derive(Clone, Debug)]
-pub struct SubscriberOptions {
-    client: LogClientOptions,
-    durable_only: bool,
-    held_bytes: usize,
-    recv_hwm: usize,
-    silence: Duration,
-    starts: Vec<(u32, Position)>,
-}
-
-impl Default for SubscriberOptions {
-    fn default() -> Self {
-        Self {
-            client: LogClientOptions::default(),
-            durable_only: false,
-            held_bytes: 8 << 20,
-            recv_hwm: 1000,
-            silence: Duration::from_secs(2),
-            starts: Vec::new(),
-        }
-    }
-}
-
-impl SubscriberOptions {
-    /// How the log is asked.
-    #[must_use]
-    pub fn client(mut self, client: LogClientOptions) -> Self {
-        self.client = client;
-        self
-    }
-
-    /// Only records that survive a power cut, so that none is ever taken back. If the publisher publishes at a lower
-    /// level, they come when it announces that they are durable.
-    #[must_use]
-    pub fn durable_only(mut self, durable_only: bool) -> Self {
-        self.durable_only = durable_only;
-        self
-    }
-
-    /// Bytes of publications of one partition that are held during a replay; 8 MiB. What is too much is read in the log
-    /// later.
-    #[must_use]
-    pub fn held_bytes(mut self, bytes: usize) -> Self {
-        self.held_bytes = bytes;
-        self
-    }
-
-    /// Publications that wait to be read; 1000.
-    #[must_use]
-    pub fn recv_hwm(mut self, messages: usize) -> Self {
-        self.recv_hwm = messages;
-        self
-    }
-
-    /// After so long without hearing anything the log is asked; 2 s. To be longer than the publisher's interval of
-    /// announcements.
-    #[must_use]
-    pub fn silence(mut self, silence: Duration) -> Self {
-        self.silence = silence;
-        self
-    }
-
-    /// Where to begin in one partition, if not where the others do: what was committed, for instance.
-    #[must_use]
-    pub fn start(mut self, partition: u32, position: Position) -> Self {
-        self.starts.push((partition, position));
-        self
-    }
-
-    /// Subscribes to a topic that is published at `live` and served at `replay`, from a position on.
-    ///
-    /// # Errors
-    /// `Setup`; `Peer` if the log cannot be asked for the position in time.
-    pub fn connect(
-        self,
-        context: &Context,
-        live: impl ToEndpoint,
-        replay: impl ToEndpoint,
-        topic: &str,
-        from: Position,
-    ) -> Result<DurableSubscriber, SubscribeError> {
-        DurableSubscriber::start(self, context, live, replay, topic, from)
-    }
 }
 
 /// What a subscriber has seen so far.
@@ -169,15 +97,6 @@ pub struct SubscriberStats {
     pub unreadable: u64,
 }
 
-#[derive(Debug)]
-struct Part {
-    merge: Merge,
-    /// The offset after the last record that was handed out.
-    position: i64,
-    /// The writer of the record before the next one.
-    last_epoch: i32,
-}
-
 /// Gets every record of a topic from a position on, once and in the order of its partition: first those that are in the
 /// log, then live. As an iterator it waits for records and never ends by itself.
 #[derive(Debug)]
@@ -185,13 +104,16 @@ pub struct DurableSubscriber {
     socket: Socket<Sub>,
     client: LogClient,
     topic: String,
+    topic_id: Id,
     prefix: Vec<u8>,
     options: SubscriberOptions,
     parts: Vec<Part>,
+    /// The part of a replay that is under way. It is waited for as often as is necessary, and its partition is in a replay
+    /// until it is answered.
+    asked: Option<Fetching>,
     /// The partition that is replayed next, of those that are.
     turn: usize,
     ready: VecDeque<LogRecord>,
-    heard_at: Instant,
     stats: SubscriberStats,
 }
 
@@ -233,24 +155,34 @@ impl DurableSubscriber {
             .reconnect_interval_max(Duration::from_secs(1))
             .connect(live)?;
         let client = options.client.clone().connect(context, replay)?;
-        let partitions = client.describe(topic)?.partitions.len();
-        let mut parts = Vec::with_capacity(partitions);
-        for number in 0..u32::try_from(partitions).unwrap_or(u32::MAX) {
-            let own = options.starts.iter().find(|(partition, _)| *partition == number);
-            let position = own.map_or(&from, |(_, position)| position).clone();
-            let offset = client.offset_of(topic, number, position)?;
-            parts.push(Part::new(offset, options.held_bytes));
+        let (current_id, partitions) = client.topic_now(topic)?;
+        // Of a bookmark of another topic the log will say so.
+        let foreign = options.bookmarks.iter().map(|kept| kept.topic).find(|id| *id != current_id);
+        let topic_id = foreign.unwrap_or(current_id);
+        let mut parts = Vec::new();
+        for number in 0..partitions {
+            let mut kept = options.bookmarks.iter();
+            let (offset, epoch) = match kept.find(|bookmark| bookmark.partition == number) {
+                Some(bookmark) => (bookmark.offset, bookmark.epoch),
+                None => {
+                    let own = options.starts.iter().find(|(partition, _)| *partition == number);
+                    let position = own.map_or(&from, |(_, position)| position).clone();
+                    first_place(&client, topic, number, position)?
+                }
+            };
+            parts.push(Part::new(offset, epoch, options.held_bytes));
         }
         Ok(Self {
             socket,
             client,
             topic: topic.to_owned(),
+            topic_id,
             prefix,
             options,
             parts,
+            asked: None,
             turn: 0,
             ready: VecDeque::new(),
-            heard_at: now(),
             stats: SubscriberStats::default(),
         })
     }
@@ -258,6 +190,13 @@ impl DurableSubscriber {
     /// The next offset of a partition to be handed out: what to commit when all records so far are dealt with.
     pub fn position(&self, partition: u32) -> Option<i64> {
         self.parts.get(partition as usize).map(|part| part.position)
+    }
+
+    /// Where it is in a partition, to be kept for one that is to go on there ([`SubscriberOptions::resume`]).
+    pub fn bookmark(&self, partition: u32) -> Option<Bookmark> {
+        let part = self.parts.get(partition as usize)?;
+        let (topic, offset, epoch) = (self.topic_id, part.position, part.last_epoch);
+        Some(Bookmark { topic, partition, offset, epoch })
     }
 
     /// What it has seen so far.
@@ -290,13 +229,13 @@ impl DurableSubscriber {
                 }
                 return Ok(Some(record));
             }
-            if let Some(partition) = self.next_replay() {
-                if !self.replay(partition, deadline)? {
+            if self.asked.is_some() || !self.is_live() {
+                if !self.replay(deadline)? {
                     return Ok(None);
                 }
                 continue;
             }
-            let silent_at = self.heard_at.checked_add(self.options.silence);
+            let silent_at = self.silent_at();
             let until = match (deadline, silent_at) {
                 (Some(one), Some(other)) => Some(one.min(other)),
                 (one, other) => one.or(other),
@@ -305,12 +244,25 @@ impl DurableSubscriber {
             match self.socket.recv_timeout(left) {
                 Ok(message) => self.hear(&message),
                 Err(RecvError::Closed) => return Err(SubscribeError::Closed),
-                Err(_) if silent_at.is_some_and(|at| at <= now()) => {
-                    // Perhaps the publisher is gone; the log may go on.
-                    self.heard_at = now();
-                    self.parts.iter_mut().for_each(|part| part.merge.fall_back());
-                }
+                Err(_) if silent_at.is_some_and(|at| at <= now()) => self.ask_for_silent(),
                 Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// When the log is to be asked for a partition, if nothing is heard of it until then.
+    fn silent_at(&self) -> Option<Instant> {
+        let heard_at = self.parts.iter().map(|part| part.heard_at).min()?;
+        heard_at.checked_add(self.options.silence)
+    }
+
+    /// Perhaps the publisher of what nothing is heard of is gone, and the log goes on.
+    fn ask_for_silent(&mut self) {
+        let at = now();
+        for part in &mut self.parts {
+            if part.heard_at.checked_add(self.options.silence).is_some_and(|silent| silent <= at) {
+                part.heard_at = at;
+                part.merge.fall_back();
             }
         }
     }
@@ -335,13 +287,16 @@ impl DurableSubscriber {
             self.stats.unreadable += 1;
             return;
         };
-        self.heard_at = now();
+        if header.topic_id != self.topic_id {
+            return self.doubt();
+        }
         let partition = header.partition as usize;
         if partition == self.parts.len() {
             // A partition was added. What it has is in the log.
-            self.parts.push(Part::new(0, self.options.held_bytes));
+            self.parts.push(Part::new(0, NO_EPOCH, self.options.held_bytes));
         }
         let Some(part) = self.parts.get_mut(partition) else { return };
+        part.heard_at = now();
         let visible = if self.options.durable_only { header.durable_end } else { i64::MAX };
         let Header { incarnation, from, next, .. } = header;
         let heard = match batch {
@@ -357,6 +312,18 @@ impl DurableSubscriber {
         }
     }
 
+    /// Another topic is published under the name, or was: the log says whether it is still this one.
+    fn doubt(&mut self) {
+        let live = |part: &&mut Part| part.merge.mode() == Mode::Live;
+        if self.parts.iter().any(|part| part.merge.mode() == Mode::Replay) {
+            return;
+        }
+        if let Some(part) = self.parts.iter_mut().find(live) {
+            part.merge.fall_back();
+            self.stats.fell_back += 1;
+        }
+    }
+
     /// Hands out a batch that came live.
     fn deliver(&mut self, partition: u32, batch: &Bytes) {
         let Some(part) = self.parts.get_mut(partition as usize) else { return };
@@ -364,7 +331,7 @@ impl DurableSubscriber {
         let from = queued.map_or(part.position, |record| record.offset + 1).max(part.position);
         match records_of(batch, partition, from) {
             Ok((header, records)) => {
-                part.last_epoch = header.leader_epoch;
+                part.was_in(header.leader_epoch);
                 self.stats.live += records.len() as u64;
                 self.ready.extend(records);
             }
@@ -389,34 +356,30 @@ impl DurableSubscriber {
     }
 
     /// Reads on in the log; false if the time was up before there was an answer.
-    fn replay(
-        &mut self,
-        partition: u32,
-        deadline: Option<Instant>,
-    ) -> Result<bool, SubscribeError> {
-        let Some(part) = self.parts.get_mut(partition as usize) else { return Ok(true) };
-        let wanted = part.merge.next();
-        let fetch = Fetch {
-            topic: self.topic.clone(),
-            partition,
-            offset: wanted,
-            last_epoch: part.last_epoch,
-            bytes_max: self.client.fetch_bytes(),
-            bytes_min: 0,
-            wait_ms: 0,
-            durable_only: self.options.durable_only,
+    fn replay(&mut self, deadline: Option<Instant>) -> Result<bool, SubscribeError> {
+        if self.asked.is_none() {
+            self.asked = self.ask()?;
+        }
+        let Some(asked) = self.asked.take_if(|asked| asked.wait_until(deadline)) else {
+            return Ok(self.asked.is_none());
         };
-        let mut chunk = match self.client.fetch(fetch, deadline) {
-            Ok(Some(chunk)) => chunk,
-            Ok(None) => return Ok(false),
-            Err(error) => return Err(part.gone(partition, wanted, error)),
+        let partition = asked.partition();
+        let chunk = asked.answer();
+        let Some(part) = self.parts.get_mut(partition as usize) else { return Ok(true) };
+        let mut chunk = match chunk {
+            Ok(chunk) => chunk,
+            Err(error) if error.code() == Some(RemoteCode::TopicReplaced) => {
+                return Err(self.begin_anew()?);
+            }
+            Err(error) => return Err(part.gone(partition, error)),
         };
         let at_end = chunk.batches.is_empty();
+        let wanted = part.merge.next();
         let mut reached = wanted;
         loop {
             match chunk.next(&self.client, wanted) {
                 Ok(Some((header, records))) => {
-                    part.last_epoch = header.leader_epoch;
+                    part.was_in(header.leader_epoch);
                     reached = header.last_offset() + 1;
                     self.stats.replayed += records.len() as u64;
                     self.ready.extend(records);
@@ -429,6 +392,7 @@ impl DurableSubscriber {
                 }
             }
         }
+        part.was_in(chunk.ends.last_epoch);
         let ends = &chunk.ends;
         if part.merge.replayed(ends.incarnation, ends.next_offset, at_end) {
             self.stats.joined += 1;
@@ -440,41 +404,48 @@ impl DurableSubscriber {
         }
         Ok(true)
     }
-}
 
-impl Part {
-    fn new(offset: i64, held_bytes: usize) -> Self {
-        Self { merge: Merge::new(offset, held_bytes), position: offset, last_epoch: NO_EPOCH }
+    /// Asks for what is next in the partition whose turn it is.
+    fn ask(&mut self) -> Result<Option<Fetching>, SubscribeError> {
+        let Some(partition) = self.next_replay() else { return Ok(None) };
+        let Some(part) = self.parts.get(partition as usize) else { return Ok(None) };
+        let fetch = part.fetch(Fetch {
+            topic: self.topic.clone(),
+            partition,
+            offset: 0,
+            last_epoch: NO_EPOCH,
+            bytes_max: self.client.fetch_bytes(),
+            bytes_min: 0,
+            wait_ms: 0,
+            durable_only: self.options.durable_only,
+            topic_id: Some(self.topic_id),
+        });
+        Ok(Some(Fetching::begin(&self.client, fetch)?))
     }
 
-    /// What a refusal means, and where to go on after it.
-    fn gone(&mut self, partition: u32, wanted: i64, error: PeerError) -> SubscribeError {
-        let Some(RemoteError { code, offset, earliest, end, .. }) = error.remote() else {
-            return error.into();
-        };
-        let (seen, wanted) = (wanted, wanted);
-        let (resumes_at, error) = match (code, offset, earliest, end) {
-            (RemoteCode::Diverged, Some(resumes_at), ..) => {
-                let resumes_at = *resumes_at;
-                (resumes_at, SubscribeError::Diverged { partition, seen, resumes_at })
-            }
-            (RemoteCode::OffsetOutOfRange, _, Some(earliest), _) if *earliest > wanted => {
-                let resumes_at = *earliest;
-                (resumes_at, SubscribeError::Expired { partition, wanted, resumes_at })
-            }
-            (RemoteCode::OffsetOutOfRange, _, _, Some(end)) if *end < wanted => {
-                let resumes_at = *end;
-                (resumes_at, SubscribeError::Diverged { partition, seen, resumes_at })
-            }
-            _ => return error.into(),
-        };
-        self.merge.reset(resumes_at);
-        self.position = resumes_at;
-        // After a divergence the old writer still bounds what was seen: a further crash is noticed too.
-        if matches!(error, SubscribeError::Expired { .. }) {
-            self.last_epoch = NO_EPOCH;
+    /// Goes on at the beginning of the topic that has the name now; returns what that is to be told by.
+    fn begin_anew(&mut self) -> Result<SubscribeError, SubscribeError> {
+        let (topic_id, partitions) = self.client.topic_now(&self.topic)?;
+        let part = |_| Part::new(0, NO_EPOCH, self.options.held_bytes);
+        self.parts = (0..partitions).map(part).collect();
+        self.topic_id = topic_id;
+        Ok(SubscribeError::Replaced { topic: self.topic.clone() })
+    }
+}
+
+/// The offset of a position, and a writer in whose log everything before it was.
+fn first_place(
+    client: &LogClient,
+    topic: &str,
+    partition: u32,
+    position: Position,
+) -> Result<(i64, i32), PeerError> {
+    match position {
+        Position::Offset(offset) => Ok((offset, NO_EPOCH)),
+        position => {
+            let found = client.find(topic, partition, position)?;
+            Ok((found.offset, found.last_epoch))
         }
-        error
     }
 }
 

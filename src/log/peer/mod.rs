@@ -6,6 +6,7 @@ pub(in crate::log) mod protocol;
 mod server;
 pub(in crate::log) mod watch;
 
+pub(in crate::log) use client::reader::Fetching;
 pub(in crate::log) use client::records::records_of;
 pub use client::{
     AppendTicket, LogClient, LogClientOptions, PeerError, RemoteGroup, RemoteMember,

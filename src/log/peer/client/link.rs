@@ -22,7 +22,7 @@ use crate::context::Context;
 use crate::error::{SendError, SetupError};
 use crate::log::peer::alarm::Alarm;
 use crate::log::peer::protocol::{
-    self, Answer, Outcome, RemoteCode, Reply, Request, Settle, Verdict,
+    self, Answer, DescribeTopic, Outcome, RemoteCode, Reply, Request, Settle, TopicName, Verdict,
 };
 use crate::message::Message;
 use crate::monitor::{Event, Monitor};
@@ -90,6 +90,8 @@ pub(super) enum Sink {
     Task(Arc<Slot>),
     /// To a member of a group.
     Beat(Arc<Beat>, Beaten),
+    /// To what is known of a topic that is appended to.
+    Topic(Arc<str>),
     /// To the batches of a partition.
     Lane(super::producer::LaneKey),
     /// Nobody waits any more for the deliveries of this queue: they go back.
@@ -267,6 +269,15 @@ impl Core {
         true
     }
 
+    /// Asks what a topic is now.
+    pub(super) fn submit_describe(&self, topic: &Arc<str>) {
+        let state = lock(&self.link.state);
+        if !state.closed {
+            let request = DescribeTopic(TopicName { topic: topic.to_string() }).into();
+            self.link.submit(state, &request, Vec::new(), Sink::Topic(Arc::clone(topic)));
+        }
+    }
+
     /// Sends what nobody waits for.
     pub(super) fn submit_aside(&self, request: &Request) {
         let state = lock(&self.link.state);
@@ -304,7 +315,7 @@ impl Core {
             match call.sink {
                 Sink::Slot(slot) | Sink::Task(slot) => slot.set(Err(self.closed())),
                 Sink::Beat(beat, kind) => self.beaten(&beat, kind, Err(self.closed())),
-                Sink::Lane(_) | Sink::GiveBack(_) | Sink::Nobody => {}
+                Sink::Topic(_) | Sink::Lane(_) | Sink::GiveBack(_) | Sink::Nobody => {}
             }
         }
         self.fail_lanes();
@@ -419,6 +430,7 @@ impl Core {
         match call.sink {
             Sink::Slot(slot) | Sink::Task(slot) => slot.set(flat(outcome)),
             Sink::Beat(beat, kind) => self.beaten(&beat, kind, flat(outcome)),
+            Sink::Topic(topic) => self.topic_described(&topic, flat(outcome)),
             Sink::Lane(lane) => self.append_done(&lane, outcome),
             Sink::GiveBack(queue) => self.give_back(queue, outcome),
             Sink::Nobody => {}

@@ -10,7 +10,7 @@ mod member;
 mod options;
 mod producer;
 mod queue;
-mod reader;
+pub(in crate::log) mod reader;
 pub(in crate::log) mod records;
 mod transaction;
 
@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::protocol::{
-    AlterTopic, Answer, Append, CreateTopic, DeleteTopic, DescribeTopic, Fetch, ListGroups,
-    ListTopics, NewProducer, Nothing, OffsetAt, RemoteCode, RemoteError, Reply, Request, TopicName,
-    TopicSetup, TopicState, Truncate,
+    AlterTopic, Answer, Append, CreateTopic, DeleteTopic, DescribeTopic, ListGroups, ListTopics,
+    NewProducer, Nothing, OffsetAt, OffsetFound, RemoteCode, RemoteError, Reply, Request,
+    TopicName, TopicSetup, TopicState, Truncate,
 };
 use crate::context::Context;
 use crate::error::SetupError;
@@ -320,11 +320,21 @@ impl LogClient {
         if let Position::Offset(offset) = position {
             return Ok(offset);
         }
+        self.find(topic, partition, position).map(|found| found.offset)
+    }
+
+    /// Asks the server where a position is.
+    pub(in crate::log) fn find(
+        &self,
+        topic: &str,
+        partition: u32,
+        position: Position,
+    ) -> Result<OffsetFound, PeerError> {
         let position = position.into();
         let core = self.core();
         let request = OffsetAt { topic: topic.to_owned(), partition, position };
         let reply = core.call(request.into(), Vec::new(), Duration::ZERO)?;
-        answer_of!(core, "OffsetAt", reply, OffsetFound).map(|found| found.offset)
+        answer_of!(core, "OffsetAt", reply, OffsetFound)
     }
 
     /// Appends a record: to the partition of its key, or, without key, to one that changes from batch to batch. Returns
@@ -394,8 +404,12 @@ impl LogClient {
         partition: u32,
         from: Position,
     ) -> Result<RemoteReader, PeerError> {
-        let offset = self.offset_of(topic, partition, from)?;
-        Ok(RemoteReader::new(self.clone(), topic, partition, offset))
+        let reader = |offset| RemoteReader::new(self.clone(), topic, partition, offset);
+        if let Position::Offset(offset) = from {
+            return Ok(reader(offset));
+        }
+        let found = self.find(topic, partition, from)?;
+        Ok(reader(found.offset).found(&found))
     }
 
     /// A consumer group. Nothing is asked yet.
@@ -421,28 +435,6 @@ impl LogClient {
     /// A queue that the server offers. Nothing is asked yet.
     pub fn queue(&self, name: &str) -> RemoteQueue {
         RemoteQueue::new(self.clone(), name)
-    }
-
-    /// Asks for batches; `None` if there was no answer until `deadline`, and the client's own has not come yet.
-    pub(in crate::log) fn fetch(
-        &self,
-        fetch: Fetch,
-        deadline: Option<Instant>,
-    ) -> Result<Option<reader::Chunk>, PeerError> {
-        let core = self.core();
-        let own = core.deadline(Duration::ZERO);
-        let partition = fetch.partition;
-        let pending = core.begin(fetch.into(), Vec::new(), own)?;
-        let hasty = match (deadline, own) {
-            (Some(deadline), Some(own)) => deadline < own,
-            (deadline, _) => deadline.is_some(),
-        };
-        if hasty && !pending.wait_until(deadline) {
-            core.give_up(&pending);
-            return Ok(None);
-        }
-        let reply = pending.wait(core, own)?;
-        reader::Chunk::new(core, partition, reply).map(Some)
     }
 
     /// Bytes that a reader asks for at a time.

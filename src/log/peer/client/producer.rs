@@ -9,6 +9,7 @@ mod target;
 mod ticket;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,11 +17,13 @@ use super::records::unencodable;
 use super::{Core, PeerError, RemoteTopic};
 use crate::log::append::NewRecord;
 use crate::log::options::Level;
-use crate::log::peer::protocol::{Answer, DescribeTopic, Outcome, RemoteCode, Reply, TopicName};
-use crate::sync::{Condvar, Mutex, lock};
+use crate::log::peer::protocol::{
+    Answer, DescribeTopic, Outcome, RemoteCode, Reply, TopicName, TopicState,
+};
+use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 use crate::transport::now;
-use lane::Lane;
 pub(super) use lane::after;
+use lane::{Lane, Settled};
 pub(super) use target::Target;
 pub use ticket::AppendTicket;
 
@@ -44,6 +47,8 @@ struct Lanes {
     in_flight: usize,
     /// Partitions with batches that could not be sent because too many others are in flight.
     waiting: VecDeque<LaneKey>,
+    /// Who is to be told what, when nothing is locked any more: they may append again at once.
+    settled: Vec<Settled>,
     closed: bool,
 }
 
@@ -87,6 +92,7 @@ pub(super) fn append(
             let (fate, delta) = lane.push(&target, level, record);
             let ticket = AppendTicket { core: Arc::clone(core), fate, partition, delta };
             lanes.send_next(core, &key);
+            tell(lanes);
             return Ok(ticket);
         }
         lanes = match deadline.map(|end| end.saturating_duration_since(now())) {
@@ -100,11 +106,19 @@ pub(super) fn append(
     }
 }
 
+/// Tells those who wait for appends what became of them.
+fn tell(mut lanes: MutexGuard<'_, Lanes>) {
+    let settled = std::mem::take(&mut lanes.settled);
+    drop(lanes);
+    settled.into_iter().for_each(Settled::tell);
+}
+
 impl Lanes {
     /// Sends the next batch of a partition, if none is in flight.
     fn send_next(&mut self, core: &Core, key: &LaneKey) {
         let busy = self.in_flight >= super::link::APPENDS_MAX;
         let Some(lane) = self.lanes.get_mut(key) else { return };
+        self.settled.append(&mut lane.settled);
         if lane.in_flight.is_some() || (lane.closed.is_empty() && lane.open.is_none()) {
             return;
         }
@@ -114,10 +128,23 @@ impl Lanes {
             }
             return;
         }
-        if lane.next().is_some() {
+        let next = lane.next();
+        self.settled.append(&mut lane.settled);
+        if next.is_some() {
             self.in_flight += 1;
             self.send(core, key);
         }
+    }
+
+    /// Gives the places of batches that are done away: first to partitions that wait, so that none is kept waiting by
+    /// others that always have more.
+    fn send_more(&mut self, core: &Core, done: &LaneKey) {
+        while self.in_flight < super::link::APPENDS_MAX
+            && let Some(waiting) = self.waiting.pop_front()
+        {
+            self.send_next(core, &waiting);
+        }
+        self.send_next(core, done);
     }
 
     /// Sends the batch in flight of a partition.
@@ -131,7 +158,7 @@ impl Lanes {
             Ok(None) => {}
             Err(error) => {
                 if let Some(batch) = lane.in_flight.take() {
-                    batch.fate.set(Err(unencodable(&key.0, &error)));
+                    self.settled.push(Settled(batch.fate, Err(unencodable(&key.0, &error))));
                     self.in_flight = self.in_flight.saturating_sub(1);
                 }
             }
@@ -152,9 +179,37 @@ impl Core {
         let request = DescribeTopic(TopicName { topic: topic.to_owned() });
         let reply = self.begin(request.into(), Vec::new(), deadline)?.wait(self, deadline)?;
         let state = super::answer_of!(self, "DescribeTopic", reply, TopicState)?;
-        let target = Arc::new(Target::new(&RemoteTopic::from(state), self.options.batch_bytes));
+        let target = self.new_target(state);
         let mut topics = lock(&self.producer.topics);
         Ok(Arc::clone(topics.entry(topic.to_owned()).or_insert(target)))
+    }
+
+    /// What the server says of a topic with an answer. If it is not what is known here it is asked, while appends go on with
+    /// what is known: the thread that receives must not wait for it.
+    pub(super) fn check_topic(&self, topic: &Arc<str>, fingerprint: u64) {
+        let known = lock(&self.producer.topics).get(&**topic).cloned();
+        let Some(target) = known.filter(|target| target.fingerprint != fingerprint) else { return };
+        if !target.asked_again.swap(true, Ordering::Relaxed) {
+            self.submit_describe(topic);
+        }
+    }
+
+    /// The server said what a topic is now.
+    pub(super) fn topic_described(&self, topic: &str, outcome: Result<Reply, PeerError>) {
+        let state =
+            outcome.and_then(|reply| super::answer_of!(self, "DescribeTopic", reply, TopicState));
+        let target = state.map(|state| self.new_target(state));
+        let mut topics = lock(&self.producer.topics);
+        match target {
+            Ok(target) => _ = topics.insert(topic.to_owned(), target),
+            // Who appends next asks too, and is told.
+            Err(_) => _ = topics.remove(topic),
+        }
+    }
+
+    fn new_target(&self, state: TopicState) -> Arc<Target> {
+        let (fingerprint, batch_bytes) = (state.fingerprint, self.options.batch_bytes);
+        Arc::new(Target::new(&RemoteTopic::from(state), fingerprint, batch_bytes))
     }
 
     /// The server answered the append of a partition.
@@ -162,9 +217,12 @@ impl Core {
         use RemoteCode::{KeyMissing, UnknownPartition, UnknownTopic};
         let mut lanes = lock(&self.producer.lanes);
         let Some(lane) = lanes.lanes.get_mut(key) else { return };
-        let mut exhausted = None;
+        let (mut exhausted, mut settled) = (None, Vec::new());
         let result = match outcome {
-            Ok(Ok(Reply { answer: Answer::Appended(appended), .. })) => Ok(appended.first_offset),
+            Ok(Ok(Reply { answer: Answer::Appended(appended), .. })) => {
+                self.check_topic(&key.0, appended.fingerprint);
+                Ok(appended.first_offset)
+            }
             Ok(Ok(Reply { answer, .. })) => {
                 Err(self.bad_answer("Append", format!("it is {}", answer.name())))
             }
@@ -173,7 +231,8 @@ impl Core {
                 if lost && lane.new_epoch() {
                     // The server lost earlier batches of a level that allows that; this one is not there.
                     lane.renumbered = true;
-                    return lanes.send(self, key);
+                    lanes.send(self, key);
+                    return tell(lanes);
                 }
                 // It is not the topic any more that is known here.
                 let changed = [UnknownTopic, UnknownPartition, KeyMissing].contains(&error.code);
@@ -190,19 +249,18 @@ impl Core {
                 Err(error) if !lane.new_epoch() => exhausted = Some(error.clone()),
                 Err(_) => {}
             }
-            batch.fate.set(result);
+            settled.push(Settled(batch.fate, result));
         }
+        lanes.settled.append(&mut settled);
         lanes.in_flight = lanes.in_flight.saturating_sub(1);
         if let Some(error) = exhausted {
             // The next append gets another id.
             lanes.producer = None;
-            lanes.lanes.remove(key).into_iter().for_each(|lane| lane.fail_all(&error));
+            let failed = lanes.lanes.remove(key).map(|lane| lane.fail_all(&error));
+            lanes.settled.extend(failed.into_iter().flatten());
         }
-        lanes.send_next(self, key);
-        if let Some(waiting) = lanes.waiting.pop_front() {
-            lanes.send_next(self, &waiting);
-        }
-        drop(lanes);
+        lanes.send_more(self, key);
+        tell(lanes);
         self.producer.room.notify_all();
     }
 
@@ -212,7 +270,8 @@ impl Core {
         lanes.closed = true;
         let all = std::mem::take(&mut lanes.lanes);
         drop(lanes);
-        all.into_values().for_each(|lane| lane.fail_all(&self.closed()));
+        let failed = all.into_values().flat_map(|lane| lane.fail_all(&self.closed()));
+        failed.for_each(Settled::tell);
         self.producer.room.notify_all();
     }
 }

@@ -3,15 +3,15 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::link::Pending;
 use super::records::records_of;
 use super::{Core, LogClient, PeerError};
-use crate::log::format::BatchHeader;
-use crate::log::peer::protocol::{Answer, Fetch, Fetched, NO_EPOCH, Reply};
+use crate::log::format::{BatchHeader, Id};
+use crate::log::peer::protocol::{Answer, Fetch, Fetched, NO_EPOCH, OffsetFound, Reply};
 use crate::log::read::LogRecord;
 use crate::transport::now;
 
@@ -48,6 +48,62 @@ impl Chunk {
     }
 }
 
+/// A fetch that is under way. Dropped, it is given up.
+#[derive(Debug)]
+pub(in crate::log) struct Fetching {
+    client: LogClient,
+    partition: u32,
+    pending: Pending,
+    /// Whoever waits then is told that the server does not answer.
+    ends_at: Option<Instant>,
+}
+
+impl Fetching {
+    /// Puts a fetch under way, at once.
+    pub(in crate::log) fn begin(client: &LogClient, fetch: Fetch) -> Result<Self, PeerError> {
+        let (core, partition) = (client.core(), fetch.partition);
+        let ends_at = core.deadline(Duration::from_millis(fetch.wait_ms.into()));
+        let pending = core.begin_task(&fetch.into(), Vec::new())?;
+        Ok(Self { client: client.clone(), partition, pending, ends_at })
+    }
+
+    pub(in crate::log) fn partition(&self) -> u32 {
+        self.partition
+    }
+
+    /// Whether there is an answer, or none can be expected any more, after waiting for that until `deadline`.
+    pub(in crate::log) fn wait_until(&self, deadline: Option<Instant>) -> bool {
+        let until = match (deadline, self.ends_at) {
+            (Some(deadline), Some(ends_at)) => Some(deadline.min(ends_at)),
+            (deadline, ends_at) => deadline.or(ends_at),
+        };
+        self.pending.wait_until(until) || self.ends_at.is_some_and(|at| at <= now())
+    }
+
+    /// The answer.
+    pub(in crate::log) fn answer(self) -> Result<Chunk, PeerError> {
+        let core = self.client.core();
+        let reply = self.pending.take().unwrap_or_else(|| Err(core.timed_out("Fetch")))?;
+        Chunk::new(core, self.partition, reply)
+    }
+}
+
+impl LogClient {
+    /// Which topic has a name now, and its number of partitions.
+    pub(in crate::log) fn topic_now(&self, topic: &str) -> Result<(Id, u32), PeerError> {
+        let described = self.describe(topic)?;
+        let id = described.id.parse();
+        let id = id.map_err(|error| self.core().bad_answer("DescribeTopic", error))?;
+        Ok((id, u32::try_from(described.partitions.len()).unwrap_or(u32::MAX)))
+    }
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        self.client.core().give_up(&self.pending);
+    }
+}
+
 /// Reads a partition in another process. As an iterator it ends at the end for now, and goes on when it is asked later;
 /// after [`follow`](Self::follow) it waits there instead. After an error it stays where it is.
 #[derive(Debug)]
@@ -59,8 +115,10 @@ pub struct RemoteReader {
     next_offset: i64,
     /// Where the next request begins.
     fetch_offset: i64,
-    /// The writer of the last batch.
+    /// A writer in whose log everything before `next_offset` was.
     last_epoch: i32,
+    /// The topic, once an answer has said which one it is.
+    topic_id: Option<Id>,
     durable_only: bool,
     follow: bool,
     records: VecDeque<LogRecord>,
@@ -85,6 +143,7 @@ impl RemoteReader {
             next_offset: offset,
             fetch_offset: offset,
             last_epoch: NO_EPOCH,
+            topic_id: None,
             durable_only: false,
             follow: false,
             records: VecDeque::new(),
@@ -94,6 +153,12 @@ impl RemoteReader {
             bytes_max,
             task: false,
         }
+    }
+
+    /// Begins where the server has found that a position is.
+    pub(super) fn found(mut self, found: &OffsetFound) -> Self {
+        (self.last_epoch, self.topic_id) = (found.last_epoch, Some(found.topic_id));
+        self
     }
 
     /// Asks for at most so many bytes at a time.
@@ -130,7 +195,8 @@ impl RemoteReader {
     ///
     /// # Errors
     /// `Timeout` only if the server does not answer; `Refused` with `OffsetOutOfRange` if the front was cut,
-    /// `Diverged` if records that were read are gone; any other [`PeerError`].
+    /// `Diverged` if records before the next one are gone since the reader began; `TopicReplaced` if another topic has the
+    /// name; any other [`PeerError`].
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<LogRecord>, PeerError> {
         let deadline = now().checked_add(timeout);
         loop {
@@ -216,7 +282,10 @@ impl RemoteReader {
                         self.next_offset = self.next_offset.max(header.last_offset() + 1);
                     }
                 }
-                Ok(None) => self.chunk = None,
+                Ok(None) => {
+                    self.last_epoch = self.last_epoch.max(chunk.ends.last_epoch);
+                    self.chunk = None;
+                }
                 Err(error) => {
                     // Asked for again, it may come whole.
                     (self.chunk, self.pending) = (None, None);
@@ -232,15 +301,18 @@ impl RemoteReader {
         if self.pending.is_some() {
             return Ok(());
         }
+        // Of a chunk that is not dealt with yet, what follows is asked for.
+        let epoch = self.chunk.as_ref().map_or(NO_EPOCH, |chunk| chunk.ends.last_epoch);
         let fetch = Fetch {
             topic: self.topic.clone(),
             partition: self.partition,
             offset: self.fetch_offset,
-            last_epoch: self.last_epoch,
+            last_epoch: self.last_epoch.max(epoch),
             bytes_max: self.bytes_max,
             bytes_min: 1,
             wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
             durable_only: self.durable_only,
+            topic_id: self.topic_id,
         };
         let core = self.client.core();
         let pending = match self.task {
@@ -264,6 +336,7 @@ impl RemoteReader {
         let chunk = Chunk::new(self.client.core(), self.partition, reply)?;
         self.fetch_offset = self.fetch_offset.max(chunk.ends.next_offset);
         let more = !chunk.batches.is_empty() && self.fetch_offset < chunk.ends.end;
+        self.topic_id = Some(chunk.ends.topic_id);
         self.ends = Some(chunk.ends.clone());
         self.chunk = Some(chunk);
         if more { self.ask(Duration::ZERO) } else { Ok(()) }

@@ -161,7 +161,10 @@ impl RemoteTransaction {
         };
         let request = sealed.request.clone().into();
         let reply = core.call(request, sealed.body.clone(), Duration::ZERO)?;
-        let Transacted { offsets } = answer_of!(core, "Transact", reply, Transacted)?;
+        let Transacted { offsets, fingerprints } = answer_of!(core, "Transact", reply, Transacted)?;
+        for (topic, fingerprint) in fingerprints {
+            core.check_topic(&Arc::from(topic), fingerprint);
+        }
         if offsets.len() != sealed.batches.len() {
             return Err(core.bad_answer("Transact", "not every batch is in it"));
         }

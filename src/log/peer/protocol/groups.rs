@@ -177,6 +177,8 @@ wire_struct! {
     pub(in crate::log) struct Transacted {
         /// The first offset of each batch; -1 if it is not there any more.
         offsets: Vec<i64>,
+        /// Of each topic that has records of it, as that of a topic's state.
+        fingerprints: Vec<(String, u64)>,
     }
 }
 

@@ -25,6 +25,7 @@ pub use remote::{RemoteCode, RemoteError};
 pub use wire::Malformed;
 use wire::{Input, Wire, wire_kinds, wire_struct};
 
+use crate::log::format::Id;
 use crate::log::options::Level;
 use crate::log::read::Position;
 use crate::message::{Frame, Message};
@@ -61,8 +62,8 @@ wire_struct! {
         topic: String,
         partition: u32,
         offset: i64,
-        /// The writer of the record before the offset, as its batch says; the answer is `Diverged` if that writer's
-        /// records end before the offset.
+        /// A writer in whose log everything before the offset was; the answer is `Diverged` if what is left of that log
+        /// ends before the offset.
         last_epoch: i32,
         /// The first batch is sent even if it is larger.
         bytes_max: u32,
@@ -70,6 +71,8 @@ wire_struct! {
         bytes_min: u32,
         wait_ms: u32,
         durable_only: bool,
+        /// The topic that is meant, if that is known: the answer is `TopicReplaced` if another one has its name.
+        topic_id: Option<Id>,
     }
 }
 
@@ -259,6 +262,8 @@ wire_struct! {
     pub(in crate::log) struct Appended {
         first_offset: i64,
         last_offset: i64,
+        /// As that of [`TopicState`], now.
+        fingerprint: u64,
     }
 }
 
@@ -272,6 +277,9 @@ wire_struct! {
         incarnation: i32,
         /// Where to go on: behind the last batch, or behind what is not there any more.
         next_offset: i64,
+        /// A writer in whose log everything before `next_offset` is.
+        last_epoch: i32,
+        topic_id: Id,
     }
 }
 
@@ -300,6 +308,8 @@ wire_struct! {
         id: String,
         options: Vec<String>,
         partitions: Vec<PartitionState>,
+        /// Another one when the topic has become another one for who appends to it.
+        fingerprint: u64,
     }
 }
 
@@ -309,6 +319,9 @@ wire_struct! {
         offset: i64,
         /// Of a position that a group committed: whether it has.
         committed: bool,
+        /// A writer in whose log everything before the offset is.
+        last_epoch: i32,
+        topic_id: Id,
     }
 }
 

@@ -94,6 +94,8 @@ codes! {
     25 WrongGeneration,
     /// The member does not own the partition (any more).
     26 NotOwner,
+    /// The topic that the caller knows was deleted, and another one has its name.
+    27 TopicReplaced,
 }
 
 wire_struct! {

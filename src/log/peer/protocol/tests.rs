@@ -11,6 +11,10 @@ fn level() -> impl Strategy<Value = Level> {
     prop_oneof![Just(Level::Buffered), Just(Level::Written), Just(Level::Durable)]
 }
 
+fn id() -> impl Strategy<Value = Id> {
+    any::<u128>().prop_map(Id::from_bits)
+}
+
 fn setup() -> impl Strategy<Value = TopicSetup> {
     (any::<String>(), vec(any::<String>(), 0..4))
         .prop_map(|(topic, options)| TopicSetup { topic, options })
@@ -46,9 +50,19 @@ fn position() -> impl Strategy<Value = WirePosition> {
 
 fn fetch() -> impl Strategy<Value = Fetch> {
     let numbers = any::<(u32, i64, i32, u32, u32, u32, bool)>();
-    (any::<String>(), numbers).prop_map(|(topic, numbers)| {
+    (any::<String>(), numbers, option::of(id())).prop_map(|(topic, numbers, topic_id)| {
         let (partition, offset, last_epoch, bytes_max, bytes_min, wait_ms, durable_only) = numbers;
-        Fetch { topic, partition, offset, last_epoch, bytes_max, bytes_min, wait_ms, durable_only }
+        Fetch {
+            topic,
+            partition,
+            offset,
+            last_epoch,
+            bytes_max,
+            bytes_min,
+            wait_ms,
+            durable_only,
+            topic_id,
+        }
     })
 }
 
@@ -190,24 +204,27 @@ fn answer() -> impl Strategy<Value = Answer> {
     });
     prop_oneof![
         any::<(i64, i16)>().prop_map(|(id, epoch)| ProducerId { id, epoch }.into()),
-        any::<(i64, i64)>().prop_map(|(first_offset, last_offset)| Appended {
-            first_offset,
-            last_offset
-        }
-        .into()),
-        any::<(i64, i64, i64, i32, i64)>().prop_map(|numbers| {
-            let (earliest, end, durable_end, incarnation, next_offset) = numbers;
-            Fetched { earliest, end, durable_end, incarnation, next_offset }.into()
+        any::<(i64, i64, u64)>().prop_map(|(first_offset, last_offset, fingerprint)| {
+            Appended { first_offset, last_offset, fingerprint }.into()
+        }),
+        (any::<(i64, i64, i64, i32, i64, i32)>(), id()).prop_map(|(numbers, topic_id)| {
+            let (earliest, end, durable_end, incarnation, next_offset, last_epoch) = numbers;
+            Fetched { earliest, end, durable_end, incarnation, next_offset, last_epoch, topic_id }
+                .into()
         }),
         vec(any::<String>(), 0..4).prop_map(|topics| TopicNames { topics }.into()),
-        (setup(), any::<String>(), vec(state, 0..4)).prop_map(|(setup, id, partitions)| {
-            TopicState { topic: setup.topic, id, options: setup.options, partitions }.into()
-        }),
+        (setup(), any::<(String, u64)>(), vec(state, 0..4)).prop_map(
+            |(setup, (id, fingerprint), partitions)| {
+                let TopicSetup { topic, options } = setup;
+                TopicState { topic, id, options, partitions, fingerprint }.into()
+            }
+        ),
         Just(Done(Nothing {}).into()),
         group_state().prop_map(Answer::from),
         any::<u64>().prop_map(|version| GroupVersion { version }.into()),
         vec(any::<String>(), 0..4).prop_map(|groups| GroupNames { groups }.into()),
-        vec(any::<i64>(), 0..4).prop_map(|offsets| Transacted { offsets }.into()),
+        (vec(any::<i64>(), 0..4), vec(any::<(String, u64)>(), 0..3))
+            .prop_map(|(offsets, fingerprints)| Transacted { offsets, fingerprints }.into()),
         (any::<(u64, u64, u64, u64)>(), any::<(u64, u64, u64, u64)>()).prop_map(|(done, now)| {
             let (delivered, redelivered, acknowledged, dead) = done;
             let (missed, available, locked, waiting) = now;
@@ -231,8 +248,11 @@ fn answer() -> impl Strategy<Value = Answer> {
             }
         ),
         offsets().prop_map(|offsets| Offsets { offsets }.into()),
-        any::<(i64, bool)>()
-            .prop_map(|(offset, committed)| OffsetFound { offset, committed }.into()),
+        (any::<(i64, bool, i32)>(), id()).prop_map(
+            |((offset, committed, last_epoch), topic_id)| {
+                OffsetFound { offset, committed, last_epoch, topic_id }.into()
+            }
+        ),
         vec(option::of(remote_error()), 0..3).prop_map(|refused| Settled { refused }.into()),
     ]
 }
@@ -324,12 +344,14 @@ fn the_bytes_of_a_fetch_are_those_in_the_document() {
         bytes_min: 4,
         wait_ms: 5,
         durable_only: true,
+        topic_id: Some(Id::from_bits(7)),
     };
     let message = encode_request(6, &fetch.into(), Vec::new());
     let expected = [
         &[2, 3, 0, 0, 0, 0, 0, 0, 0, 6][..],
         &[0, 0, 0, 1, b't', 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2],
         &[255, 255, 255, 255, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5, 1],
+        &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7],
     ];
     assert_eq!(message.body(), expected.concat());
 }

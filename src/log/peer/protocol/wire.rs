@@ -1,6 +1,7 @@
 //! The bytes of single fields: big-endian numbers, sized texts and lists. What a peer claims is believed only as far as
 //! its bytes reach: a count or length never makes anything larger than the message it came in.
 
+use crate::log::format::Id;
 use crate::log::options::Level;
 
 /// Why the bytes of a message make no sense.
@@ -111,6 +112,18 @@ macro_rules! numbers {
     )*};
 }
 numbers!(u8, u16, u32, u64, i16, i32, i64);
+
+impl Wire for Id {
+    const BYTES_MIN: usize = size_of::<u128>();
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.bits().to_be_bytes());
+    }
+
+    fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
+        Ok(Self::from_bits(u128::from_be_bytes(input.array()?)))
+    }
+}
 
 impl Wire for bool {
     const BYTES_MIN: usize = 1;

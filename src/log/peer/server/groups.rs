@@ -1,9 +1,11 @@
 //! Requests about consumer groups. They may wait for a sync, so they run on the thread for what blocks.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::work::fingerprint;
 use crate::log::groups::{
     GroupDescription, GroupOffset, HeartbeatRequest, MemberDescription, OffsetCommit, Strategy,
     TopicPartition,
@@ -123,7 +125,11 @@ pub(super) fn transact(log: &Log, request: Transact, body: Vec<Bytes>) -> Result
     });
     let parts: Vec<Given> = parts.collect();
     let offsets = log.inner.commit_given(&parts, member.as_ref(), &commits)?;
-    Ok(Transacted { offsets }.into())
+    let topics: BTreeSet<String> = parts.into_iter().map(|part| part.topic).collect();
+    // One that is deleted meanwhile is none to be told of.
+    let known = |name: String| log.topic(&name).ok().map(|topic| (name, fingerprint(&topic)));
+    let fingerprints = topics.into_iter().filter_map(known).collect();
+    Ok(Transacted { offsets, fingerprints }.into())
 }
 
 fn commit(log: &Log, request: &Commit) -> Result<Reply, LogError> {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::blocking::Blocking;
 use super::clients::{Client, Clients, Deferred, Sent};
-use super::work::{FetchWork, Work, refused};
+use super::work::{FetchWork, Work, fingerprint, last_epoch, refused};
 use super::{CONTROL, Control, LogServerOptions};
 use crate::error::SetupError;
 use crate::log::durable::QueueStats;
@@ -24,7 +24,7 @@ use crate::log::peer::protocol::{
     RemoteCode, RemoteError, Reply, Request, TopicNames, TopicSetup, TopicState, Verdict,
 };
 use crate::log::read::Position;
-use crate::log::topic::{Topic, TopicDescription};
+use crate::log::topic::Topic;
 use crate::log::{Log, LogError};
 use crate::message::Message;
 use crate::pattern::{Router, RoutingId};
@@ -315,19 +315,20 @@ impl Service {
                 let topic = refused(self.log.topic(&append.topic))?;
                 let batch = body.first().map(|batch| &batch[..]).unwrap_or_default();
                 let ticket = refused(topic.append_batch(append.partition, append.level, batch))?;
-                let first_offset = ticket.first_offset();
-                Step::Wait(Work::Append { ticket, first_offset }, Duration::MAX)
+                let (first_offset, fingerprint) = (ticket.first_offset(), fingerprint(&topic));
+                Step::Wait(Work::Append { ticket, first_offset, fingerprint }, Duration::MAX)
             }
             Request::Fetch(fetch) => {
                 let topic = refused(self.log.topic(&fetch.topic))?;
                 let partition = refused(topic.inner.partition(fetch.partition))?.clone();
                 let wait = Duration::from_millis(fetch.wait_ms.into());
-                let work = FetchWork::new(fetch, partition, limits.fetch_bytes_max);
-                Step::Wait(Work::Fetch(work), wait)
+                let (id, bytes_max) = (topic.inner.id, limits.fetch_bytes_max);
+                let work = FetchWork::new(fetch, id, partition, bytes_max)?;
+                Step::Wait(Work::Fetch(Box::new(work)), wait)
             }
             Request::ListTopics(_) => done(TopicNames { topics: self.log.topics() }),
             Request::DescribeTopic(name) => {
-                done(topic_state(&refused(self.log.topic(&name.0.topic))?.describe()))
+                done(topic_state(&refused(self.log.topic(&name.0.topic))?))
             }
             Request::OffsetAt(at) => {
                 let topic = refused(self.log.topic(&at.topic))?;
@@ -340,7 +341,9 @@ impl Service {
                     _ => false,
                 };
                 let offset = refused(topic.offset_of(at.partition, position))?;
-                done(OffsetFound { offset, committed })
+                let last_epoch = last_epoch(refused(topic.inner.partition(at.partition))?);
+                let topic_id = topic.inner.id;
+                done(OffsetFound { offset, committed, last_epoch, topic_id })
             }
             Request::Acquire(acquire) => {
                 let wait = Duration::from_millis(acquire.wait_ms.into());
@@ -406,12 +409,12 @@ fn administer(log: &Log, request: Request, body: Vec<Bytes>) -> Result<Reply, Lo
     match request {
         Request::CreateTopic(setup) => {
             let topic = log.create_topic(&setup.0.topic, options(&setup.0, None)?)?;
-            Ok(topic_state(&topic.describe()).into())
+            Ok(topic_state(&topic).into())
         }
         Request::AlterTopic(setup) => {
             let now = log.topic(&setup.0.topic)?.options().clone();
             let topic = log.alter_topic(&setup.0.topic, options(&setup.0, Some(now))?)?;
-            Ok(topic_state(&topic.describe()).into())
+            Ok(topic_state(&topic).into())
         }
         Request::DeleteTopic(name) => {
             log.delete_topic(&name.0.topic)?;
@@ -455,7 +458,8 @@ fn options(setup: &TopicSetup, now: Option<TopicOptions>) -> Result<TopicOptions
     Ok(options)
 }
 
-fn topic_state(description: &TopicDescription) -> TopicState {
+fn topic_state(topic: &Topic) -> TopicState {
+    let description = topic.describe();
     let partition = |partition: &crate::log::PartitionDescription| PartitionState {
         earliest: partition.earliest,
         end: partition.end,
@@ -468,5 +472,6 @@ fn topic_state(description: &TopicDescription) -> TopicState {
         id: description.id.to_string(),
         options: description.options.words(),
         partitions: description.partitions.iter().map(partition).collect(),
+        fingerprint: fingerprint(topic),
     }
 }

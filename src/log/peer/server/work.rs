@@ -1,6 +1,7 @@
 //! Requests that wait: small tasks which the log wakes.
 
 use std::future::Future;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -12,6 +13,7 @@ use super::blocking::Place;
 use crate::log::append::Ticket;
 use crate::log::durable::{Acquiring, Settling};
 use crate::log::error::LogError;
+use crate::log::format::Id;
 use crate::log::groups::GroupWatch;
 use crate::log::options::Level;
 use crate::log::partition::Partition;
@@ -20,6 +22,7 @@ use crate::log::peer::protocol::{
 };
 use crate::log::peer::watch::Watch;
 use crate::log::read::{Position, Reader};
+use crate::log::topic::Topic;
 use crate::sync::lock;
 
 /// Batches in one answer; each is a frame.
@@ -31,9 +34,9 @@ const CHUNK_BYTES_MAX: usize = 256 << 10;
 #[derive(Debug)]
 pub(super) enum Work {
     /// For its level.
-    Append { ticket: Ticket, first_offset: i64 },
+    Append { ticket: Ticket, first_offset: i64, fingerprint: u64 },
     /// For records.
-    Fetch(FetchWork),
+    Fetch(Box<FetchWork>),
     /// For deliveries.
     Acquire(Acquiring),
     /// For what becomes of deliveries to be durable.
@@ -49,11 +52,13 @@ impl Work {
     /// be left half done.
     pub(super) fn poll(&mut self, waker: &Waker, over: bool) -> Poll<Outcome> {
         match self {
-            Self::Append { ticket, first_offset } => {
-                let first_offset = *first_offset;
+            Self::Append { ticket, first_offset, fingerprint } => {
+                let (first_offset, fingerprint) = (*first_offset, *fingerprint);
                 let polled = Pin::new(ticket).poll(&mut Context::from_waker(waker));
                 polled.map(|done| match done {
-                    Ok(last_offset) => Ok(Reply::from(Appended { first_offset, last_offset })),
+                    Ok(last_offset) => {
+                        Ok(Reply::from(Appended { first_offset, last_offset, fingerprint }))
+                    }
                     Err(error) => Err(RemoteError::from(&error)),
                 })
             }
@@ -81,6 +86,7 @@ impl Work {
 #[derive(Debug)]
 pub(super) struct FetchWork {
     request: Fetch,
+    topic_id: Id,
     watch: Watch,
     incarnation: i32,
     bytes_max: usize,
@@ -89,12 +95,28 @@ pub(super) struct FetchWork {
 }
 
 impl FetchWork {
-    pub(super) fn new(request: Fetch, partition: Arc<Partition>, bytes_max: usize) -> Self {
+    /// For a partition of the topic with this id.
+    ///
+    /// # Errors
+    /// `TopicReplaced` if another topic is meant.
+    pub(super) fn new(
+        request: Fetch,
+        topic_id: Id,
+        partition: Arc<Partition>,
+        bytes_max: usize,
+    ) -> Result<Self, RemoteError> {
+        if request.topic_id.is_some_and(|meant| meant != topic_id) {
+            let text = format!("topic {} was deleted, and another one has its name", request.topic);
+            let mut error = RemoteError::new(RemoteCode::TopicReplaced, text);
+            error.topic = Some(request.topic);
+            return Err(error);
+        }
         let level = if request.durable_only { Level::Durable } else { Level::Written };
         let bytes_max = bytes_max.min(request.bytes_max as usize);
         let incarnation = partition.shared.epoch;
         let look_at = i64::MIN;
-        Self { request, watch: Watch::new(partition, level), incarnation, bytes_max, look_at }
+        let watch = Watch::new(partition, level);
+        Ok(Self { request, topic_id, watch, incarnation, bytes_max, look_at })
     }
 
     fn poll(&mut self, waker: &Waker, over: bool) -> Poll<Outcome> {
@@ -161,6 +183,8 @@ impl FetchWork {
             durable_end: partition.durable_end(),
             incarnation: self.incarnation,
             next_offset,
+            last_epoch: last_epoch(partition),
+            topic_id: self.topic_id,
         };
         Ok((Reply { answer: answer.into(), body }, bytes))
     }
@@ -188,6 +212,12 @@ impl FetchWork {
     }
 }
 
+/// The newest writer of a partition, which need not have written anything yet.
+pub(super) fn last_epoch(partition: &Partition) -> i32 {
+    let last = lock(&partition.writer).epochs.last().map(|entry| entry.epoch);
+    last.unwrap_or(NO_EPOCH).max(partition.shared.epoch)
+}
+
 /// The offset after the last record of this or an earlier writer.
 fn epoch_end(partition: &Partition, epoch: i32) -> i64 {
     let writer = lock(&partition.writer);
@@ -198,4 +228,13 @@ fn epoch_end(partition: &Partition, epoch: i32) -> i64 {
 /// The error of a log, as it travels.
 pub(super) fn refused<T>(result: Result<T, LogError>) -> Result<T, RemoteError> {
     result.map_err(|error| RemoteError::from(&error))
+}
+
+/// A number that is another one when what a client keeps of a topic to append to it is not true any more.
+pub(super) fn fingerprint(topic: &Topic) -> u64 {
+    let (inner, options) = (&topic.inner, topic.options());
+    let mut hasher = DefaultHasher::new();
+    (inner.id, inner.partitions.len(), options.level, options.codec).hash(&mut hasher);
+    (options.record_bytes_max, options.compact).hash(&mut hasher);
+    hasher.finish()
 }

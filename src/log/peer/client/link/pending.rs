@@ -59,6 +59,11 @@ impl Pending {
         }
     }
 
+    /// The answer, if it is there.
+    pub(in crate::log::peer::client) fn take(&self) -> Option<Result<Reply, PeerError>> {
+        lock(&self.slot.state).outcome.take()
+    }
+
     /// The answer, once it is there; else the waker is called when it is.
     pub(in crate::log::peer::client) fn poll(
         &self,

@@ -341,8 +341,8 @@ impl Identity {
 
 /// The topic is deleted, or not the one any more that it was.
 fn is_gone(error: &PeerError) -> bool {
-    use RemoteCode::{Closed, UnknownPartition, UnknownTopic};
-    matches!(error.code(), Some(UnknownTopic | UnknownPartition | Closed))
+    use RemoteCode::{Closed, TopicReplaced, UnknownPartition, UnknownTopic};
+    matches!(error.code(), Some(UnknownTopic | TopicReplaced | UnknownPartition | Closed))
 }
 
 impl Drop for RemoteMember {

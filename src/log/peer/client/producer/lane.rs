@@ -30,6 +30,19 @@ pub(super) struct Lane {
     pub(super) in_flight: Option<Batch>,
     /// Whether the batch in flight has been numbered anew already.
     pub(super) renumbered: bool,
+    /// Batches that will not be sent, to be told of when nothing is locked any more.
+    pub(super) settled: Vec<Settled>,
+}
+
+/// What has become of a batch.
+#[derive(Debug)]
+pub(super) struct Settled(pub(super) Arc<Fate>, pub(super) Result<i64, PeerError>);
+
+impl Settled {
+    /// Tells whoever waits for it, and runs whatever is woken by that.
+    pub(super) fn tell(self) {
+        self.0.set(self.1);
+    }
 }
 
 #[derive(Debug)]
@@ -59,6 +72,7 @@ impl Lane {
             closed_bytes: 0,
             in_flight: None,
             renumbered: false,
+            settled: Vec::new(),
         }
     }
 
@@ -109,7 +123,7 @@ impl Lane {
                 let (level, fate) = (open.level, open.fate);
                 self.closed.push_back(Batch { bytes, records, level, fate });
             }
-            Err(error) => open.fate.set(Err(unencodable("", &error))),
+            Err(error) => self.settled.push(Settled(open.fate, Err(unencodable("", &error)))),
         }
     }
 
@@ -152,11 +166,12 @@ impl Lane {
         }
     }
 
-    pub(super) fn fail_all(mut self, error: &PeerError) {
+    /// Ends all of it; returns who is to be told.
+    pub(super) fn fail_all(mut self, error: &PeerError) -> Vec<Settled> {
         self.close_open();
-        for batch in self.in_flight.into_iter().chain(self.closed) {
-            batch.fate.set(Err(error.clone()));
-        }
+        let batches = self.in_flight.into_iter().chain(self.closed);
+        self.settled.extend(batches.map(|batch| Settled(batch.fate, Err(error.clone()))));
+        self.settled
     }
 }
 

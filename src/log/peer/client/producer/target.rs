@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::log::append::NewRecord;
 use crate::log::format::Codec;
@@ -19,12 +19,16 @@ pub(in crate::log::peer::client) struct Target {
     pub(in crate::log::peer::client) codec: Codec,
     pub(in crate::log::peer::client) batch_bytes: usize,
     pub(in crate::log::peer::client) compact: bool,
+    /// The server's number for all this.
+    pub(super) fingerprint: u64,
+    /// Whether the server was asked again since it has another number.
+    pub(super) asked_again: AtomicBool,
     /// Bytes of records without key: they go to one partition until a batch's worth has gone there.
     pub(in crate::log::peer::client) unkeyed_bytes: AtomicU64,
 }
 
 impl Target {
-    pub(super) fn new(topic: &RemoteTopic, batch_bytes: usize) -> Self {
+    pub(super) fn new(topic: &RemoteTopic, fingerprint: u64, batch_bytes: usize) -> Self {
         let options = &topic.options;
         // A batch of several records must not exceed what the topic allows for one.
         let limit = options.record_bytes_max as usize;
@@ -36,6 +40,8 @@ impl Target {
             codec: if available { options.codec } else { Codec::None },
             batch_bytes: batch_bytes.min(limit),
             compact: options.compact,
+            fingerprint,
+            asked_again: AtomicBool::new(false),
             unkeyed_bytes: AtomicU64::new(0),
         }
     }
