@@ -221,8 +221,12 @@ pub(super) fn last_epoch(partition: &Partition) -> i32 {
 /// The offset after the last record of this or an earlier writer.
 fn epoch_end(partition: &Partition, epoch: i32) -> i64 {
     let writer = lock(&partition.writer);
-    let next = writer.epochs.iter().find(|entry| entry.epoch > epoch);
-    next.map_or(partition.written_end(), |next| next.start_offset)
+    let next = writer.epochs.iter().find(|entry| entry.epoch > epoch).map(|next| next.start_offset);
+    let end = next.unwrap_or_else(|| partition.written_end());
+    drop(writer);
+    // Somebody may have found the lock taken.
+    partition.write_if_wanted();
+    end
 }
 
 /// The error of a log, as it travels.
