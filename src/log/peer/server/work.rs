@@ -214,8 +214,11 @@ impl FetchWork {
 
 /// The newest writer of a partition, which need not have written anything yet.
 pub(super) fn last_epoch(partition: &Partition) -> i32 {
-    let last = lock(&partition.writer).epochs.last().map(|entry| entry.epoch);
-    last.unwrap_or(NO_EPOCH).max(partition.shared.epoch)
+    if partition.shared.epoch >= 0 {
+        return partition.shared.epoch;
+    }
+    // Open for reading only.
+    lock(&partition.writer).epochs.last().map_or(NO_EPOCH, |entry| entry.epoch)
 }
 
 /// The offset after the last record of this or an earlier writer.
