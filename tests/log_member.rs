@@ -11,7 +11,7 @@ use std::time::Duration;
 use harness::futures::{Task, block_on};
 use peermq::log::storage::MemoryStorage;
 use peermq::log::{
-    Group, GroupEvent, Level, Log, LogError, ManualClock, MemberOptions, Polled, Position,
+    Fencing, Group, GroupEvent, Level, Log, LogError, ManualClock, MemberOptions, Polled, Position,
     TopicOptions,
 };
 
@@ -134,4 +134,35 @@ fn a_task_that_waits_ends_with_the_log() {
     log.close().unwrap();
     assert!(matches!(owner.finish(), Err(LogError::Closed)));
     assert!(matches!(idle.finish(), Err(LogError::Closed)));
+}
+
+#[test]
+fn a_member_whose_name_another_one_took_is_told_so_and_does_not_take_it_back() {
+    let (log, group, _clock) = fresh();
+    log.topic("t").unwrap().append_to(0, Level::Written, "x").unwrap().wait().unwrap();
+    let mut old = group.join(options().instance("pod")).unwrap();
+    assert_eq!(values(&old.poll(Duration::ZERO).unwrap()), ["x"]);
+    let mut new = group.join(options().instance("pod")).unwrap();
+    assert_eq!(values(&new.poll(Duration::ZERO).unwrap()), ["x"]);
+    let generation = group.describe().unwrap().generation;
+    let is_replaced = |result: Result<(), LogError>| match result.unwrap_err() {
+        LogError::MemberFenced { why, .. } => {
+            assert_eq!(why, Fencing::Replaced { instance: "pod".to_owned() });
+        }
+        other => panic!("{other}"),
+    };
+    is_replaced(old.commit());
+    for _ in 0..2 {
+        is_replaced(old.poll(Duration::ZERO).map(drop));
+        is_replaced(block_on(old.poll_async()).map(drop));
+        assert!(old.assigned().is_empty());
+        assert_eq!(values(&new.poll(Duration::ZERO).unwrap()), Vec::<String>::new());
+        new.heartbeat().unwrap();
+    }
+    assert_eq!(group.describe().unwrap().generation, generation, "nobody has joined since");
+    // Nor does it when there is room again, and going it takes nobody along.
+    new.leave().unwrap();
+    is_replaced(old.heartbeat());
+    old.leave().unwrap();
+    assert!(group.describe().unwrap().members.is_empty());
 }

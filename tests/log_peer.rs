@@ -12,7 +12,8 @@ use std::time::Duration;
 use harness::{SOON, TRANSPORTS, Transport, wait_until};
 use peermq::log::format::batch::Producer;
 use peermq::log::format::{BatchBuilder, BatchOptions};
-use peermq::log::storage::MemoryStorage;
+use peermq::log::storage::faulty::FaultyStorage;
+use peermq::log::storage::{MemoryStorage, Operation};
 use peermq::log::{
     DurableQueue, HeaderRef, HeartbeatRequest, Level, Log, LogClient, LogServer, NewRecord,
     OffsetCommit, Position, RemoteCode, Strategy, TopicOptions, TopicPartition,
@@ -436,6 +437,66 @@ fn a_client_that_reads_no_answers_is_held_to_its_limits_and_harms_nobody() {
         let answer = slow.recv_timeout(SOON).unwrap();
         answers += u64::from(answer.body()[1] == 0x83);
     }
+}
+
+#[test]
+fn long_polls_that_one_record_wakes_are_answered_as_far_as_their_client_reads() {
+    const POLLS: u64 = 60;
+    let (_storage, log) = memory();
+    let topic = log.create_topic("t", TopicOptions::default()).unwrap();
+    let context = Context::new();
+    let server = LogServer::options().answer_bytes_max(1 << 20);
+    let server = server.bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
+    let slow = context.dealer().linger(Duration::ZERO).recv_hwm(1).kernel_recv_buffer(4096);
+    let slow = slow.connect(server.endpoint().clone()).unwrap();
+    for correlation in 0..POLLS {
+        slow.send(Message::from(fetch(correlation, "t", 60_000))).unwrap();
+    }
+    wait_until("all wait", || server.stats().waiting == POLLS);
+    topic.append_at(Level::Written, &[b'x'; 900 << 10]).unwrap().wait().unwrap();
+    let other = client(&context, server.endpoint());
+    // The answers that there is room for, in the kernel too, are the last before others are served.
+    wait_until("some are answered", || server.stats().waiting < POLLS);
+    for _ in 0..3 {
+        assert_eq!(values(&other, "t", 0).len(), 1);
+    }
+    let waiting = server.stats().waiting;
+    assert!(waiting > POLLS / 2, "{waiting} wait, the others were answered unheard");
+    for _ in 0..POLLS {
+        let answer = slow.recv_timeout(SOON).unwrap();
+        assert_eq!(answer.body()[1], 0x83, "it gets everything at last");
+    }
+}
+
+#[test]
+fn a_long_poll_for_more_than_is_there_reads_each_record_once_and_not_at_every_append() {
+    let storage = FaultyStorage::new();
+    let log = Log::open_in(Arc::new(storage.clone()), "/log").unwrap();
+    let topic = log.create_topic("t", TopicOptions::default()).unwrap();
+    let append =
+        |bytes| topic.append_at(Level::Written, &vec![b'x'; bytes]).unwrap().wait().unwrap();
+    (0..30).for_each(|_| drop(append(100 << 10)));
+    let context = Context::new();
+    let server = LogServer::bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
+    let raw = raw(&context, server.endpoint());
+    let mut head = fetch(1, "t", 60_000);
+    let bytes_min = 2 + 8 + 4 + 1 + 4 + 8 + 4 + 4;
+    head[bytes_min..bytes_min + 4].copy_from_slice(&(3200u32 << 10).to_be_bytes());
+    raw.send(Message::from(head)).unwrap();
+    wait_until("it waits", || server.stats().waiting == 1);
+    let other = client(&context, server.endpoint());
+    let before = storage.calls(Some(Operation::Read));
+    const APPENDS: u64 = 30;
+    for _ in 0..APPENDS {
+        append(1);
+        // Answered behind what the append has woken.
+        assert_eq!(other.topics().unwrap(), ["t"]);
+    }
+    let reads = storage.calls(Some(Operation::Read)) - before;
+    assert!(reads <= 4 * APPENDS, "{reads} reads for {APPENDS} small records");
+    (0..2).for_each(|_| drop(append(100 << 10)));
+    let answer = raw.recv_timeout(SOON).unwrap();
+    assert!(answer.body_bytes() > 3200 << 10, "all of it in one answer");
 }
 
 #[test]

@@ -239,6 +239,35 @@ fn partitions_of_a_topic_that_is_deleted_are_lost_and_come_with_the_next_of_its_
 }
 
 #[test]
+fn a_member_elsewhere_whose_name_another_one_took_is_told_so_and_stays_away() {
+    let place = place();
+    append(&place.log, 0, "x");
+    let there = place.client.group("g");
+    let mut old = there.join(options().instance("pod")).unwrap();
+    assert_eq!(read(&mut old, 1), ["x"]);
+    let mut new = there.join(options().instance("pod")).unwrap();
+    assert_eq!(read(&mut new, 1), ["x"], "nothing was committed");
+    let generation = there.describe().unwrap().generation;
+    for _ in 0..2 {
+        // The change of the group has it send a heartbeat, so it need not wait for the next that is due.
+        let error = loop {
+            match old.poll(SOON) {
+                Ok(polled) => assert!(!polled.events.is_empty(), "it hears nothing"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.code(), Some(RemoteCode::MemberReplaced));
+        let name = Fencing::Replaced { instance: "pod".to_owned() };
+        assert_eq!(error.fencing(), Some(&name));
+        assert!(old.assigned().is_empty());
+    }
+    assert_eq!(block_on(old.poll_async()).unwrap_err().code(), Some(RemoteCode::MemberReplaced));
+    append(&place.log, 0, "y");
+    assert_eq!(read(&mut new, 1), ["y"]);
+    assert_eq!(there.describe().unwrap().generation, generation, "nobody has joined since");
+}
+
+#[test]
 fn who_is_refused_hears_the_same_details_elsewhere_as_here() {
     let place = place();
     append(&place.log, 0, "a");

@@ -373,7 +373,9 @@ fn damage_is_found_shown_and_what_is_left_is_saved() {
     }
     assert_eq!(run(&["dump", segment(&log).to_str().unwrap()]).status, Some(1));
     let out = directory.join("saved");
-    let saved = ok(run(&["salvage", &log, &out]));
+    let saved = run(&["salvage", &log, &out]);
+    assert_eq!((saved.status, saved.err.as_str()), (Some(1), ""), "not all of it is saved");
+    let saved = saved.out;
     assert!(saved.contains("lost: t 0 offsets 1 to 1\n"), "{saved}");
     assert!(saved.contains("saved: 1 topics, 2 batches, 2 records, 0 batches mended"), "{saved}");
     assert_eq!(fs::read(segment(&log)).unwrap(), bytes, "the old log is as it was");

@@ -111,7 +111,7 @@ pub(crate) fn verify(directory: &Path) -> Outcome {
     Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Prints what was wrong, what is lost, and a summary.
+/// Prints what was wrong, what is lost, and a summary. Fails if anything is lost, though the rest is saved.
 pub(crate) fn salvage(directory: &Path, target: &Path) -> Outcome {
     let mut progress = Progress::new();
     let mut inspector = Inspector::new().on_progress(|now| progress.tell(|| seen(&now)));
@@ -133,7 +133,7 @@ pub(crate) fn salvage(directory: &Path, target: &Path) -> Outcome {
         report.topics, report.batches, report.records, report.mended_batches,
     )?;
     out.flush()?;
-    Ok(ExitCode::SUCCESS)
+    Ok(if report.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Prints what is in one file.

@@ -27,6 +27,9 @@ use crate::log::format::Id;
 /// Heartbeats that fit into a session.
 const HEARTBEATS_PER_SESSION: i64 = 3;
 
+/// Ids that are kept of the members whose place one has taken; the latest.
+const PREDECESSORS_MAX: usize = 16;
+
 /// What is known of a topic: its id, by which it is told from an earlier one of the same name, and its partitions.
 pub(super) type TopicShape = (Id, u32);
 
@@ -34,6 +37,8 @@ pub(super) type TopicShape = (Id, u32);
 #[derive(Debug)]
 struct Member {
     instance: Option<String>,
+    /// Those that had the instance name before it, the latest last.
+    predecessors: Vec<String>,
     topics: BTreeSet<String>,
     strategy: Strategy,
     session_timeout_ms: i64,
@@ -98,7 +103,7 @@ impl Coordinator {
     /// Takes a heartbeat, or lets a member join. `shape` tells what topics exist.
     ///
     /// # Errors
-    /// `UnknownMember` for one that is none and does not join.
+    /// `UnknownMember` for one that is none and does not join; `Replaced` for one whose place another member has.
     pub(super) fn heartbeat(
         &mut self,
         now_ms: i64,
@@ -115,11 +120,14 @@ impl Coordinator {
                     self.release(&request.member, &request.owned);
                 }
             }
-            None if request.generation == 0 => {
+            None => {
+                self.check_replaced(&request.member)?;
+                if request.generation != 0 {
+                    return Err(self.stranger(request));
+                }
                 self.admit(now_ms, request);
                 (changed, admitted) = (true, true);
             }
-            None => return Err(Fencing::UnknownMember),
         }
         changed |= self.look_at_topics(shape);
         if changed {
@@ -173,6 +181,7 @@ impl Coordinator {
         partitions: impl Iterator<Item = (&'a str, u32)>,
     ) -> Result<(), Fencing> {
         self.expire(now_ms);
+        self.check_replaced(id)?;
         let Some(member) = self.members.get(id) else { return Err(Fencing::UnknownMember) };
         for (topic, partition) in partitions {
             let partition = TopicPartition::new(topic, partition);
@@ -225,9 +234,31 @@ impl Coordinator {
         self.members.iter().map(describe).collect()
     }
 
+    /// Refuses one of which it is known that a member has taken its place: it must not take that back, or the two would
+    /// replace each other for ever.
+    fn check_replaced(&self, id: &str) -> Result<(), Fencing> {
+        let successor =
+            self.members.values().find(|member| member.predecessors.iter().any(|one| one == id));
+        match successor.and_then(|member| member.instance.clone()) {
+            Some(instance) => Err(Fencing::Replaced { instance }),
+            None => Ok(()),
+        }
+    }
+
+    /// Why somebody of whom nothing is known is no member, by what it says itself.
+    fn stranger(&self, request: &HeartbeatRequest) -> Fencing {
+        let has_name = |name: &String| {
+            self.members.values().any(|member| member.instance.as_ref() == Some(name))
+        };
+        match request.instance.clone().filter(has_name) {
+            Some(instance) => Fencing::Replaced { instance },
+            None => Fencing::UnknownMember,
+        }
+    }
+
     /// Takes a new member in, in place of the one with the same instance name.
     fn admit(&mut self, now_ms: i64, request: &HeartbeatRequest) {
-        let mut owned = BTreeMap::new();
+        let (mut owned, mut predecessors) = (BTreeMap::new(), Vec::new());
         let same =
             |member: &Member| request.instance.is_some() && member.instance == request.instance;
         let replaced =
@@ -238,12 +269,18 @@ impl Coordinator {
             // Nobody else gets what it had; but from now on only its successor can commit for it.
             let since = self.generation.saturating_add(1);
             owned = before.owned.into_keys().map(|partition| (partition, since)).collect();
+            predecessors = before.predecessors;
+            if predecessors.len() == PREDECESSORS_MAX {
+                predecessors.remove(0);
+            }
+            predecessors.push(replaced.clone());
             if let Some(target) = self.target.remove(&replaced) {
                 self.target.insert(request.member.clone(), target);
             }
         }
         let member = Member {
             instance: request.instance.clone(),
+            predecessors,
             topics: request.topics.iter().cloned().collect(),
             strategy: request.strategy,
             session_timeout_ms: session_ms(request),

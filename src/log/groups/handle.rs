@@ -126,7 +126,8 @@ impl Group {
     /// durable before this returns.
     ///
     /// # Errors
-    /// `MemberFenced` for one that is no member (any more): it owns nothing, and joins again with generation 0 and another id.
+    /// `MemberFenced` for one that is no member (any more): it owns nothing, and joins again with generation 0 and another id,
+    /// unless another member has its place.
     /// `Invalid` for a session below 10 ms. `ReadOnly`, `Poisoned`, `Closed`, failures of the storage.
     pub fn heartbeat(&self, request: HeartbeatRequest) -> Result<HeartbeatReply, LogError> {
         self.heartbeat_at(request).map(|(reply, _)| reply)

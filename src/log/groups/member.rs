@@ -55,6 +55,8 @@ pub struct GroupMember {
     version: u64,
     /// When the next heartbeat is due, on the log's steady clock.
     due_ms: i64,
+    /// Another member has its place, for good.
+    replaced: Option<Fencing>,
     signal: Arc<Signal>,
     presence: Arc<Presence>,
     /// By which it is registered for changes of the group, and as one that is here.
@@ -83,6 +85,7 @@ impl GroupMember {
             lanes: Lanes::default(),
             version: 0,
             due_ms: 0,
+            replaced: None,
             signal: Arc::default(),
             presence,
             task,
@@ -124,7 +127,8 @@ impl GroupMember {
     /// # Errors
     /// `OffsetOutOfRange` if the front of a partition was cut beyond where the group is: records are missing, and
     /// [`seek`](Self::seek) says where to go on. Else as [`Group::heartbeat`] and [`Reader::next_batch`]. A member that was
-    /// expelled joins again by itself, and says so in the events.
+    /// expelled joins again by itself, and says so in the events; but one whose place another member with its instance name
+    /// has taken gets `MemberFenced` with [`Fencing::Replaced`], now and ever after.
     pub fn poll(&mut self, timeout: Duration) -> Result<Polled, LogError> {
         let deadline = now().checked_add(timeout);
         self.give_up();
@@ -197,8 +201,11 @@ impl GroupMember {
     /// the next `poll` tells.
     ///
     /// # Errors
-    /// As [`Group::heartbeat`], but for `MemberFenced`: it joins again then.
+    /// As [`Group::heartbeat`], but for `MemberFenced`: it joins again then, unless it was replaced.
     pub fn heartbeat(&mut self) -> Result<(), LogError> {
+        if let Some(why) = &self.replaced {
+            return Err(self.group.cell.fenced(&self.id, self.generation, why.clone()));
+        }
         self.lanes.lose(|lane| lane.source.partition.retired.load(Ordering::SeqCst));
         loop {
             self.sequence += 1;
@@ -220,7 +227,13 @@ impl GroupMember {
                     (self.id, self.generation) = (random_id().to_string(), 0);
                     self.arrive();
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    if let LogError::MemberFenced { why, .. } = &error {
+                        self.lanes.clear();
+                        self.replaced = Some(why.clone());
+                    }
+                    return Err(error);
+                }
             }
         }
     }
@@ -228,7 +241,7 @@ impl GroupMember {
     /// Commits where the member is in all its partitions; durable when this returns.
     ///
     /// # Errors
-    /// As [`Group::commit`]. After `MemberFenced` the next `poll` joins again.
+    /// As [`Group::commit`]. After `MemberFenced` the next `poll` joins again, unless it was replaced.
     pub fn commit(&mut self) -> Result<(), LogError> {
         let ticket = self.commit_ticket(Level::Durable)?;
         ticket.wait()
@@ -273,7 +286,8 @@ impl GroupMember {
     }
 
     fn is_heartbeat_due(&self) -> bool {
-        self.group.cell.version() != self.version || self.group.log.steady_ms() >= self.due_ms
+        let changed = self.group.cell.version() != self.version || self.replaced.is_some();
+        changed || self.group.log.steady_ms() >= self.due_ms
     }
 
     fn request(&self) -> HeartbeatRequest {

@@ -72,7 +72,7 @@ pub struct HeartbeatRequest {
     /// when its session ends).
     pub member: String,
     /// A name that outlives the process: whoever joins with it takes the place and the partitions of the member that had it
-    /// before, which is expelled.
+    /// before, which is expelled and told so ([`Fencing::Replaced`]).
     pub instance: Option<String>,
     /// The generation of the last answer; 0 to join.
     pub generation: i32,
@@ -165,8 +165,8 @@ pub struct Membership {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fencing {
-    /// The member left, was silent for longer than its session, was replaced by one with the same instance name, or was
-    /// there before the log was opened anew. It has to join again, and owns nothing.
+    /// The member left, was silent for longer than its session, or was there before the log was opened anew. It has to join
+    /// again, and owns nothing.
     #[error("it is not a member (any more)")]
     UnknownMember,
     /// The member owns the partition now, but the request is from a generation before it got it, or from one that has not
@@ -185,6 +185,13 @@ pub enum Fencing {
     NotOwner {
         /// The partition.
         partition: TopicPartition,
+    },
+    /// Another member has joined with the same instance name and has its place. It owns nothing, and does not join again by
+    /// itself: two of one name would expel each other for ever.
+    #[error("another member has joined with its instance name {instance}")]
+    Replaced {
+        /// The name.
+        instance: String,
     },
 }
 

@@ -3,10 +3,13 @@
 //! Every record keeps its offset. Where offsets were lost the new log gets a batch without records that spans them, as
 //! compaction leaves them: so batches continue each other, no offset is given out twice, and readers pass over.
 
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use super::survey::{PartitionFiles, Survey, TopicSurvey, WatermarkSurvey, missing_or_unreadable};
+use super::survey::{
+    EPOCHS_SKIPPED, PartitionFiles, Survey, TopicSurvey, WatermarkSurvey, missing_or_unreadable,
+    plausible_epoch,
+};
 use super::verify::Meter;
 use super::walk::{BadRange, Piece, SoundBatch, Walk, Why};
 use super::{Finding, Issue, Progress};
@@ -86,25 +89,49 @@ pub(super) fn salvage(
     catalogue.save_to(&**storage, out)?;
     let log = Log::options().storage(storage.clone()).linger(None).open(out)?;
     let mut meter = Meter::new(survey.bytes_total(), progress);
+    let mut newest = 0;
     for topic in &survey.topics {
         report.topics += 1;
         let id = topic.id.unwrap_or_else(random_id);
         let inner = log.inner.create_topic_with_id(&topic.name, id, topic.options.clone())?;
         let copy = Topic { inner, log: log.inner.clone() };
         for number in 0..topic.options.partitions {
-            salvage_partition(&survey, topic, number, &copy, &mut report, &mut meter)?;
+            let told = salvage_partition(&survey, topic, number, &copy, &mut report, &mut meter)?;
+            newest = newest.max(told);
         }
     }
     log.close()?;
+    if survey.is_epoch_guessed {
+        skip_epochs(&**storage, out, newest)?;
+    }
     Ok(report)
+}
+
+/// Has the next opening be a later one than any of which the batches tell: the ids of producers have its number, and one
+/// that comes twice would have new records taken for repetitions of old ones.
+fn skip_epochs(storage: &dyn Storage, out: &Path, newest: i32) -> Result<(), LogError> {
+    match Catalogue::load(storage, out)? {
+        Some(mut catalogue) if catalogue.epoch < newest => {
+            catalogue.epoch = newest + EPOCHS_SKIPPED;
+            catalogue.save_to(storage, out)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The latest opening of which a batch tells: that of its writer, and the one in which its producer got its id.
+fn told_epoch(header: &BatchHeader) -> i32 {
+    let ordinary = header.producer_id & !(1 << 62);
+    let origin = if header.producer_id < 0 { 0 } else { ordinary >> 32 };
+    let told = [Some(header.leader_epoch), i32::try_from(origin).ok()];
+    told.into_iter().flatten().filter_map(plausible_epoch).max().unwrap_or(0)
 }
 
 /// Refuses to write to where something is, or to the old log.
 fn check_out(storage: &dyn Storage, directory: &Path, out: &Path) -> Result<(), LogError> {
     let refuse =
         |reason: String| Err(LogError::Invalid { what: "directory of the new log", reason });
-    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    if absolute(out).starts_with(absolute(directory)) {
+    if resolve(out).starts_with(resolve(directory)) {
         return refuse(format!("{} lies within {}", out.display(), directory.display()));
     }
     match storage.list(out) {
@@ -115,6 +142,7 @@ fn check_out(storage: &dyn Storage, directory: &Path, out: &Path) -> Result<(), 
     }
 }
 
+/// Returns the latest opening of which the batches of the partition tell.
 fn salvage_partition(
     survey: &Survey,
     topic: &TopicSurvey,
@@ -122,7 +150,7 @@ fn salvage_partition(
     copy: &Topic,
     report: &mut SalvageReport,
     meter: &mut Meter<'_>,
-) -> Result<(), LogError> {
+) -> Result<i32, LogError> {
     let home = survey.home(&topic.name, number);
     let start = survey.log_start(&topic.name, number);
     let files = match PartitionFiles::list(&home) {
@@ -151,7 +179,7 @@ fn salvage_partition(
     let (bases, _) = files.split(if doubtful { 0 } else { start });
     let first = bases.first().copied().unwrap_or(start);
     let writer = Loader { partition: target, load: Vec::new(), bytes: 0, next: 0, latest_ms: -1 };
-    let mut copier = Copier { home: &home, watermark, writer, report, meter };
+    let mut copier = Copier { home: &home, watermark, writer, newest: 0, report, meter };
     copier.writer.skip_to(first)?;
     if first > start {
         copier.lose(start, Some(first));
@@ -159,12 +187,29 @@ fn salvage_partition(
     for (n, base) in bases.iter().enumerate() {
         copier.segment(*base, bases.get(n + 1).copied())?;
     }
+    let newest = copier.newest;
     let end = copier.finish(durable)?;
     if start > end {
         let place = home.place().at_offset(start);
         report.findings.push(Finding::unsound(place, Issue::StartBehindEnd { start, end }));
     }
-    copy.truncate_front(number, if start > end { first } else { start.max(first) })
+    copy.truncate_front(number, if start > end { first } else { start.max(first) })?;
+    Ok(newest)
+}
+
+/// Where a path leads, past `..` and symbolic links. What is not there is taken by its name; so is everything in a storage
+/// that is not the file system.
+fn resolve(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut real = PathBuf::new();
+    for component in absolute.components() {
+        match component {
+            Component::ParentDir => _ = real.pop(),
+            other => real.push(other),
+        }
+        real = real.canonicalize().unwrap_or(real);
+    }
+    real
 }
 
 /// Copies one partition.
@@ -172,6 +217,8 @@ struct Copier<'a, 'p> {
     home: &'a Home,
     watermark: Option<Watermark>,
     writer: Loader,
+    /// The latest opening of which the batches tell.
+    newest: i32,
     report: &'a mut SalvageReport,
     meter: &'a mut Meter<'p>,
 }
@@ -258,6 +305,7 @@ impl Copier<'_, '_> {
             self.find(base_offset, offset, batch.position, damage.clone());
             self.report.mended_batches += 1;
         }
+        self.newest = self.newest.max(told_epoch(&batch.header));
         self.report.batches += 1;
         self.report.records += u64::try_from(batch.header.records_count).unwrap_or(0);
         self.writer.skip_to(offset)?;

@@ -12,10 +12,10 @@ use crate::log::compaction;
 use crate::log::directory::CLUSTER_ID;
 use crate::log::disk;
 use crate::log::error::{Damage, LogError, Place};
-use crate::log::format::checkpoint::decode_offsets;
+use crate::log::format::checkpoint::{decode_epochs, decode_offsets};
 use crate::log::format::names::{
-    CLEANER_OFFSETS, DirectoryName, FileKind, FileName, FileState, LOG_START_OFFSETS,
-    META_PROPERTIES, PARTITION_METADATA, RECOVERY_POINTS,
+    CLEANER_OFFSETS, DirectoryName, FileKind, FileName, FileState, LEADER_EPOCHS,
+    LOG_START_OFFSETS, META_PROPERTIES, PARTITION_METADATA, RECOVERY_POINTS,
 };
 use crate::log::format::properties::{MetaProperties, PartitionMetadata};
 use crate::log::format::{FormatError, Id};
@@ -23,6 +23,17 @@ use crate::log::options::TopicOptions;
 use crate::log::partition::watermark::{self, Watermark};
 use crate::log::segment::Home;
 use crate::log::storage::{EntryKind, Storage, StorageError};
+
+/// Epochs left out when the number of the last opening is lost: there may have been openings of which no partition tells,
+/// and yet readers and producers that know them.
+pub(super) const EPOCHS_SKIPPED: i32 = 1 << 16;
+/// No log is opened so often: a larger epoch, in a place without checksum, is damage.
+const EPOCHS_MAX: i32 = 1 << 29;
+
+/// An epoch, if it can be one.
+pub(super) fn plausible_epoch(epoch: i32) -> Option<i32> {
+    (0..EPOCHS_MAX).contains(&epoch).then_some(epoch)
+}
 
 /// A topic of the log.
 #[derive(Clone, Debug)]
@@ -38,8 +49,10 @@ pub(super) struct TopicSurvey {
 pub(super) struct Survey {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) directory: PathBuf,
-    /// The number of the last opening for writing; 0 if unknown.
+    /// The number of the last opening for writing, or one that is not below it.
     pub(super) epoch: i32,
+    /// Whether the catalogue is lost, so that the batches may tell of a later one.
+    pub(super) is_epoch_guessed: bool,
     pub(super) topics: Vec<TopicSurvey>,
     log_starts: BTreeMap<(String, u32), i64>,
     /// How far partitions reached when the log was closed last.
@@ -54,6 +67,7 @@ impl Survey {
             storage: storage.clone(),
             directory: directory.to_owned(),
             epoch: 0,
+            is_epoch_guessed: true,
             topics: Vec::new(),
             log_starts: BTreeMap::new(),
             recovery_points: BTreeMap::new(),
@@ -85,11 +99,16 @@ impl Survey {
             } else if name.deleted_mark.is_none() {
                 let count = partitions.entry(name.topic.to_owned()).or_default();
                 *count = (*count).max(name.partition.saturating_add(1));
+                let told = survey.told_epoch(&survey.home(name.topic, name.partition));
+                survey.epoch = survey.epoch.max(told);
             }
         }
         match catalogue {
             Some(catalogue) => survey.take_catalogue(catalogue),
-            None => survey.guess_topics(partitions),
+            None => {
+                survey.epoch += EPOCHS_SKIPPED;
+                survey.guess_topics(partitions);
+            }
         }
         survey.log_starts = survey.read_offsets(LOG_START_OFFSETS, true);
         // Nothing but damage to it is of interest: what was compacted, batches tell.
@@ -159,11 +178,21 @@ impl Survey {
     }
 
     fn take_catalogue(&mut self, catalogue: Catalogue) {
-        self.epoch = catalogue.epoch;
+        (self.epoch, self.is_epoch_guessed) = (catalogue.epoch, false);
         let live = catalogue.topics.into_iter().filter(|(_, entry)| entry.state == State::Live);
         self.topics = live
             .map(|(name, entry)| TopicSurvey { name, id: Some(entry.id), options: entry.options })
             .collect();
+    }
+
+    /// The epoch of the last writer that a partition's checkpoint and watermark tell of; 0 if they tell of none.
+    fn told_epoch(&self, home: &Home) -> i32 {
+        let path = home.directory.join(LEADER_EPOCHS);
+        let text = disk::read(&*self.storage, &path).ok().flatten();
+        let epochs = text.and_then(|text| decode_epochs(&text).ok()).unwrap_or_default();
+        let newest = WatermarkSurvey::read(home).ok().flatten().and_then(|survey| survey.newest);
+        let told = epochs.iter().map(|start| start.epoch).chain(newest.map(|one| one.epoch));
+        told.filter_map(plausible_epoch).max().unwrap_or(0)
     }
 
     /// The topics as their directories tell of them.

@@ -225,7 +225,8 @@ impl<'a> Walk<'a> {
         Piece::Batch(SoundBatch { position: at, header, trouble, decoded })
     }
 
-    /// The offset of a batch that ends at a byte: the one it says, unless its neighbours know better.
+    /// The offset of a batch that ends at a byte: the one it says, unless its neighbours know better. None if they agree that
+    /// it lies in front of this place: then these bytes are from elsewhere, as in a copy of another segment.
     fn offset_of(&mut self, header: &BatchHeader, end: u64) -> Option<i64> {
         let (found, count) = (header.base_offset, i64::from(header.last_offset_delta) + 1);
         if self.joined && found == self.next {
@@ -243,6 +244,10 @@ impl<'a> Walk<'a> {
         let mut claims: Vec<i64> = self.joined.then_some(next).into_iter().collect();
         claims.push(found);
         claims.extend(witnesses.iter().map(|(offset, before)| offset - count - before));
+        let votes = |claim: &i64| claims.iter().filter(|other| *other == claim).count();
+        if claims.iter().any(|claim| *claim < next && votes(claim) > votes(&next).max(1)) {
+            return None;
+        }
         claims.retain(|claim| fits(*claim) || (self.joined && *claim == next));
         let votes = |claim: &i64| claims.iter().filter(|other| *other == claim).count();
         // The last of several is taken by `max_by_key`, hence the order.

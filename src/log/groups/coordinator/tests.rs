@@ -82,10 +82,22 @@ fn whoever_joins_with_the_name_of_a_member_takes_its_place() {
     let check = |group: &mut Coordinator, member, generation| {
         group.check_commit(0, member, generation, partition.into_iter())
     };
-    assert_eq!(check(&mut group, "a", 2), Err(Fencing::UnknownMember));
+    let replaced = Fencing::Replaced { instance: "one".to_owned() };
+    assert_eq!(check(&mut group, "a", 2), Err(replaced.clone()));
     let since = after.generation;
     assert!(matches!(check(&mut group, "c", since - 1), Err(Fencing::WrongGeneration { .. })));
     assert_eq!(check(&mut group, "c", since), Ok(()));
+    // A heartbeat of before, and the joining, which was sent again as its answer was lost.
+    for generation in [2, 0] {
+        let late = group.heartbeat(0, &named("a", generation, 4), topic(4));
+        assert_eq!(late, Err(replaced.clone()));
+    }
+    // Of one that the coordinator has never seen its name tells.
+    assert_eq!(group.heartbeat(0, &named("x", 1, 1), topic(4)), Err(replaced));
+    assert_eq!(group.generation(), since, "nothing has changed by that");
+    assert!(group.leave(0, "c"));
+    let vacant = group.heartbeat(0, &named("a", 2, 5), topic(4));
+    assert_eq!(vacant, Err(Fencing::UnknownMember), "there is a place for it again");
 }
 
 #[test]

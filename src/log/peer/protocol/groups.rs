@@ -226,6 +226,10 @@ impl Wire for Fencing {
                 out.push(2);
                 partition.put(out);
             }
+            Self::Replaced { instance } => {
+                out.push(3);
+                instance.put(out);
+            }
         }
     }
 
@@ -238,6 +242,7 @@ impl Wire for Fencing {
                 current: i32::take(input)?,
             }),
             2 => TopicPartition::take(input).map(|partition| Self::NotOwner { partition }),
+            3 => String::take(input).map(|instance| Self::Replaced { instance }),
             found => Err(Malformed::Value { found: found.into() }),
         }
     }

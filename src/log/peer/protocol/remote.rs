@@ -88,6 +88,8 @@ codes! {
     22 Conflict,
     /// The member is not, or no longer, in the group. It has to join again, and owns nothing.
     23 UnknownMember,
+    /// Another member has joined with the member's instance name, and has its place.
+    28 MemberReplaced,
     /// The topic is compacted, and a record has no key.
     24 KeyMissing,
     /// The member owns the partition now, but the request is from a generation before it got it: `fencing` says which.
@@ -202,6 +204,7 @@ fn classify(error: &LogError) -> (RemoteCode, Option<&Place>) {
         LogError::Corrupt { place, .. } => (RemoteCode::Corrupt, Some(place)),
         LogError::MemberFenced { why, .. } => match why {
             Fencing::UnknownMember => (RemoteCode::UnknownMember, None),
+            Fencing::Replaced { .. } => (RemoteCode::MemberReplaced, None),
             Fencing::WrongGeneration { .. } => (RemoteCode::WrongGeneration, None),
             Fencing::NotOwner { .. } => (RemoteCode::NotOwner, None),
         },

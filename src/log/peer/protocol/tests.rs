@@ -119,6 +119,7 @@ fn fencing() -> impl Strategy<Value = MemberFencing> {
             Fencing::WrongGeneration { partition, since, current }
         }),
         partition.prop_map(|partition| Fencing::NotOwner { partition }),
+        any::<String>().prop_map(|instance| Fencing::Replaced { instance }),
     ];
     (any::<(String, String, i32)>(), why).prop_map(|((group, member, generation), why)| {
         MemberFencing { group, member, generation, why }

@@ -1,7 +1,7 @@
 //! What the server knows of its clients: requests in flight, and answers that wait to be sent. A client of which there
 //! is nothing is forgotten.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -26,10 +26,12 @@ pub(super) struct Client {
     /// Numbers of requests that are not answered.
     pub(super) active: HashSet<u64>,
     pub(super) deferred: VecDeque<Deferred>,
+    /// Tasks that could go on, but whose answers have to wait until it has read others.
+    pub(super) held: BTreeSet<u64>,
     answers: VecDeque<Message>,
     answer_bytes: usize,
-    /// The answer for which there was no room, and the task that waits for it.
-    sending: Option<(SendFuture<Router>, u64)>,
+    /// The answer for which there was no room, its bytes, and the task that waits for it.
+    sending: Option<(SendFuture<Router>, usize, u64)>,
 }
 
 /// How the sending of answers went.
@@ -47,6 +49,7 @@ impl Client {
             routing_id,
             active: HashSet::new(),
             deferred: VecDeque::new(),
+            held: BTreeSet::new(),
             answers: VecDeque::new(),
             answer_bytes: 0,
             sending: None,
@@ -70,7 +73,7 @@ impl Client {
 
     /// The task that waits for room, if one does.
     pub(super) fn sending_task(&self) -> Option<u64> {
-        self.sending.as_ref().map(|(_, task)| *task)
+        self.sending.as_ref().map(|(_, _, task)| *task)
     }
 
     /// Queues an answer.
@@ -82,11 +85,14 @@ impl Client {
     /// Sends what there is room for. `task` is the number by which it waits for more room, if it must.
     pub(super) fn send(&mut self, socket: &Socket<Router>, alarm: &Arc<Alarm>, task: u64) -> Sent {
         loop {
-            if let Some((future, task)) = &mut self.sending {
+            if let Some((future, bytes, task)) = &mut self.sending {
                 let waker = alarm.waker(*task);
                 match Pin::new(future).poll_sending(&mut Context::from_waker(&waker)) {
                     Poll::Pending => return Sent::Going,
-                    Poll::Ready(Ok(())) => self.sending = None,
+                    Poll::Ready(Ok(())) => {
+                        self.answer_bytes = self.answer_bytes.saturating_sub(*bytes);
+                        self.sending = None;
+                    }
                     Poll::Ready(Err(_)) => return Sent::Gone,
                 }
                 continue;
@@ -100,7 +106,7 @@ impl Client {
                 Ok(()) => self.answer_bytes = self.answer_bytes.saturating_sub(bytes),
                 Err(SendError::Full(answer)) => {
                     let future = socket.send_to_async(self.routing_id.clone(), answer);
-                    self.sending = Some((future, task));
+                    self.sending = Some((future, bytes, task));
                 }
                 Err(_) => return Sent::Gone,
             }

@@ -1,4 +1,6 @@
-//! The thread of a server: takes requests, starts their work, goes on with what is woken, sends answers.
+//! The thread of a server: takes requests, starts their work, goes on with what is woken, sends answers ([`answers`]).
+
+mod answers;
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::blocking::Blocking;
-use super::clients::{Client, Clients, Deferred, Sent};
+use super::clients::{Client, Clients, Deferred};
 use super::work::{FetchWork, Work, fingerprint, last_epoch, refused};
 use super::{CONTROL, Control, LogServerOptions};
 use crate::error::SetupError;
@@ -30,7 +32,6 @@ use crate::message::Message;
 use crate::pattern::{Router, RoutingId};
 use crate::peer::PeerId;
 use crate::socket::{RecvFromFuture, Socket};
-use crate::sync::lock;
 use crate::transport::now;
 
 /// The task that receives.
@@ -70,6 +71,8 @@ pub(super) struct Service {
     next_task: u64,
     /// Requests whose clients have read enough for them to be looked at.
     resumed: Vec<(PeerId, Deferred)>,
+    /// Clients that have read enough for tasks of theirs that are held.
+    roomy: BTreeSet<PeerId>,
 }
 
 impl Service {
@@ -95,6 +98,7 @@ impl Service {
             deadlines: BTreeSet::new(),
             next_task: CONTROL + 1,
             resumed: Vec::new(),
+            roomy: BTreeSet::new(),
         })
     }
 
@@ -110,6 +114,9 @@ impl Service {
                 }
             }
             self.expire();
+            while let Some(peer) = self.roomy.pop_first() {
+                self.release(peer);
+            }
             while let Some((peer, (correlation, request, body))) = self.resumed.pop() {
                 self.begin(peer, correlation, request, body);
             }
@@ -117,7 +124,7 @@ impl Service {
             let Some(more) = self.receive() else { return };
             self.publish_counts();
             let next = self.deadlines.first().map(|(deadline, _)| *deadline);
-            let at_once = more || !self.resumed.is_empty();
+            let at_once = more || !self.resumed.is_empty() || !self.roomy.is_empty();
             woken = self.alarm.wait(if at_once { Some(now()) } else { next });
         }
     }
@@ -200,6 +207,13 @@ impl Service {
     fn go_on(&mut self, task: u64, over: bool) {
         match self.tasks.get_mut(&task) {
             Some(Task::Request { peer, correlation, deadline, work }) => {
+                if work.is_bulky()
+                    && let Some(client) = self.clients.get_mut(peer)
+                    && client.answer_bytes() > self.options.limits.answer_bytes_max
+                {
+                    client.held.insert(task);
+                    return;
+                }
                 let Poll::Ready(outcome) = work.poll(&self.alarm.waker(task), over) else {
                     self.deadlines.extend(work.look_again_at().map(|again| (again, task)));
                     return;
@@ -231,69 +245,6 @@ impl Service {
             };
             self.go_on(task, over);
         }
-    }
-
-    fn finish(&mut self, peer: PeerId, correlation: u64, outcome: &Outcome) {
-        let Some(client) = self.clients.get_mut(&peer) else { return };
-        client.active.remove(&correlation);
-        self.answer(peer, correlation, outcome);
-    }
-
-    fn answer(&mut self, peer: PeerId, correlation: u64, outcome: &Outcome) {
-        if outcome.is_err() {
-            self.control.refused.fetch_add(1, Ordering::Relaxed);
-        }
-        if let Some(client) = self.clients.get_mut(&peer) {
-            client.push(protocol::encode_answer(correlation, outcome));
-            self.send(peer);
-        }
-    }
-
-    /// Sends what a client has room for, and looks at its further requests when it has read enough.
-    fn send(&mut self, peer: PeerId) {
-        let Some(client) = self.clients.get_mut(&peer) else { return };
-        let (before, task) = (client.sending_task(), self.next_task);
-        if client.send(&self.socket, &self.alarm, task) == Sent::Gone {
-            return self.forget(peer);
-        }
-        let after = client.sending_task();
-        if before != after {
-            before.map(|task| self.tasks.remove(&task));
-            if after == Some(task) {
-                self.next_task += 1;
-                self.tasks.insert(task, Task::Send(peer));
-            }
-        }
-        if client.answer_bytes() <= self.options.limits.answer_bytes_max {
-            // One at a time: its answer comes this way again.
-            self.resumed.extend(client.deferred.pop_front().map(|deferred| (peer, deferred)));
-            self.forget_if_idle(peer);
-        }
-    }
-
-    fn forget_if_idle(&mut self, peer: PeerId) {
-        if self.clients.get(&peer).is_some_and(Client::is_idle) {
-            self.clients.remove(&peer);
-        }
-    }
-
-    /// Drops all that was in flight for a client that is gone.
-    fn forget(&mut self, peer: PeerId) {
-        self.clients.remove(&peer);
-        let deadlines = &mut self.deadlines;
-        self.tasks.retain(|number, task| match task {
-            Task::Request { peer: other, deadline, .. } if *other == peer => {
-                deadlines.remove(&(*deadline, *number));
-                false
-            }
-            Task::Send(other) => *other != peer,
-            Task::Request { .. } => true,
-        });
-    }
-
-    fn forget_gone(&mut self) {
-        let gone = std::mem::take(&mut *lock(&self.control.gone));
-        gone.into_iter().for_each(|peer| self.forget(peer));
     }
 }
 

@@ -73,6 +73,11 @@ impl Work {
         }
     }
 
+    /// Whether its answer may be so large that it has to wait for a client that does not read. Nobody else waits for it.
+    pub(super) fn is_bulky(&self) -> bool {
+        matches!(self, Self::Fetch(_))
+    }
+
     /// When it wants to be polled though nothing wakes it.
     pub(super) fn look_again_at(&self) -> Option<Instant> {
         match self {
@@ -90,8 +95,28 @@ pub(super) struct FetchWork {
     watch: Watch,
     incarnation: i32,
     bytes_max: usize,
-    /// No look before there is something from here on.
-    look_at: i64,
+    /// What there is for it, as far as it has looked.
+    seen: Seen,
+}
+
+/// What a fetch has found so far. It is not kept, only counted: many may wait for long.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    /// No further look before there is something from here on.
+    end: i64,
+    /// Behind the last batch.
+    next_offset: i64,
+    batches: usize,
+    bytes: usize,
+    /// No more goes into one answer.
+    is_full: bool,
+}
+
+impl Seen {
+    /// Nothing yet, from this offset on.
+    fn nothing(offset: i64) -> Self {
+        Self { end: i64::MIN, next_offset: offset, batches: 0, bytes: 0, is_full: false }
+    }
 }
 
 impl FetchWork {
@@ -114,25 +139,25 @@ impl FetchWork {
         let level = if request.durable_only { Level::Durable } else { Level::Written };
         let bytes_max = bytes_max.min(request.bytes_max as usize);
         let incarnation = partition.shared.epoch;
-        let look_at = i64::MIN;
+        let seen = Seen::nothing(request.offset);
         let watch = Watch::new(partition, level);
-        Ok(Self { request, topic_id, watch, incarnation, bytes_max, look_at })
+        Ok(Self { request, topic_id, watch, incarnation, bytes_max, seen })
     }
 
     fn poll(&mut self, waker: &Waker, over: bool) -> Poll<Outcome> {
         let mut registered = false;
         loop {
-            if over || self.watch.end() > self.look_at || self.is_hopeless() {
-                match self.fetch() {
-                    Ok((reply, bytes)) => {
-                        let enough = bytes >= (self.request.bytes_min as usize).min(self.bytes_max);
-                        if over || enough || self.is_hopeless() {
-                            return Poll::Ready(Ok(reply));
-                        }
-                    }
+            if over || self.is_hopeless() {
+                return Poll::Ready(self.fetch());
+            }
+            // Asked for first: what comes during the look needs another one.
+            let end = self.watch.end();
+            if end > self.seen.end {
+                match self.look() {
+                    Ok(None) => self.seen.end = end,
+                    Ok(Some(reply)) => return Poll::Ready(Ok(reply)),
                     Err(error) => return Poll::Ready(Err(error)),
                 }
-                self.look_at = self.watch.end();
             }
             if registered {
                 return Poll::Pending;
@@ -148,11 +173,28 @@ impl FetchWork {
         partition.home.writable && partition.check().is_err()
     }
 
-    /// Reads what is there now; also says how many bytes of batches that is.
-    fn fetch(&self) -> Result<(Reply, usize), RemoteError> {
+    /// Counts what has come since the last look; the answer, if that is enough.
+    fn look(&mut self) -> Result<Option<Reply>, RemoteError> {
+        let is_first = self.seen.batches == 0;
+        let (body, seen) = self.gather(self.seen)?;
+        self.seen = seen;
+        if !seen.is_full && seen.bytes < (self.request.bytes_min as usize).min(self.bytes_max) {
+            return Ok(None);
+        }
+        if is_first { Ok(Some(self.reply(body, seen))) } else { self.fetch().map(Some) }
+    }
+
+    /// Reads what is there now.
+    fn fetch(&self) -> Result<Reply, RemoteError> {
+        let (body, seen) = self.gather(Seen::nothing(self.request.offset))?;
+        Ok(self.reply(body, seen))
+    }
+
+    /// Reads on behind what was seen, as far as it goes into the same answer.
+    fn gather(&self, mut seen: Seen) -> Result<(Vec<Bytes>, Seen), RemoteError> {
         let (request, partition) = (&self.request, self.watch.partition());
         self.check_epoch(partition)?;
-        let position = Position::Offset(request.offset);
+        let position = Position::Offset(seen.next_offset);
         let reader = Reader::new(partition.clone(), position);
         let reader = reader.map_err(|error| RemoteError::from(&error))?;
         let mut reader = reader.chunk_bytes(self.bytes_max.clamp(1, CHUNK_BYTES_MAX));
@@ -160,33 +202,47 @@ impl FetchWork {
             reader = reader.durable_only();
         }
         let mut body: Vec<Bytes> = Vec::new();
-        let (mut bytes, mut next_offset) = (0, request.offset);
-        while body.len() < BATCHES_MAX && (body.is_empty() || bytes < self.bytes_max) {
+        loop {
+            let goes_on = seen.batches < BATCHES_MAX && seen.bytes < self.bytes_max;
+            if seen.batches > 0 && !goes_on {
+                seen.is_full = true;
+                break;
+            }
             let batch = match reader.next_batch() {
                 Ok(Some(batch)) => batch,
                 Ok(None) => break,
                 // What was read before it is sound; the next fetch meets the error again.
-                Err(_) if !body.is_empty() => break,
+                Err(_) if seen.batches > 0 => {
+                    seen.is_full = true;
+                    break;
+                }
                 Err(error) => return Err(RemoteError::from(&error)),
             };
-            let batch_bytes = batch.batch().bytes().len();
-            if !body.is_empty() && bytes + batch_bytes > self.bytes_max {
+            let bytes = batch.batch().bytes().len();
+            if seen.batches > 0 && seen.bytes + bytes > self.bytes_max {
+                seen.is_full = true;
                 break;
             }
-            bytes += batch_bytes;
-            next_offset = batch.next_offset();
+            seen.batches += 1;
+            seen.bytes += bytes;
+            seen.next_offset = batch.next_offset();
             body.push(batch.batch().bytes().clone());
         }
+        Ok((body, seen))
+    }
+
+    fn reply(&self, body: Vec<Bytes>, seen: Seen) -> Reply {
+        let partition = self.watch.partition();
         let answer = Fetched {
             earliest: partition.log_start(),
             end: partition.written_end(),
             durable_end: partition.durable_end(),
             incarnation: self.incarnation,
-            next_offset,
+            next_offset: seen.next_offset,
             last_epoch: last_epoch(partition),
             topic_id: self.topic_id,
         };
-        Ok((Reply { answer: answer.into(), body }, bytes))
+        Reply { answer: answer.into(), body }
     }
 
     /// Refuses a reader whose last record is not in this log any more.
@@ -223,6 +279,10 @@ pub(super) fn last_epoch(partition: &Partition) -> i32 {
 
 /// The offset after the last record of this or an earlier writer.
 fn epoch_end(partition: &Partition, epoch: i32) -> i64 {
+    // There is no later writer than the one of this opening.
+    if partition.shared.epoch >= 0 && epoch >= partition.shared.epoch {
+        return partition.written_end();
+    }
     let writer = lock(&partition.writer);
     let next = writer.epochs.iter().find(|entry| entry.epoch > epoch).map(|next| next.start_offset);
     let end = next.unwrap_or_else(|| partition.written_end());

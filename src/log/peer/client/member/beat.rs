@@ -59,6 +59,8 @@ struct State {
     /// By which it is woken, while it waits.
     waker: Option<Waker>,
     left: bool,
+    /// Another member has its place, for good.
+    replaced: Option<PeerError>,
 }
 
 /// What heartbeats have learnt.
@@ -94,6 +96,7 @@ impl Beat {
             looked_at: now(),
             waker: None,
             left: false,
+            replaced: None,
         });
         Arc::new(Self { group: group.to_owned(), options, state })
     }
@@ -106,6 +109,9 @@ impl Beat {
     pub(super) fn look(self: &Arc<Self>, core: &Core, waker: &Waker) -> News {
         let mut state = self.state();
         state.looked_at = now();
+        if let Some(error) = &state.replaced {
+            return News { lost: true, reply: None, failed: Some(error.clone()) };
+        }
         if state.due.is_none() && !state.beating {
             self.send(core, &mut state);
         }
@@ -151,7 +157,7 @@ impl Beat {
 
     /// Sends the next heartbeat, now or behind the one that is under way.
     fn send(self: &Arc<Self>, core: &Core, state: &mut State) {
-        if state.left {
+        if state.left || state.replaced.is_some() {
             return;
         }
         if std::mem::replace(&mut state.beating, true) {
@@ -183,7 +189,7 @@ impl Beat {
 
     /// Asks to be told of changes.
     fn send_await(self: &Arc<Self>, core: &Core, state: &mut State) {
-        if state.awaiting.is_some() || state.left {
+        if state.awaiting.is_some() || state.left || state.replaced.is_some() {
             return;
         }
         let wait_ms = state.interval.as_millis().saturating_mul(2);
@@ -217,6 +223,11 @@ impl Beat {
                 state.held.clear();
                 state.news = News { lost: true, ..News::default() };
                 state.again = true;
+            }
+            Err(error) if error.code() == Some(RemoteCode::MemberReplaced) => {
+                (state.due, state.again) = (None, false);
+                state.held.clear();
+                state.replaced = Some(error);
             }
             Err(error) => {
                 let closed = matches!(error, PeerError::Closed { .. });

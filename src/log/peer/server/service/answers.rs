@@ -1,0 +1,93 @@
+//! The answers of a server: sent as far as their clients read them, and held back beyond that.
+
+use std::sync::atomic::Ordering;
+
+use super::{Service, Task};
+use crate::log::peer::protocol::{self, Outcome};
+use crate::log::peer::server::clients::{Client, Sent};
+use crate::peer::PeerId;
+use crate::sync::lock;
+use crate::transport::now;
+
+impl Service {
+    pub(super) fn finish(&mut self, peer: PeerId, correlation: u64, outcome: &Outcome) {
+        let Some(client) = self.clients.get_mut(&peer) else { return };
+        client.active.remove(&correlation);
+        self.answer(peer, correlation, outcome);
+    }
+
+    pub(super) fn answer(&mut self, peer: PeerId, correlation: u64, outcome: &Outcome) {
+        if outcome.is_err() {
+            self.control.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(client) = self.clients.get_mut(&peer) {
+            client.push(protocol::encode_answer(correlation, outcome));
+            self.send(peer);
+        }
+    }
+
+    /// Sends what a client has room for, and looks at its further requests when it has read enough.
+    pub(super) fn send(&mut self, peer: PeerId) {
+        let Some(client) = self.clients.get_mut(&peer) else { return };
+        let (before, task) = (client.sending_task(), self.next_task);
+        if client.send(&self.socket, &self.alarm, task) == Sent::Gone {
+            return self.forget(peer);
+        }
+        let after = client.sending_task();
+        if before != after {
+            before.map(|task| self.tasks.remove(&task));
+            if after == Some(task) {
+                self.next_task += 1;
+                self.tasks.insert(task, Task::Send(peer));
+            }
+        }
+        if client.answer_bytes() <= self.options.limits.answer_bytes_max {
+            if !client.held.is_empty() {
+                self.roomy.insert(peer);
+            }
+            // One at a time: its answer comes this way again.
+            self.resumed.extend(client.deferred.pop_front().map(|deferred| (peer, deferred)));
+            self.forget_if_idle(peer);
+        }
+    }
+
+    /// Goes on with what was held of a client, as far as it has read enough by now.
+    pub(super) fn release(&mut self, peer: PeerId) {
+        let bytes_max = self.options.limits.answer_bytes_max;
+        while let Some(client) = self.clients.get_mut(&peer)
+            && client.answer_bytes() <= bytes_max
+            && let Some(task) = client.held.pop_first()
+        {
+            let over = match self.tasks.get(&task) {
+                Some(Task::Request { deadline, .. }) => *deadline <= now(),
+                _ => false,
+            };
+            self.go_on(task, over);
+        }
+    }
+
+    pub(super) fn forget_if_idle(&mut self, peer: PeerId) {
+        if self.clients.get(&peer).is_some_and(Client::is_idle) {
+            self.clients.remove(&peer);
+        }
+    }
+
+    /// Drops all that was in flight for a client that is gone.
+    fn forget(&mut self, peer: PeerId) {
+        self.clients.remove(&peer);
+        let deadlines = &mut self.deadlines;
+        self.tasks.retain(|number, task| match task {
+            Task::Request { peer: other, deadline, .. } if *other == peer => {
+                deadlines.remove(&(*deadline, *number));
+                false
+            }
+            Task::Send(other) => *other != peer,
+            Task::Request { .. } => true,
+        });
+    }
+
+    pub(super) fn forget_gone(&mut self) {
+        let gone = std::mem::take(&mut *lock(&self.control.gone));
+        gone.into_iter().for_each(|peer| self.forget(peer));
+    }
+}

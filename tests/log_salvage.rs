@@ -1,0 +1,143 @@
+//! What a salvaged log must not be mistaken for: the old one, or what others have.
+
+#![cfg(feature = "log")]
+#![allow(clippy::unwrap_used, reason = "a failed expectation fails the test")]
+
+#[path = "log/support.rs"]
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use peermq::Context;
+use peermq::log::format::batch::Producer;
+use peermq::log::format::{BatchBuilder, BatchOptions};
+use peermq::log::inspect::{Inspector, SalvageReport};
+use peermq::log::storage::{MemoryStorage, OpenMode, Storage};
+use peermq::log::{Level, Log, LogClient, LogError, LogServer, Position};
+use support::{DIRECTORY, files, open, small};
+
+const OUT: &str = "/saved";
+
+fn open_saved(storage: &MemoryStorage) -> Log {
+    Log::options().storage(Arc::new(storage.clone())).linger(None).open(OUT).unwrap()
+}
+
+fn salvage(storage: &MemoryStorage) -> SalvageReport {
+    Inspector::new().storage(Arc::new(storage.clone())).salvage(DIRECTORY, OUT).unwrap()
+}
+
+/// An id for a producer, as a server of this log gives it to a client.
+fn producer_id(log: &Log) -> i64 {
+    let context = Context::new();
+    let server = LogServer::bind(&context, log, "tcp://127.0.0.1:0").unwrap();
+    let client = LogClient::connect(&context, server.endpoint()).unwrap();
+    client.new_producer().unwrap()
+}
+
+fn append(log: &Log, id: i64, value: &str) -> i64 {
+    let producer = Producer { id, epoch: 0, base_sequence: 0 };
+    let mut batch = BatchBuilder::new(BatchOptions { producer, ..BatchOptions::default() });
+    batch.append(1000, None, Some(value.as_bytes()), []).unwrap();
+    let topic = log.topic("t").unwrap();
+    let ticket = topic.append_batch(0, Level::Durable, &batch.finish().unwrap()).unwrap();
+    ticket.wait().unwrap()
+}
+
+/// A log that was opened several times, with a record of a client in each; returns the ids of their producers.
+fn with_clients(storage: &MemoryStorage) -> Vec<i64> {
+    let log = open(storage);
+    log.create_topic("t", small()).unwrap();
+    log.close().unwrap();
+    let ids = (0..5).map(|n| {
+        let log = open(storage);
+        let id = producer_id(&log);
+        append(&log, id, &format!("old {n}"));
+        log.close().unwrap();
+        id
+    });
+    ids.collect()
+}
+
+#[test]
+fn no_producer_of_a_salvaged_log_gets_an_id_that_the_old_log_has_records_of() {
+    // Without the catalogue the files of partitions tell which openings there were; and without those the batches do.
+    let lost: [&[&str]; 2] = [
+        &["topics.catalogue"],
+        &["topics.catalogue", "t-0/leader-epoch-checkpoint", "t-0/durable-watermark"],
+    ];
+    for lost in lost {
+        let storage = MemoryStorage::new();
+        let old = with_clients(&storage);
+        for name in lost {
+            storage.remove_file(&Path::new(DIRECTORY).join(name)).unwrap();
+        }
+        assert_eq!(salvage(&storage).records, 5);
+        if lost.len() == 1 {
+            let path = Path::new(OUT).join("t-0/leader-epoch-checkpoint");
+            let file = storage.open(&path, OpenMode::Read).unwrap();
+            let mut text = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+            file.read_at(&mut text, 0).unwrap();
+            let text = String::from_utf8(text).unwrap();
+            let writer: i64 =
+                text.lines().last().unwrap().split(' ').next().unwrap().parse().unwrap();
+            assert!(writer > 6, "readers of the old log see another writer: {text}");
+        }
+        for _ in 0..6 {
+            let log = open_saved(&storage);
+            let id = producer_id(&log);
+            let newest = old.iter().map(|id| id >> 32).max().unwrap();
+            assert!(id >> 32 > newest, "{lost:?}: {id:x} after {newest:x}");
+            log.close().unwrap();
+        }
+        let log = open_saved(&storage);
+        assert_eq!(append(&log, producer_id(&log), "new"), 5, "{lost:?}: it is a new record");
+    }
+}
+
+#[test]
+fn a_copy_of_a_segment_under_another_name_is_not_taken_in() {
+    let storage = MemoryStorage::new();
+    let log = open(&storage);
+    let topic = log.create_topic("t", small()).unwrap();
+    for n in 0..30 {
+        topic.append_to(0, Level::Durable, &n.to_string()).unwrap().wait().unwrap();
+    }
+    let old: Vec<_> = topic.read(0, Position::Earliest).unwrap().map(Result::unwrap).collect();
+    drop(topic);
+    log.close().unwrap();
+    let named = |base: i64| PathBuf::from(format!("{DIRECTORY}/t-0/{base:020}.log"));
+    let segment = files(&storage)[&named(0)].clone();
+    let copy = storage.open(&named(99_999), OpenMode::Create).unwrap();
+    copy.write_at(&segment, 0).unwrap();
+    let report = salvage(&storage);
+    assert_eq!((report.records, report.mended_batches), (30, 0), "{report:?}");
+    assert!(!report.is_complete(), "what should have been there is lost, for all that is known");
+    let saved = open_saved(&storage);
+    let saved = saved.topic("t").unwrap();
+    let found: Vec<_> = saved.read(0, Position::Earliest).unwrap().map(Result::unwrap).collect();
+    assert_eq!(found, old);
+}
+
+#[test]
+fn the_new_log_is_not_written_into_the_old_one_by_a_detour() {
+    let directory = std::env::temp_dir().join(format!("peermq-detour-{}", std::process::id()));
+    let old = directory.join("old");
+    Log::open(&old).unwrap().close().unwrap();
+    std::fs::create_dir_all(directory.join("other")).unwrap();
+    let mut detours = vec![directory.join("other/../old/new"), directory.join("no/../old/new")];
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(&old, directory.join("link")).unwrap();
+        detours.push(directory.join("link/new"));
+        detours.push(directory.join("link/../old/new"));
+    }
+    for detour in detours {
+        let refused = Inspector::new().salvage(&old, &detour).unwrap_err();
+        assert!(matches!(refused, LogError::Invalid { .. }), "{}: {refused}", detour.display());
+        assert!(!old.join("new").exists());
+    }
+    Inspector::new().salvage(&old, directory.join("old/../new")).unwrap();
+    assert!(directory.join("new/topics.catalogue").exists());
+    std::fs::remove_dir_all(&directory).unwrap();
+}
