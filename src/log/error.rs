@@ -309,6 +309,9 @@ impl LogError {
         if let Some(topic) = super::gate::deleted_topic(&source) {
             return Self::TopicDeleted { topic: topic.to_owned() };
         }
+        if super::gate::is_closed(&source) {
+            return Self::Closed;
+        }
         let full = matches!(
             source.kind(),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge

@@ -221,6 +221,18 @@ impl Partition {
         self.gate.shut();
     }
 
+    /// Lets go of the files, which are another owner's when the log is closed: when this returns nothing is changed any
+    /// more. The log is poisoned already, so that nobody writes or syncs who has not begun to.
+    pub(super) fn let_go(&self) {
+        drop(lock(&self.writer));
+        drop(lock(&self.syncing));
+        self.gate.close();
+        // Whoever saves indexes has their files open, and holds this.
+        self.view().segments.iter().for_each(|segment| segment.wait_for_indexes());
+        self.wake_readers();
+        self.durables.wake_all();
+    }
+
     /// The segments now.
     pub(super) fn view(&self) -> Arc<View> {
         lock(&self.view).clone()

@@ -146,6 +146,11 @@ impl Segment {
         Ok(())
     }
 
+    /// Returns when nobody who had begun to is reading, building or saving the indexes any more.
+    pub(super) fn wait_for_indexes(&self) {
+        drop(lock(&self.indexes));
+    }
+
     /// When it was appended to.
     pub(super) fn times(&self) -> Times {
         let [first, last, horizon] = &self.times;
