@@ -64,8 +64,29 @@ pub(super) fn open(options: LogOptions, directory: &Path) -> Result<Log, LogErro
     open_topics(options, directory, catalogue, Some(guard), clean)
 }
 
-/// Opens a log for reading.
+/// Looks at a log that another process changes meanwhile are repeated, up to so many times.
+const LOOKS_MAX: usize = 10;
+
+/// Opens a log for reading. What looks damaged may be two states of it, seen half each: then all is looked at anew. Damage
+/// is found in the same place again.
 pub(super) fn open_read_only(options: LogOptions, directory: &Path) -> Result<Log, LogError> {
+    let mut found = String::new();
+    for _ in 1..LOOKS_MAX {
+        match look(options.clone(), directory) {
+            Err(error) if error.is_corruption() || recovery::is_missing(&error) => {
+                let before = std::mem::replace(&mut found, error.to_string());
+                if before == found {
+                    return Err(error);
+                }
+            }
+            opened => return opened,
+        }
+    }
+    look(options, directory)
+}
+
+/// Opens a log for reading, as far as it stays the same meanwhile.
+fn look(options: LogOptions, directory: &Path) -> Result<Log, LogError> {
     let storage = &*options.storage;
     if !recognise(storage, directory)? {
         let reason = "there is none".to_owned();
