@@ -4,6 +4,8 @@
 #![cfg(feature = "log")]
 #![allow(clippy::unwrap_used)]
 
+#[path = "log/counted.rs"]
+mod counted;
 #[path = "log/hooked.rs"]
 mod hooked;
 #[path = "log/support.rs"]
@@ -11,12 +13,13 @@ mod support;
 
 use std::sync::Arc;
 
+use counted::CountedStorage;
 use hooked::HookedStorage;
 use peermq::log::storage::{MemoryStorage, OpenMode, Operation, Storage};
 use peermq::log::{Level, Log, LogError, NewRecord, Position, Topic, TopicOptions};
-use support::{DIRECTORY, files, open, read_all};
+use support::{DIRECTORY, files, open, read_all, small};
 
-fn read_only(storage: &HookedStorage) -> Result<Log, LogError> {
+fn read_only(storage: &(impl Storage + Clone + 'static)) -> Result<Log, LogError> {
     Log::options().storage(Arc::new(storage.clone())).open_read_only(DIRECTORY)
 }
 
@@ -81,4 +84,72 @@ fn a_log_that_is_damaged_is_refused_when_it_is_opened_for_reading() {
     storage.open(path.as_ref(), OpenMode::Write).unwrap().set_len(10).unwrap();
     let error = read_only(&HookedStorage::new(storage)).unwrap_err();
     assert!(error.is_corruption(), "{error}");
+}
+
+/// Files of sealed segments that a log keeps open, by its documentation.
+const SEALED_MAX: usize = 64;
+
+/// One segment for each record, each durable.
+fn fill(topic: &Topic, count: usize) {
+    (0..count).for_each(|n| _ = topic.append(&format!("{n:090}")).unwrap().wait().unwrap());
+}
+
+fn a_record_a_segment() -> TopicOptions {
+    small().segment_bytes(100)
+}
+
+#[test]
+fn of_any_number_of_segments_few_are_open() {
+    // Of the active segment, the watermark, a reader, and what is read or replaced as a whole.
+    let allowed = SEALED_MAX + 6;
+    let storage = CountedStorage::new();
+    let log = open(&storage);
+    let topic = log.create_topic("t", a_record_a_segment()).unwrap();
+    fill(&topic, 200);
+    assert!(storage.peak() <= allowed);
+    for open_log in [&log, &read_only(&storage).unwrap()] {
+        assert_eq!(read_all(open_log, "t", 0).unwrap().len(), 200);
+        assert!(storage.peak() <= 2 * allowed, "both logs have some");
+        let topic = open_log.topic("t").unwrap();
+        for offset in (0..200).map(|n| n * 77 % 200) {
+            let mut reader = topic.read(0, Position::Offset(offset)).unwrap();
+            assert_eq!(reader.next().unwrap().unwrap().offset, offset);
+        }
+        assert_eq!(topic.read(0, Position::Time(i64::MAX)).unwrap().count(), 0);
+        assert!(storage.peak() <= 2 * allowed);
+    }
+    drop((topic, log));
+    assert_eq!(storage.open_files(), 0);
+}
+
+#[test]
+fn a_reader_has_its_segment_open_whatever_becomes_of_it() {
+    let log = open(&MemoryStorage::new());
+    let topic = log.create_topic("t", small()).unwrap();
+    fill(&topic, SEALED_MAX * 5);
+    let mut reader = topic.read(0, Position::Earliest).unwrap().chunk_bytes(1);
+    assert_eq!(reader.next().unwrap().unwrap().offset, 0);
+    // Others are read more, and then there is no segment of that name.
+    assert_eq!(topic.read(0, Position::Earliest).unwrap().count(), SEALED_MAX * 5);
+    log.delete_topic("t").unwrap();
+    assert_eq!(reader.next().unwrap().unwrap().offset, 1);
+}
+
+#[test]
+fn too_many_open_files_are_no_failure_of_the_medium() {
+    let storage = CountedStorage::new();
+    let log = open(&storage);
+    let topic = log.create_topic("t", a_record_a_segment()).unwrap();
+    fill(&topic, 10);
+    // There is room when what nobody uses is closed.
+    storage.limit(6);
+    fill(&topic, 40);
+    assert_eq!(read_all(&log, "t", 0).unwrap().len(), 50);
+    storage.limit(0);
+    let refused = topic.append(&format!("{:090}", 0)).unwrap().wait();
+    assert!(matches!(refused, Err(LogError::Storage { .. })), "{refused:?}");
+    storage.limit(usize::MAX);
+    fill(&topic, 1);
+    log.close().unwrap();
+    assert_eq!(read_all(&open(&storage), "t", 0).unwrap().len(), 51);
 }

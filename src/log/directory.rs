@@ -25,7 +25,7 @@ use super::options::LiveOptions;
 use super::partition::times::TimesFile;
 use super::partition::watermark::{Watermark, WatermarkFile};
 use super::partition::{Partition, Shared};
-use super::segment::{Home, Segment};
+use super::segment::{Home, OpenFiles, Segment};
 use super::storage::{EntryKind, LockError, LockGuard, Storage, this_process};
 use super::topic::TopicInner;
 use super::transaction::Transactions;
@@ -119,6 +119,7 @@ fn open_topics(
         maintenance: Maintenance::new(interval, options.compaction_bytes),
         producer_expiry_ms: expiry_ms,
         producer_snapshot_bytes: options.producer_snapshot_bytes,
+        files: Arc::new(OpenFiles::default()),
         partitions: Mutex::default(),
     });
     let mut topics = BTreeMap::new();
@@ -411,9 +412,10 @@ fn home(shared: &Shared, topic: &str, id: Id, partition: u32) -> (Arc<Home>, Arc
     let directory = shared.directory.join(format!("{topic}-{partition}"));
     let writable = shared.epoch >= 0;
     let sign = (!writable).then(|| Sign { path: directory.join(PARTITION_METADATA), id });
-    let gate = Arc::new(Gate::new(shared.storage.clone(), topic, sign));
+    let files = shared.files.clone();
+    let gate = Arc::new(Gate::new(shared.storage.clone(), topic, files.clone(), sign));
     let (storage, topic) = (gate.clone(), topic.to_owned());
-    (Arc::new(Home { storage, directory, topic, partition, writable }), gate)
+    (Arc::new(Home { storage, directory, topic, partition, writable, files }), gate)
 }
 
 pub(super) fn open_topic(

@@ -351,6 +351,12 @@ impl LogError {
         source.operation == Operation::SyncDir
     }
 
+    /// Whether a file could not be opened because so many are: nothing was done, and it may work later.
+    pub(super) fn is_out_of_files(&self) -> bool {
+        let Self::Storage { source, .. } = self else { return false };
+        source.operation == Operation::Open && super::segment::is_out_of_files(source)
+    }
+
     /// Whether stored bytes were found damaged.
     pub fn is_corruption(&self) -> bool {
         matches!(self, Self::Corrupt { .. })

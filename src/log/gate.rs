@@ -13,6 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::disk;
 use super::format::Id;
 use super::format::properties::PartitionMetadata;
+use super::segment::{OpenFiles, is_out_of_files};
 use super::storage::{
     Entry, LockError, LockGuard, Metadata, OpenMode, Operation, Storage, StorageError, StorageFile,
 };
@@ -66,13 +67,21 @@ pub(super) struct Gate {
     topic: String,
     /// Held for reading during each call, so that none is under way any more when the gate is shut.
     passage: RwLock<Passage>,
+    /// What may be closed when no more files can be opened.
+    files: Arc<OpenFiles>,
     /// For a log that is open for reading only: another process deletes its topics.
     sign: Option<Sign>,
 }
 
 impl Gate {
-    pub(super) fn new(storage: Arc<dyn Storage>, topic: &str, sign: Option<Sign>) -> Self {
-        Self { storage, topic: topic.to_owned(), passage: RwLock::new(Passage::Everybody), sign }
+    pub(super) fn new(
+        storage: Arc<dyn Storage>,
+        topic: &str,
+        files: Arc<OpenFiles>,
+        sign: Option<Sign>,
+    ) -> Self {
+        let passage = RwLock::new(Passage::Everybody);
+        Self { storage, topic: topic.to_owned(), passage, files, sign }
     }
 
     /// Lets nobody through any more, and waits for those who are on their way.
@@ -92,7 +101,7 @@ impl Gate {
         &self,
         operation: Operation,
         path: &Path,
-        call: impl FnOnce(&dyn Storage) -> Result<T, StorageError>,
+        call: impl Fn(&dyn Storage) -> Result<T, StorageError>,
     ) -> Result<T, StorageError> {
         let changes = !matches!(operation, Operation::Open | Operation::List | Operation::Metadata);
         self.pass(operation, path, |storage, passage| {
@@ -107,7 +116,7 @@ impl Gate {
         &self,
         operation: Operation,
         path: &Path,
-        call: impl FnOnce(&dyn Storage, Passage) -> Result<T, StorageError>,
+        call: impl Fn(&dyn Storage, Passage) -> Result<T, StorageError>,
     ) -> Result<T, StorageError> {
         let passage = self.passage.read().unwrap_or_else(PoisonError::into_inner);
         let deleted = || {
@@ -117,7 +126,12 @@ impl Gate {
         if *passage == Passage::Nobody {
             return Err(deleted());
         }
-        let done = call(&*self.storage, *passage);
+        let done = match call(&*self.storage, *passage) {
+            Err(error) if is_out_of_files(&error) && self.files.close_all() => {
+                call(&*self.storage, *passage)
+            }
+            done => done,
+        };
         // Afterwards: a directory that is the topic's now was it during the call too, for no id comes twice.
         match &self.sign {
             Some(sign) if !sign.is_there(&*self.storage)? => Err(deleted()),

@@ -237,6 +237,7 @@ impl Survey {
             topic: topic.to_owned(),
             partition,
             writable: false,
+            files: Arc::default(),
         }
     }
 

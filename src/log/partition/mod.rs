@@ -28,7 +28,7 @@ use super::format::FormatError;
 use super::gate::Gate;
 use super::maintenance::{Counters, Maintenance};
 use super::options::{Level, LiveOptions};
-use super::segment::{Home, Segment};
+use super::segment::{Home, OpenFiles, Segment};
 use super::storage::Storage;
 use crate::sync::{Mutex, MutexGuard, lock};
 pub(super) use waiters::Waiters;
@@ -53,6 +53,8 @@ pub(super) struct Shared {
     pub(super) producer_expiry_ms: i64,
     /// Bytes of batches in a partition after which producers are written down again.
     pub(super) producer_snapshot_bytes: u64,
+    /// The files of sealed segments that are open.
+    pub(super) files: Arc<OpenFiles>,
     /// All partitions of the log: a failure in one is the end of the others too, and who waits there is to know. Its
     /// lock is held for moments, and no other is taken under it.
     pub(super) partitions: Mutex<Vec<Weak<Partition>>>,
