@@ -12,12 +12,13 @@ mod hooked;
 mod support;
 
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 
 use counted::CountedStorage;
 use hooked::HookedStorage;
 use peermq::log::storage::{MemoryStorage, OpenMode, Operation, Storage};
 use peermq::log::{Level, Log, LogError, NewRecord, Position, Topic, TopicOptions};
-use support::{DIRECTORY, files, open, read_all, small};
+use support::{DIRECTORY, files, open, read_all, small, try_open};
 
 fn read_only(storage: &(impl Storage + Clone + 'static)) -> Result<Log, LogError> {
     Log::options().storage(Arc::new(storage.clone())).open_read_only(DIRECTORY)
@@ -152,4 +153,44 @@ fn too_many_open_files_are_no_failure_of_the_medium() {
     fill(&topic, 1);
     log.close().unwrap();
     assert_eq!(read_all(&open(&storage), "t", 0).unwrap().len(), 51);
+}
+
+#[test]
+fn a_log_that_is_made_while_another_process_looks_for_one_is_locked() {
+    let storage = MemoryStorage::new();
+    let hooked = HookedStorage::new(storage.clone());
+    let (made, wait_made) = channel();
+    hooked.before(Operation::List, DIRECTORY, move || made.send(open(&storage)).unwrap());
+    let refused = try_open(&hooked).map(|_| ());
+    assert!(hooked.is_done());
+    assert!(matches!(refused, Err(LogError::Locked { .. })), "{refused:?}");
+    wait_made.recv().unwrap().close().unwrap();
+}
+
+#[test]
+fn indexes_that_a_reader_builds_do_not_displace_what_the_writer_has_noted_meanwhile() {
+    const INDEX: &str = "/log/t-0/00000000000000000000.timeindex";
+    let storage = MemoryStorage::new();
+    let options = TopicOptions::default().index_interval_bytes(10).level(Level::Written);
+    let put = |topic: &Topic, time: i64| {
+        let record = NewRecord::new("x").timestamp_ms(time);
+        topic.append(record).unwrap().wait().unwrap();
+    };
+    let log = open(&storage);
+    let topic = log.create_topic("t", options).unwrap();
+    (0..50).for_each(|n| put(&topic, 1000 + n));
+    log.close().unwrap();
+    storage.remove_file(INDEX.as_ref()).unwrap();
+
+    let hooked = HookedStorage::new(storage);
+    let topic = open(&hooked).topic("t").unwrap();
+    let writer = topic.clone();
+    hooked.before(Operation::Read, "t-0/00000000000000000000.log", move || {
+        (0..10).for_each(|_| put(&writer, 5000));
+    });
+    assert_eq!(topic.read(0, Position::Offset(20)).unwrap().next().unwrap().unwrap().offset, 20);
+    assert!(hooked.is_done());
+    (0..50).for_each(|n| put(&topic, 3000 + n * 10));
+    let mut reader = topic.read(0, Position::Time(4500)).unwrap();
+    assert_eq!(reader.next().unwrap().unwrap().offset, 50, "the first that is so late");
 }

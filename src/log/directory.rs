@@ -167,31 +167,48 @@ fn not_a_log(path: &Path, reason: &dyn std::fmt::Display) -> LogError {
 
 /// Whether the directory is a log of ours; false if it is empty, so that it may become one.
 fn recognise(storage: &dyn Storage, directory: &Path) -> Result<bool, LogError> {
-    let path = directory.join(META_PROPERTIES);
-    if let Some(text) = disk::read(storage, &path)? {
-        let meta = MetaProperties::decode(&text).map_err(|error| not_a_log(&path, &error))?;
-        if meta.cluster_id != CLUSTER_ID {
-            let reason = format!("it belongs to the cluster {}", meta.cluster_id);
-            return Err(not_a_log(&path, &reason));
-        }
+    if is_marked(storage, directory)? {
         return Ok(true);
     }
+    match check_empty(storage, directory) {
+        Ok(()) => Ok(false),
+        // Another process may have made it one between the two looks.
+        Err(error) => {
+            if is_marked(storage, directory)? {
+                Ok(true)
+            } else {
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Whether the directory has what says that it is a log of ours.
+fn is_marked(storage: &dyn Storage, directory: &Path) -> Result<bool, LogError> {
+    let path = directory.join(META_PROPERTIES);
+    let Some(text) = disk::read(storage, &path)? else { return Ok(false) };
+    let meta = MetaProperties::decode(&text).map_err(|error| not_a_log(&path, &error))?;
+    if meta.cluster_id != CLUSTER_ID {
+        let reason = format!("it belongs to the cluster {}", meta.cluster_id);
+        return Err(not_a_log(&path, &reason));
+    }
+    Ok(true)
+}
+
+/// Refuses a directory that has something in it.
+fn check_empty(storage: &dyn Storage, directory: &Path) -> Result<(), LogError> {
     let entries = match storage.list(directory) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error.into()),
     };
     let foreign = entries.iter().find(|entry| {
         let name = entry.name.to_string_lossy();
         name != LOCK && !disk::is_temporary(&name)
     });
-    match foreign {
-        Some(entry) => {
-            let reason = format!("it has no {META_PROPERTIES}, but {}", entry.name.display());
-            Err(not_a_log(directory, &reason))
-        }
-        None => Ok(false),
-    }
+    let Some(entry) = foreign else { return Ok(()) };
+    let reason = format!("it has no {META_PROPERTIES}, but {}", entry.name.display());
+    Err(not_a_log(directory, &reason))
 }
 
 /// The catalogue of a directory that is ours.

@@ -9,6 +9,7 @@ use super::{Expected, Found, Home, Scanner, Segment};
 use crate::log::disk;
 use crate::log::error::LogError;
 use crate::log::format::BatchHeader;
+use crate::log::format::batch::HEADER_BYTES;
 use crate::log::format::index::{ENTRY_BYTES, IndexEntry, OffsetIndex, SegmentBounds};
 use crate::log::format::names::FileKind;
 use crate::log::format::time_index::{self, TimeIndex, TimeIndexEntry};
@@ -86,7 +87,9 @@ impl Indexes {
         bounds: SegmentBounds,
     ) -> Result<Option<Self>, StorageError> {
         let storage = &*home.storage;
-        let read = |kind| match disk::read(storage, &home.file(base_offset, kind)) {
+        let bytes_max = bytes_max(bounds);
+        let read = |kind| match disk::read_front(storage, &home.file(base_offset, kind), bytes_max)
+        {
             // Of a deleted topic they are gone; who has the segment open reads on.
             Err(error) if deleted_topic(&error).is_some() => Ok(None),
             read => read,
@@ -115,7 +118,8 @@ impl Indexes {
         bounds: SegmentBounds,
     ) -> Result<Self, StorageError> {
         let storage = &*home.storage;
-        let read = |kind| disk::read(storage, &home.file(base_offset, kind));
+        let bytes_max = bytes_max(bounds);
+        let read = |kind| disk::read_front(storage, &home.file(base_offset, kind), bytes_max);
         let offsets = read(FileKind::OffsetIndex)?.unwrap_or_default();
         let times = read(FileKind::TimeIndex)?.unwrap_or_default();
         let (offsets, times) = (OffsetIndex::new(&offsets), TimeIndex::new(&times));
@@ -172,6 +176,12 @@ impl Indexes {
         self.saved = (self.offsets.len(), self.times.len());
         Ok(())
     }
+}
+
+/// What the larger index of a segment has bytes for at most: an entry for each batch, and one more, by which a file that
+/// goes on is known.
+fn bytes_max(bounds: SegmentBounds) -> u64 {
+    (u64::from(bounds.bytes) / HEADER_BYTES as u64 + 2) * time_index::ENTRY_BYTES as u64
 }
 
 impl Segment {
