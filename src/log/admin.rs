@@ -266,9 +266,7 @@ impl LogInner {
         self.shared.poison.get_or_init(|| LogError::Closed);
         for topic in state.topics.values() {
             for partition in &topic.partitions {
-                drop(lock(&partition.writer));
-                partition.wake_readers();
-                partition.durables.wake_all();
+                partition.let_go();
             }
         }
         drop(guard);

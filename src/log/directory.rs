@@ -25,7 +25,7 @@ use super::options::LiveOptions;
 use super::partition::times::TimesFile;
 use super::partition::watermark::{Watermark, WatermarkFile};
 use super::partition::{Partition, Shared};
-use super::segment::{Home, Segment};
+use super::segment::{Home, OpenFiles, Segment};
 use super::storage::{EntryKind, LockError, LockGuard, Storage, this_process};
 use super::topic::TopicInner;
 use super::transaction::Transactions;
@@ -64,8 +64,29 @@ pub(super) fn open(options: LogOptions, directory: &Path) -> Result<Log, LogErro
     open_topics(options, directory, catalogue, Some(guard), clean)
 }
 
-/// Opens a log for reading.
+/// Looks at a log that another process changes meanwhile are repeated, up to so many times.
+const LOOKS_MAX: usize = 10;
+
+/// Opens a log for reading. What looks damaged may be two states of it, seen half each: then all is looked at anew. Damage
+/// is found in the same place again.
 pub(super) fn open_read_only(options: LogOptions, directory: &Path) -> Result<Log, LogError> {
+    let mut found = String::new();
+    for _ in 1..LOOKS_MAX {
+        match look(options.clone(), directory) {
+            Err(error) if error.is_corruption() || recovery::is_missing(&error) => {
+                let before = std::mem::replace(&mut found, error.to_string());
+                if before == found {
+                    return Err(error);
+                }
+            }
+            opened => return opened,
+        }
+    }
+    look(options, directory)
+}
+
+/// Opens a log for reading, as far as it stays the same meanwhile.
+fn look(options: LogOptions, directory: &Path) -> Result<Log, LogError> {
     let storage = &*options.storage;
     if !recognise(storage, directory)? {
         let reason = "there is none".to_owned();
@@ -98,6 +119,7 @@ fn open_topics(
         maintenance: Maintenance::new(interval, options.compaction_bytes),
         producer_expiry_ms: expiry_ms,
         producer_snapshot_bytes: options.producer_snapshot_bytes,
+        files: Arc::new(OpenFiles::default()),
         partitions: Mutex::default(),
     });
     let mut topics = BTreeMap::new();
@@ -145,31 +167,48 @@ fn not_a_log(path: &Path, reason: &dyn std::fmt::Display) -> LogError {
 
 /// Whether the directory is a log of ours; false if it is empty, so that it may become one.
 fn recognise(storage: &dyn Storage, directory: &Path) -> Result<bool, LogError> {
-    let path = directory.join(META_PROPERTIES);
-    if let Some(text) = disk::read(storage, &path)? {
-        let meta = MetaProperties::decode(&text).map_err(|error| not_a_log(&path, &error))?;
-        if meta.cluster_id != CLUSTER_ID {
-            let reason = format!("it belongs to the cluster {}", meta.cluster_id);
-            return Err(not_a_log(&path, &reason));
-        }
+    if is_marked(storage, directory)? {
         return Ok(true);
     }
+    match check_empty(storage, directory) {
+        Ok(()) => Ok(false),
+        // Another process may have made it one between the two looks.
+        Err(error) => {
+            if is_marked(storage, directory)? {
+                Ok(true)
+            } else {
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Whether the directory has what says that it is a log of ours.
+fn is_marked(storage: &dyn Storage, directory: &Path) -> Result<bool, LogError> {
+    let path = directory.join(META_PROPERTIES);
+    let Some(text) = disk::read(storage, &path)? else { return Ok(false) };
+    let meta = MetaProperties::decode(&text).map_err(|error| not_a_log(&path, &error))?;
+    if meta.cluster_id != CLUSTER_ID {
+        let reason = format!("it belongs to the cluster {}", meta.cluster_id);
+        return Err(not_a_log(&path, &reason));
+    }
+    Ok(true)
+}
+
+/// Refuses a directory that has something in it.
+fn check_empty(storage: &dyn Storage, directory: &Path) -> Result<(), LogError> {
     let entries = match storage.list(directory) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error.into()),
     };
     let foreign = entries.iter().find(|entry| {
         let name = entry.name.to_string_lossy();
         name != LOCK && !disk::is_temporary(&name)
     });
-    match foreign {
-        Some(entry) => {
-            let reason = format!("it has no {META_PROPERTIES}, but {}", entry.name.display());
-            Err(not_a_log(directory, &reason))
-        }
-        None => Ok(false),
-    }
+    let Some(entry) = foreign else { return Ok(()) };
+    let reason = format!("it has no {META_PROPERTIES}, but {}", entry.name.display());
+    Err(not_a_log(directory, &reason))
 }
 
 /// The catalogue of a directory that is ours.
@@ -390,9 +429,10 @@ fn home(shared: &Shared, topic: &str, id: Id, partition: u32) -> (Arc<Home>, Arc
     let directory = shared.directory.join(format!("{topic}-{partition}"));
     let writable = shared.epoch >= 0;
     let sign = (!writable).then(|| Sign { path: directory.join(PARTITION_METADATA), id });
-    let gate = Arc::new(Gate::new(shared.storage.clone(), topic, sign));
+    let files = shared.files.clone();
+    let gate = Arc::new(Gate::new(shared.storage.clone(), topic, files.clone(), sign));
     let (storage, topic) = (gate.clone(), topic.to_owned());
-    (Arc::new(Home { storage, directory, topic, partition, writable }), gate)
+    (Arc::new(Home { storage, directory, topic, partition, writable, files }), gate)
 }
 
 pub(super) fn open_topic(

@@ -33,12 +33,21 @@ pub(super) fn is_temporary(name: &str) -> bool {
 
 /// All bytes of a file; `None` if there is none.
 pub(super) fn read(storage: &dyn Storage, path: &Path) -> Result<Option<Vec<u8>>, StorageError> {
+    read_front(storage, path, SMALL_FILE_BYTES_MAX)
+}
+
+/// All bytes of a file, up to so many; `None` if there is none.
+pub(super) fn read_front(
+    storage: &dyn Storage,
+    path: &Path,
+    bytes_max: u64,
+) -> Result<Option<Vec<u8>>, StorageError> {
     let file = match storage.open(path, OpenMode::Read) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let len = file.len()?.min(SMALL_FILE_BYTES_MAX);
+    let len = file.len()?.min(bytes_max);
     let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
     let read = file.read_at(&mut bytes, 0)?;
     bytes.truncate(read);
@@ -50,5 +59,21 @@ pub(super) fn remove_if_there(storage: &dyn Storage, path: &Path) -> Result<(), 
     match storage.remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::storage::MemoryStorage;
+
+    #[test]
+    fn of_a_file_no_more_is_read_than_is_asked_for() {
+        let (storage, path) = (MemoryStorage::new(), Path::new("/file"));
+        assert_eq!(read_front(&storage, path, 4).unwrap(), None);
+        storage.open(path, OpenMode::Create).unwrap().write_at(b"abcdefgh", 0).unwrap();
+        assert_eq!(read_front(&storage, path, 4).unwrap().unwrap(), b"abcd");
+        assert_eq!(read_front(&storage, path, 9).unwrap().unwrap(), b"abcdefgh");
+        assert_eq!(read(&storage, path).unwrap().unwrap(), b"abcdefgh");
     }
 }

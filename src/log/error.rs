@@ -309,6 +309,9 @@ impl LogError {
         if let Some(topic) = super::gate::deleted_topic(&source) {
             return Self::TopicDeleted { topic: topic.to_owned() };
         }
+        if super::gate::is_closed(&source) {
+            return Self::Closed;
+        }
         let full = matches!(
             source.kind(),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
@@ -346,6 +349,12 @@ impl LogError {
     pub(super) fn is_uncertain(&self) -> bool {
         let (Self::Full { source, .. } | Self::Storage { source, .. }) = self else { return false };
         source.operation == Operation::SyncDir
+    }
+
+    /// Whether a file could not be opened because so many are: nothing was done, and it may work later.
+    pub(super) fn is_out_of_files(&self) -> bool {
+        let Self::Storage { source, .. } = self else { return false };
+        source.operation == Operation::Open && super::segment::is_out_of_files(source)
     }
 
     /// Whether stored bytes were found damaged.

@@ -3,6 +3,9 @@
 //! opens a segment late, a pass that rolls one, a writer that notes something - must not meet the new one's files.
 //!
 //! Files that are open already stay good: they are the old topic's, whatever has become of their names.
+//!
+//! When the log is closed the files are those of whoever opens it next. Nothing is changed through the gate from then on:
+//! readers that go on are guests.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,6 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::disk;
 use super::format::Id;
 use super::format::properties::PartitionMetadata;
+use super::segment::{OpenFiles, is_out_of_files};
 use super::storage::{
     Entry, LockError, LockGuard, Metadata, OpenMode, Operation, Storage, StorageError, StorageFile,
 };
@@ -27,6 +31,26 @@ pub(super) fn deleted_topic(error: &StorageError) -> Option<&str> {
     Some(&deleted.topic)
 }
 
+/// What a gate says of changes when the log behind it was closed.
+#[derive(Debug, thiserror::Error)]
+#[error("the log is closed")]
+struct Closed;
+
+/// Whether a storage refused something because the log was closed.
+pub(super) fn is_closed(error: &StorageError) -> bool {
+    error.source.get_ref().is_some_and(|source| source.is::<Closed>())
+}
+
+/// Who is let through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Passage {
+    Everybody,
+    /// The log was closed.
+    Readers,
+    /// The topic was deleted.
+    Nobody,
+}
+
 /// By what a directory is known as that of a topic, where nobody says that the topic was deleted.
 #[derive(Debug)]
 pub(super) struct Sign {
@@ -42,36 +66,72 @@ pub(super) struct Gate {
     storage: Arc<dyn Storage>,
     topic: String,
     /// Held for reading during each call, so that none is under way any more when the gate is shut.
-    shut: RwLock<bool>,
+    passage: RwLock<Passage>,
+    /// What may be closed when no more files can be opened.
+    files: Arc<OpenFiles>,
     /// For a log that is open for reading only: another process deletes its topics.
     sign: Option<Sign>,
 }
 
 impl Gate {
-    pub(super) fn new(storage: Arc<dyn Storage>, topic: &str, sign: Option<Sign>) -> Self {
-        Self { storage, topic: topic.to_owned(), shut: RwLock::new(false), sign }
+    pub(super) fn new(
+        storage: Arc<dyn Storage>,
+        topic: &str,
+        files: Arc<OpenFiles>,
+        sign: Option<Sign>,
+    ) -> Self {
+        let passage = RwLock::new(Passage::Everybody);
+        Self { storage, topic: topic.to_owned(), passage, files, sign }
     }
 
     /// Lets nobody through any more, and waits for those who are on their way.
     pub(super) fn shut(&self) {
-        *self.shut.write().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.passage.write().unwrap_or_else(PoisonError::into_inner) = Passage::Nobody;
+    }
+
+    /// Lets nobody change anything any more, and waits for those who are at it. They may have files open.
+    pub(super) fn close(&self) {
+        let mut passage = self.passage.write().unwrap_or_else(PoisonError::into_inner);
+        if *passage == Passage::Everybody {
+            *passage = Passage::Readers;
+        }
     }
 
     fn through<T>(
         &self,
         operation: Operation,
         path: &Path,
-        call: impl FnOnce(&dyn Storage) -> Result<T, StorageError>,
+        call: impl Fn(&dyn Storage) -> Result<T, StorageError>,
     ) -> Result<T, StorageError> {
-        let shut = self.shut.read().unwrap_or_else(PoisonError::into_inner);
+        let changes = !matches!(operation, Operation::Open | Operation::List | Operation::Metadata);
+        self.pass(operation, path, |storage, passage| {
+            if changes && passage == Passage::Readers {
+                return Err(StorageError::new(operation, path, std::io::Error::other(Closed)));
+            }
+            call(storage)
+        })
+    }
+
+    fn pass<T>(
+        &self,
+        operation: Operation,
+        path: &Path,
+        call: impl Fn(&dyn Storage, Passage) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        let passage = self.passage.read().unwrap_or_else(PoisonError::into_inner);
         let deleted = || {
             let deleted = Deleted { topic: self.topic.clone() };
             StorageError::new(operation, path, std::io::Error::other(deleted))
         };
-        if *shut {
+        if *passage == Passage::Nobody {
             return Err(deleted());
         }
-        let done = call(&*self.storage);
+        let done = match call(&*self.storage, *passage) {
+            Err(error) if is_out_of_files(&error) && self.files.close_all() => {
+                call(&*self.storage, *passage)
+            }
+            done => done,
+        };
         // Afterwards: a directory that is the topic's now was it during the call too, for no id comes twice.
         match &self.sign {
             Some(sign) if !sign.is_there(&*self.storage)? => Err(deleted()),
@@ -96,7 +156,14 @@ impl Sign {
 
 impl Storage for Gate {
     fn open(&self, path: &Path, mode: OpenMode) -> Result<Arc<dyn StorageFile>, StorageError> {
-        self.through(Operation::Open, path, |storage| storage.open(path, mode))
+        self.pass(Operation::Open, path, |storage, passage| match (passage, mode) {
+            // Who has the log open for writing opens so what it may only read by now.
+            (Passage::Readers, OpenMode::Write) => storage.open(path, OpenMode::Read),
+            (Passage::Readers, OpenMode::Create | OpenMode::CreateNew) => {
+                Err(StorageError::new(Operation::Open, path, std::io::Error::other(Closed)))
+            }
+            _ => storage.open(path, mode),
+        })
     }
 
     fn create_dir(&self, path: &Path) -> Result<(), StorageError> {

@@ -57,7 +57,7 @@ pub(super) fn recall_producers(
 
 /// Notes the producers of a segment's batches from an offset on. The indexes tell about where that is.
 fn replay(segment: &Segment, since: i64, producers: &mut Producers) -> Result<(), LogError> {
-    let file = segment.file()?.clone();
+    let file = segment.file()?;
     let from = segment.near(since)?;
     let expected = Expected { offset: from.offset, epoch: i32::MIN };
     let mut scanner = Scanner::new(&*file, from.position, segment.end(), expected);

@@ -249,7 +249,7 @@ fn whole_segment(
     let segment = Segment::known(home.clone(), base_offset, len, next, true);
     let Some(from) = from else { return Ok(Arc::new(segment)) };
     check_len(&segment, from, len)?;
-    let file = segment.file()?.clone();
+    let file = segment.file()?;
     let expected = Expected { offset: from.offset, epoch: i32::MIN };
     let mut scanner = Scanner::new(&*file, from.position, len, expected);
     loop {
@@ -299,7 +299,7 @@ fn recover_last(
         let (max_timestamp, durable) = (known.max_timestamp, known.offset);
         return Ok(Recovered { segment, max_timestamp, durable });
     }
-    let file = segment.file()?.clone();
+    let file = segment.file()?;
     let from = if known.position == 0 {
         Found { position: 0, offset: known.segment }
     } else {

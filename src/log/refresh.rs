@@ -96,7 +96,7 @@ pub(super) fn reload(partition: &Partition, writer: &mut Writer) -> Result<(), L
 
 /// Publishes the batches that were written behind a segment's end. What is not whole there yet is left alone.
 fn extend(segment: &Segment) -> Result<(), LogError> {
-    let file = segment.file()?.clone();
+    let file = segment.file()?;
     let len = file.len().map_err(|error| segment.home.failed(error))?;
     let expected = Expected { offset: segment.next_offset(), epoch: i32::MIN };
     let mut scanner = Scanner::new(&*file, segment.end(), len, expected);

@@ -92,7 +92,14 @@ mod tests {
     /// Segments of 100 bytes and ten offsets, last appended to at these times.
     fn segments(last: &[i64]) -> Vec<Arc<Segment>> {
         let (storage, topic) = (Arc::new(MemoryStorage::new()), "t".to_owned());
-        let home = Home { storage, directory: "/".into(), topic, partition: 0, writable: true };
+        let home = Home {
+            storage,
+            directory: "/".into(),
+            topic,
+            partition: 0,
+            writable: true,
+            files: Arc::default(),
+        };
         let home = Arc::new(home);
         let segment = |(n, last): (usize, &i64)| {
             let base = n as i64 * 10;

@@ -111,7 +111,7 @@ impl<'a> Copier<'a> {
         segment: &Segment,
         stop: &dyn Fn() -> bool,
     ) -> Result<bool, LogError> {
-        let file = segment.file()?.clone();
+        let file = segment.file()?;
         let expected = Expected { offset: segment.base_offset, epoch: i32::MIN };
         let mut scanner = Scanner::new(&*file, 0, segment.end(), expected);
         loop {

@@ -21,7 +21,7 @@ pub(super) fn collect(
     let mut end = from;
     let mut scratch = Vec::new();
     for segment in segments.iter().filter(|segment| segment.next_offset() > from) {
-        let file = segment.file()?.clone();
+        let file = segment.file()?;
         let expected = Expected { offset: segment.base_offset, epoch: i32::MIN };
         let mut scanner = Scanner::new(&*file, 0, segment.end(), expected);
         loop {

@@ -214,7 +214,7 @@ fn known_clean(clean_until: i64, active: i64) -> i64 {
 
 /// When the first tombstone of a segment may go.
 fn first_horizon(segment: &Segment) -> Result<i64, LogError> {
-    let file = segment.file()?.clone();
+    let file = segment.file()?;
     let expected = Expected { offset: segment.base_offset, epoch: i32::MIN };
     let mut scanner = Scanner::new(&*file, 0, segment.end(), expected);
     let mut first = i64::MAX;

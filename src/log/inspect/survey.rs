@@ -266,6 +266,7 @@ impl Survey {
             topic: topic.to_owned(),
             partition,
             writable: false,
+            files: Arc::default(),
         }
     }
 

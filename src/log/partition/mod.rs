@@ -28,7 +28,7 @@ use super::format::FormatError;
 use super::gate::Gate;
 use super::maintenance::{Counters, Maintenance};
 use super::options::{Level, LiveOptions};
-use super::segment::{Home, Segment};
+use super::segment::{Home, OpenFiles, Segment};
 use super::storage::Storage;
 use crate::sync::{Mutex, MutexGuard, lock};
 pub(super) use waiters::Waiters;
@@ -53,6 +53,8 @@ pub(super) struct Shared {
     pub(super) producer_expiry_ms: i64,
     /// Bytes of batches in a partition after which producers are written down again.
     pub(super) producer_snapshot_bytes: u64,
+    /// The files of sealed segments that are open.
+    pub(super) files: Arc<OpenFiles>,
     /// All partitions of the log: a failure in one is the end of the others too, and who waits there is to know. Its
     /// lock is held for moments, and no other is taken under it.
     pub(super) partitions: Mutex<Vec<Weak<Partition>>>,
@@ -219,6 +221,18 @@ impl Partition {
         self.wake_readers();
         self.durables.wake_all();
         self.gate.shut();
+    }
+
+    /// Lets go of the files, which are another owner's when the log is closed: when this returns nothing is changed any
+    /// more. The log is poisoned already, so that nobody writes or syncs who has not begun to.
+    pub(super) fn let_go(&self) {
+        drop(lock(&self.writer));
+        drop(lock(&self.syncing));
+        self.gate.close();
+        // Whoever saves indexes has their files open, and holds this.
+        self.view().segments.iter().for_each(|segment| segment.wait_for_indexes());
+        self.wake_readers();
+        self.durables.wake_all();
     }
 
     /// The segments now.

@@ -212,7 +212,14 @@ mod tests {
     fn home() -> Arc<Home> {
         let storage = Arc::new(MemoryStorage::new());
         let topic = "t".to_owned();
-        Arc::new(Home { storage, directory: "/".into(), topic, partition: 0, writable: true })
+        Arc::new(Home {
+            storage,
+            directory: "/".into(),
+            topic,
+            partition: 0,
+            writable: true,
+            files: Arc::default(),
+        })
     }
 
     fn segment(home: &Arc<Home>, base: i64, next: i64) -> Arc<Segment> {

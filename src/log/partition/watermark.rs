@@ -245,7 +245,14 @@ mod tests {
     fn home() -> Home {
         let storage = Arc::new(MemoryStorage::new());
         let topic = "t".to_owned();
-        Home { storage, directory: "/".into(), topic, partition: 0, writable: true }
+        Home {
+            storage,
+            directory: "/".into(),
+            topic,
+            partition: 0,
+            writable: true,
+            files: Arc::default(),
+        }
     }
 
     fn at(offset: i64) -> Watermark {

@@ -241,6 +241,8 @@ impl Writer {
             return Ok(());
         }
         self.active.prepare()?;
+        // It stays open, so that no write will fail for want of that.
+        self.active.file()?;
         self.first_timestamp = match self.active.end() {
             0 => None,
             _ => self.active.first_timestamp()?,
@@ -263,11 +265,11 @@ impl Writer {
         let base_offset = ended.next_offset();
         self.save_snapshot(partition);
         let next = self.create_segment(partition, base_offset)?;
-        // Indexes can be built again, so a failure to save them stops nothing.
-        let _ = ended.seal();
         if self.reserved > ended.end() {
             let _ = ended.file().map(|file| file.set_len(ended.end()));
         }
+        // Indexes can be built again, so a failure to save them stops nothing.
+        let _ = ended.seal();
         self.active = next.clone();
         (self.first_timestamp, self.max_timestamp) = (None, -1);
         (self.index_full, self.reserved) = (false, 0);
@@ -292,6 +294,9 @@ impl Writer {
             synced.map_err(|error| home.failed(error)).map(|()| segment)
         });
         created.map(Arc::new).map_err(|error| {
+            if error.is_out_of_files() {
+                return error;
+            }
             // The active segment goes on, and nothing may lie beside what it gets to hold, after a power cut neither.
             let path = home.file(base_offset, FileKind::Log);
             let removed = disk::remove_if_there(&*home.storage, &path)

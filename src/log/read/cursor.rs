@@ -11,12 +11,15 @@ use crate::log::format::{Batch, BatchHeader};
 use crate::log::options::BATCH_BYTES_MAX;
 use crate::log::partition::Partition;
 use crate::log::segment::{Found, Segment};
+use crate::log::storage::StorageFile;
 
 /// A place in a partition.
 #[derive(Debug)]
 pub(super) struct Cursor {
     /// `None` until the place was looked for.
     segment: Option<Arc<Segment>>,
+    /// The segment's file, once something was read from it: it stays good when the segment is let go of.
+    file: Option<Arc<dyn StorageFile>>,
     /// Start of the next batch in the segment's file, and the offset it must start with.
     here: Found,
     /// The offset of the first record that is wanted, not below which batches may begin.
@@ -27,7 +30,8 @@ pub(super) struct Cursor {
 
 impl Cursor {
     pub(super) fn new(offset: i64) -> Self {
-        Self { segment: None, here: Found { position: 0, offset }, wanted: offset, batch_bytes: 0 }
+        let here = Found { position: 0, offset };
+        Self { segment: None, file: None, here, wanted: offset, batch_bytes: 0 }
     }
 
     /// Forgets where it is, but not what comes next.
@@ -37,7 +41,8 @@ impl Cursor {
 
     /// At a batch that was found, of which nothing before an offset is wanted.
     pub(super) fn at(segment: Arc<Segment>, here: Found, earliest: i64) -> Self {
-        Self { segment: Some(segment), here, wanted: here.offset.max(earliest), batch_bytes: 0 }
+        let wanted = here.offset.max(earliest);
+        Self { segment: Some(segment), file: None, here, wanted, batch_bytes: 0 }
     }
 
     /// The offset of the next record.
@@ -83,7 +88,7 @@ impl Cursor {
                 // What is left of the window may not be what is here.
                 window.take_all();
                 self.here = segment.find(self.wanted)?;
-                self.segment = Some(segment.clone());
+                (self.segment, self.file) = (Some(segment.clone()), None);
                 continue;
             };
             let left = segment.end().saturating_sub(self.here.position);
@@ -95,9 +100,9 @@ impl Cursor {
                     Some(next) if next.base_offset == self.here.offset => {
                         window.take_all();
                         self.here = Found { position: 0, offset: next.base_offset };
-                        self.segment = Some(next);
+                        (self.segment, self.file) = (Some(next), None);
                     }
-                    Some(_) => self.segment = None,
+                    Some(_) => (self.segment, self.file) = (None, None),
                     None => return Ok(false),
                 }
                 continue;
@@ -108,7 +113,7 @@ impl Cursor {
     }
 
     fn read(
-        &self,
+        &mut self,
         segment: &Segment,
         left: u64,
         bytes_max: usize,
@@ -137,10 +142,19 @@ impl Cursor {
     }
 
     /// Reads until the window has this many bytes from the next batch on, or the file ends.
-    fn extend(&self, window: &mut Window, segment: &Segment, len: usize) -> Result<(), LogError> {
-        let file = segment.file()?;
+    fn extend(
+        &mut self,
+        window: &mut Window,
+        segment: &Segment,
+        len: usize,
+    ) -> Result<(), LogError> {
+        let file = match &self.file {
+            Some(file) => file,
+            None => self.file.insert(segment.file()?),
+        };
+        let position = self.here.position;
         window.extend(len, |buffer, kept| {
-            let read = file.read_at(buffer, self.here.position + kept as u64);
+            let read = file.read_at(buffer, position + kept as u64);
             read.map_err(|error| LogError::storage(segment.place(), error))
         })
     }

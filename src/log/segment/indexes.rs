@@ -3,16 +3,20 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::{Expected, Found, Home, Scanner, Segment};
 use crate::log::disk;
 use crate::log::error::LogError;
 use crate::log::format::BatchHeader;
+use crate::log::format::batch::HEADER_BYTES;
 use crate::log::format::index::{ENTRY_BYTES, IndexEntry, OffsetIndex, SegmentBounds};
 use crate::log::format::names::FileKind;
 use crate::log::format::time_index::{self, TimeIndex, TimeIndexEntry};
 use crate::log::gate::deleted_topic;
+use crate::log::options::INDEX_INTERVAL_BYTES;
 use crate::log::storage::{OpenMode, StorageError, StorageFile};
+use crate::sync::lock;
 
 /// The indexes of one segment. All that is here can be derived from the segment's file.
 #[derive(Debug, Default)]
@@ -83,7 +87,9 @@ impl Indexes {
         bounds: SegmentBounds,
     ) -> Result<Option<Self>, StorageError> {
         let storage = &*home.storage;
-        let read = |kind| match disk::read(storage, &home.file(base_offset, kind)) {
+        let bytes_max = bytes_max(bounds);
+        let read = |kind| match disk::read_front(storage, &home.file(base_offset, kind), bytes_max)
+        {
             // Of a deleted topic they are gone; who has the segment open reads on.
             Err(error) if deleted_topic(&error).is_some() => Ok(None),
             read => read,
@@ -112,7 +118,8 @@ impl Indexes {
         bounds: SegmentBounds,
     ) -> Result<Self, StorageError> {
         let storage = &*home.storage;
-        let read = |kind| disk::read(storage, &home.file(base_offset, kind));
+        let bytes_max = bytes_max(bounds);
+        let read = |kind| disk::read_front(storage, &home.file(base_offset, kind), bytes_max);
         let offsets = read(FileKind::OffsetIndex)?.unwrap_or_default();
         let times = read(FileKind::TimeIndex)?.unwrap_or_default();
         let (offsets, times) = (OffsetIndex::new(&offsets), TimeIndex::new(&times));
@@ -171,6 +178,12 @@ impl Indexes {
     }
 }
 
+/// What the larger index of a segment has bytes for at most: an entry for each batch, and one more, by which a file that
+/// goes on is known.
+fn bytes_max(bounds: SegmentBounds) -> u64 {
+    (u64::from(bounds.bytes) / HEADER_BYTES as u64 + 2) * time_index::ENTRY_BYTES as u64
+}
+
 impl Segment {
     /// Whether the latest time is one of these entries, or of the batches between two places: so that each entry will name
     /// the batch that its time comes from. Entries that were lost with a power cut, or damaged, may lack it.
@@ -186,13 +199,87 @@ impl Segment {
         }
         let expected = Expected { offset: from.offset, epoch: i32::MIN };
         let file = self.file()?;
-        let mut scanner = Scanner::new(&**file, from.position, to.position, expected);
+        let mut scanner = Scanner::new(&*file, from.position, to.position, expected);
         loop {
             let offset = scanner.expected().offset;
             match scanner.next() {
                 Ok(Some((_, header))) if header.max_timestamp >= timestamp_ms => return Ok(true),
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok(false),
+                Err(error) => return Err(self.scan_failed(error, offset)),
+            }
+        }
+    }
+
+    /// The bounds that index entries must keep, as things are now.
+    pub(super) fn bounds(&self) -> SegmentBounds {
+        let last = self.next_offset().saturating_sub(1).saturating_sub(self.base_offset);
+        let bytes = u32::try_from(self.end()).unwrap_or(u32::MAX);
+        SegmentBounds { bytes, last_relative_offset: u32::try_from(last).unwrap_or(0) }
+    }
+
+    /// Works with the indexes, which are loaded if need be, and built if that fails.
+    pub(super) fn with_indexes<T>(&self, work: impl FnOnce(&Indexes) -> T) -> Result<T, LogError> {
+        if let Some(indexes) = &*lock(&self.kept.indexes) {
+            return Ok(work(indexes));
+        }
+        if self.detached.load(Ordering::SeqCst) {
+            return self.rebuild(work);
+        }
+        let bounds = self.bounds();
+        let loaded = Indexes::load(&self.home, self.base_offset, bounds);
+        // A sealed segment with batches has at least its last time.
+        let usable = |indexes: &Indexes| self.end() == 0 || !indexes.times.is_empty();
+        match loaded.map_err(|error| self.home.failed(error))?.filter(usable) {
+            Some(loaded) => Ok(work(lock(&self.kept.indexes).get_or_insert(loaded))),
+            None => self.rebuild(work),
+        }
+    }
+
+    /// Makes ready to note batches: reads the indexes that were saved when the log was closed.
+    pub(in crate::log) fn prepare(&self) -> Result<(), LogError> {
+        self.with_indexes(|_| ())
+    }
+
+    /// Builds the indexes from the segment, works with them, and saves them if that is allowed and works. Those of a
+    /// segment that is being appended to are in memory and stay: `note` adds to them meanwhile.
+    pub(super) fn rebuild<T>(&self, work: impl FnOnce(&Indexes) -> T) -> Result<T, LogError> {
+        let growing = self.home.writable && !self.sealed.load(Ordering::Acquire);
+        if growing && let Some(indexes) = &*lock(&self.kept.indexes) {
+            return Ok(work(indexes));
+        }
+        let mut built = Indexes::default();
+        self.index_from(&mut built, self.start(), INDEX_INTERVAL_BYTES)?;
+        built.note_time();
+        let mut place = lock(&self.kept.indexes);
+        if growing && let Some(indexes) = &*place {
+            return Ok(work(indexes));
+        }
+        // Under the lock, as the names might be given away meanwhile.
+        if self.home.writable && !self.detached.load(Ordering::SeqCst) {
+            for kind in [FileKind::OffsetIndex, FileKind::TimeIndex] {
+                let path = self.home.file(self.base_offset, kind);
+                let _ = disk::remove_if_there(&*self.home.storage, &path);
+            }
+            let _ = built.save(&self.home, self.base_offset, false);
+        }
+        Ok(work(place.insert(built)))
+    }
+
+    fn index_from(
+        &self,
+        indexes: &mut Indexes,
+        from: Found,
+        interval: u32,
+    ) -> Result<(), LogError> {
+        let file = self.file()?;
+        let expected = Expected { offset: from.offset, epoch: i32::MIN };
+        let mut scanner = Scanner::new(&*file, from.position, self.end(), expected);
+        loop {
+            let offset = scanner.expected().offset;
+            match scanner.next() {
+                Ok(Some((at, header))) => indexes.note(self.base_offset, at, &header, interval),
+                Ok(None) => return Ok(()),
                 Err(error) => return Err(self.scan_failed(error, offset)),
             }
         }

@@ -3,22 +3,24 @@
 //! The writer appends and then publishes the new end; readers read up to the published end at any time. Whole batches
 //! only lie below it, so that a reader never meets half of one.
 
+mod files;
 mod indexes;
 mod scan;
 
 use std::io::IoSlice;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
-use super::disk;
 use super::error::{LogError, Place};
 use super::format::BatchHeader;
 use super::format::index::{IndexEntry, SegmentBounds};
 use super::format::names::{FileKind, FileName};
 use super::partition::times::{Times, UNKNOWN};
 use super::storage::{OpenMode, Storage, StorageError, StorageFile};
-use crate::sync::{Mutex, lock};
+use crate::sync::lock;
+use files::Kept;
+pub(super) use files::{OpenFiles, is_out_of_files};
 pub(super) use indexes::Indexes;
 pub(super) use scan::{Expected, ScanError, Scanner};
 
@@ -36,6 +38,8 @@ pub(super) struct Home {
     pub(super) partition: u32,
     /// Whether files may be changed.
     pub(super) writable: bool,
+    /// Those of its segments that are open, and of all the log's others.
+    pub(super) files: Arc<OpenFiles>,
 }
 
 impl Home {
@@ -73,7 +77,7 @@ pub(super) struct Found {
 pub(super) struct Segment {
     pub(super) home: Arc<Home>,
     pub(super) base_offset: i64,
-    file: OnceLock<Arc<dyn StorageFile>>,
+    kept: Arc<Kept>,
     /// Bytes that may be read: whole batches.
     end: AtomicU64,
     /// The offset after the last one below `end`.
@@ -84,9 +88,6 @@ pub(super) struct Segment {
     detached: AtomicBool,
     /// See [`Times`]: first append, last append, horizon.
     times: [AtomicI64; 3],
-    /// `None` until somebody needs them. Held for searches and additions in memory, and, in a sealed segment, while they
-    /// are read or built.
-    indexes: Mutex<Option<Indexes>>,
 }
 
 impl Segment {
@@ -97,9 +98,8 @@ impl Segment {
             if file.is_empty()? { Ok(file) } else { file.set_len(0).map(|()| file) }
         });
         let file = created.map_err(|error| home.failed(error))?;
-        let segment = Self::known(home, base_offset, 0, base_offset, false);
-        *lock(&segment.indexes) = Some(Indexes::default());
-        segment.file.get_or_init(|| file);
+        let segment = Self::with_file(home, base_offset, file, (0, base_offset), false);
+        *lock(&segment.kept.indexes) = Some(Indexes::default());
         Ok(segment)
     }
 
@@ -111,39 +111,57 @@ impl Segment {
         next_offset: i64,
         sealed: bool,
     ) -> Self {
+        let kept = Kept::new(None, home.writable && !sealed);
         Self {
             home,
             base_offset,
-            file: OnceLock::new(),
+            kept,
             end: AtomicU64::new(end),
             next_offset: AtomicI64::new(next_offset),
             sealed: AtomicBool::new(sealed),
             detached: AtomicBool::new(false),
             times: [Times::NONE.first, Times::NONE.last, Times::NONE.horizon].map(AtomicI64::new),
-            indexes: Mutex::new(None),
         }
     }
 
-    /// A sealed segment in a file that is open already, which will get its name, with its indexes.
-    pub(super) fn cleaned(
+    /// A segment in a file that is open, and stays so for now.
+    fn with_file(
         home: Arc<Home>,
         base_offset: i64,
         file: Arc<dyn StorageFile>,
         (end, next_offset): (u64, i64),
+        sealed: bool,
+    ) -> Self {
+        let segment = Self::known(home, base_offset, end, next_offset, sealed);
+        segment.kept.pin(file);
+        segment
+    }
+
+    /// A sealed segment in a file that is open already, which will get its name, with its indexes. When it has its name it
+    /// is to be sealed once more.
+    pub(super) fn cleaned(
+        home: Arc<Home>,
+        base_offset: i64,
+        file: Arc<dyn StorageFile>,
+        end: (u64, i64),
         indexes: Indexes,
     ) -> Self {
-        let segment = Self::known(home, base_offset, end, next_offset, true);
-        segment.file.get_or_init(|| file);
-        *lock(&segment.indexes) = Some(indexes);
+        let segment = Self::with_file(home, base_offset, file, end, true);
+        *lock(&segment.kept.indexes) = Some(indexes);
         segment
     }
 
     /// Lets go of the segment's names, because they become those of another one. Who has the segment open may read on.
     pub(super) fn detach(&self) -> Result<(), LogError> {
-        self.file()?;
-        let _indexes = lock(&self.indexes);
+        self.kept.pin(self.file()?);
+        let _indexes = lock(&self.kept.indexes);
         self.detached.store(true, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Returns when nobody who had begun to is reading, building or saving the indexes any more.
+    pub(super) fn wait_for_indexes(&self) {
+        drop(lock(&self.kept.indexes));
     }
 
     /// When it was appended to.
@@ -181,15 +199,17 @@ impl Segment {
         LogError::storage(self.place(), source)
     }
 
-    /// The file of batches, opened when first needed.
-    pub(super) fn file(&self) -> Result<&Arc<dyn StorageFile>, LogError> {
-        if let Some(file) = self.file.get() {
+    /// The file of batches, opened when needed. It may be closed when nobody has it, unless it is appended to.
+    pub(super) fn file(&self) -> Result<Arc<dyn StorageFile>, LogError> {
+        if let Some(file) = self.kept.file() {
+            self.home.files.used(&self.kept);
             return Ok(file);
         }
-        let mode = if self.home.writable { OpenMode::Write } else { OpenMode::Read };
+        let grows = self.home.writable && !self.sealed.load(Ordering::Acquire);
+        let mode = if grows { OpenMode::Write } else { OpenMode::Read };
         let path = self.home.file(self.base_offset, FileKind::Log);
         let file = self.home.storage.open(&path, mode).map_err(|error| self.failed(error))?;
-        Ok(self.file.get_or_init(|| file))
+        Ok(self.home.files.keep(&self.kept, file))
     }
 
     /// Bytes that may be read.
@@ -248,13 +268,17 @@ impl Segment {
 
     /// Makes what was written durable.
     pub(super) fn sync(&self) -> Result<(), LogError> {
+        // It was synced before, and its file may be closed.
+        if self.sealed.load(Ordering::Acquire) {
+            return Ok(());
+        }
         self.file()?.sync_data().map_err(|error| self.failed(error))
     }
 
     /// Notes an appended batch in the indexes of an unsealed segment; returns the bytes of the larger one. A failure to
     /// save them is no failure of the append: they can be built again.
     pub(super) fn note(&self, at: u64, header: &BatchHeader, interval: u32) -> usize {
-        let mut indexes = lock(&self.indexes);
+        let mut indexes = lock(&self.kept.indexes);
         let indexes = indexes.get_or_insert_default();
         indexes.note(self.base_offset, at, header, interval);
         if indexes.unsaved() >= UNSAVED_ENTRIES_MAX {
@@ -265,7 +289,7 @@ impl Segment {
 
     /// Saves the indexes durably. With `last_time` the time index ends with the segment's largest timestamp.
     pub(super) fn save_indexes(&self, last_time: bool) -> Result<(), LogError> {
-        let mut indexes = lock(&self.indexes);
+        let mut indexes = lock(&self.kept.indexes);
         let Some(indexes) = &mut *indexes else { return Ok(()) };
         if last_time {
             indexes.note_time();
@@ -273,12 +297,16 @@ impl Segment {
         indexes.save(&self.home, self.base_offset, true).map_err(|error| self.home.failed(error))
     }
 
-    /// Ends the segment: saves its indexes and lets go of them.
+    /// Ends the segment, which is durable: saves its indexes and lets go of them, and of the file too when others are used
+    /// more.
     pub(super) fn seal(&self) -> Result<(), LogError> {
         self.sealed.store(true, Ordering::Release);
-        self.save_indexes(true)?;
-        *lock(&self.indexes) = None;
-        Ok(())
+        let saved = self.save_indexes(true);
+        if saved.is_ok() {
+            *lock(&self.kept.indexes) = None;
+        }
+        self.home.files.unpin(&self.kept);
+        saved
     }
 
     /// The batch with this offset. Wrong indexes cost time, not truth: what they say is checked against the segment.
@@ -302,7 +330,7 @@ impl Segment {
                     return Ok(found);
                 }
             }
-            self.rebuild()?;
+            self.rebuild(|_| ())?;
         }
         self.walk(self.start(), |header| header.last_offset() >= offset)
     }
@@ -322,7 +350,7 @@ impl Segment {
             match self.header_at(found.position)? {
                 // An entry is wrong unless its batch has the time that it claims.
                 Some(header) if header.max_timestamp == entry.timestamp_ms => from = found,
-                _ => self.rebuild()?,
+                _ => self.rebuild(|_| ())?,
             }
         }
         let found = self.walk(from, |header| header.max_timestamp >= timestamp_ms)?;
@@ -339,7 +367,7 @@ impl Segment {
         let end = self.end();
         let file = self.file()?;
         let expected = Expected { offset: from.offset, epoch: i32::MIN };
-        let mut scanner = Scanner::new(&**file, from.position, end, expected);
+        let mut scanner = Scanner::new(&*file, from.position, end, expected);
         loop {
             let offset = scanner.expected().offset;
             match scanner.next() {
@@ -373,82 +401,6 @@ impl Segment {
         let read = self.file()?.read_at(&mut bytes, position);
         read.map_err(|error| self.failed(error))?;
         Ok(BatchHeader::decode(&bytes).ok())
-    }
-
-    /// The bounds that index entries must keep, as things are now.
-    fn bounds(&self) -> SegmentBounds {
-        let last = self.next_offset().saturating_sub(1).saturating_sub(self.base_offset);
-        let bytes = u32::try_from(self.end()).unwrap_or(u32::MAX);
-        SegmentBounds { bytes, last_relative_offset: u32::try_from(last).unwrap_or(0) }
-    }
-
-    /// Works with the indexes, which are loaded if need be, and built if that fails.
-    fn with_indexes<T>(&self, work: impl FnOnce(&Indexes) -> T) -> Result<T, LogError> {
-        if let Some(indexes) = &*lock(&self.indexes) {
-            return Ok(work(indexes));
-        }
-        if self.detached.load(Ordering::SeqCst) {
-            self.rebuild()?;
-            return Ok(work(lock(&self.indexes).get_or_insert_default()));
-        }
-        let bounds = self.bounds();
-        let loaded = Indexes::load(&self.home, self.base_offset, bounds);
-        // A sealed segment with batches has at least its last time.
-        let usable = |indexes: &Indexes| self.end() == 0 || !indexes.times.is_empty();
-        match loaded.map_err(|error| self.home.failed(error))?.filter(usable) {
-            Some(loaded) => Ok(work(lock(&self.indexes).get_or_insert(loaded))),
-            None => {
-                self.rebuild()?;
-                Ok(work(lock(&self.indexes).get_or_insert_default()))
-            }
-        }
-    }
-
-    /// Makes ready to note batches: reads the indexes that were saved when the log was closed.
-    pub(super) fn prepare(&self) -> Result<(), LogError> {
-        self.with_indexes(|_| ())
-    }
-
-    /// Builds the indexes from the segment and saves them if that is allowed and works. Those of a segment that is being
-    /// appended to are in memory and stay, so that this never races with `note`.
-    fn rebuild(&self) -> Result<(), LogError> {
-        let growing = self.home.writable && !self.sealed.load(Ordering::Acquire);
-        if growing && lock(&self.indexes).is_some() {
-            return Ok(());
-        }
-        let mut indexes = Indexes::default();
-        self.index_from(&mut indexes, self.start(), super::options::INDEX_INTERVAL_BYTES)?;
-        indexes.note_time();
-        let mut place = lock(&self.indexes);
-        // Under the lock, as the names might be given away meanwhile.
-        if self.home.writable && !self.detached.load(Ordering::SeqCst) {
-            for kind in [FileKind::OffsetIndex, FileKind::TimeIndex] {
-                let path = self.home.file(self.base_offset, kind);
-                let _ = disk::remove_if_there(&*self.home.storage, &path);
-            }
-            let _ = indexes.save(&self.home, self.base_offset, false);
-        }
-        *place = Some(indexes);
-        Ok(())
-    }
-
-    fn index_from(
-        &self,
-        indexes: &mut Indexes,
-        from: Found,
-        interval: u32,
-    ) -> Result<(), LogError> {
-        let file = self.file()?;
-        let expected = Expected { offset: from.offset, epoch: i32::MIN };
-        let mut scanner = Scanner::new(&**file, from.position, self.end(), expected);
-        loop {
-            let offset = scanner.expected().offset;
-            match scanner.next() {
-                Ok(Some((at, header))) => indexes.note(self.base_offset, at, &header, interval),
-                Ok(None) => return Ok(()),
-                Err(error) => return Err(self.scan_failed(error, offset)),
-            }
-        }
     }
 
     /// A batch that begins at an offset or not long before it, as far as the index files know. They are neither believed
@@ -500,7 +452,7 @@ impl Segment {
         if from.position > 0 && !self.is_reached(max_timestamp, &indexes, from, watermark)? {
             indexes.not_later_than(max_timestamp, bounds.last_relative_offset);
         }
-        *lock(&self.indexes) = Some(indexes);
+        *lock(&self.kept.indexes) = Some(indexes);
         Ok(from)
     }
 
