@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::blocking::Blocking;
 use super::clients::{Client, Clients, Deferred, Sent};
-use super::work::{FetchWork, Work, refused};
+use super::work::{BATCHES_MAX, FetchWork, Work, refused};
 use super::{CONTROL, Control, LogServerOptions};
 use crate::error::SetupError;
 use crate::log::durable::QueueStats;
@@ -44,7 +44,14 @@ static PRODUCERS: AtomicU32 = AtomicU32::new(0);
 /// What a task's number stands for.
 #[derive(Debug)]
 enum Task {
-    Request { peer: PeerId, correlation: u64, deadline: Instant, work: Work },
+    Request {
+        peer: PeerId,
+        correlation: u64,
+        deadline: Instant,
+        /// When it is looked at before that.
+        again_at: Option<Instant>,
+        work: Work,
+    },
     Send(PeerId),
 }
 
@@ -190,7 +197,9 @@ impl Service {
                 let wait = wait.min(self.options.limits.wait_max);
                 let deadline = now().checked_add(wait).unwrap_or_else(now);
                 self.deadlines.insert((deadline, task));
-                self.tasks.insert(task, Task::Request { peer, correlation, deadline, work });
+                let again_at = None;
+                let request = Task::Request { peer, correlation, deadline, again_at, work };
+                self.tasks.insert(task, request);
                 self.go_on(task, wait.is_zero());
             }
         }
@@ -199,9 +208,12 @@ impl Service {
     /// Goes on with a task that was woken, or whose time is up.
     fn go_on(&mut self, task: u64, over: bool) {
         match self.tasks.get_mut(&task) {
-            Some(Task::Request { peer, correlation, deadline, work }) => {
+            Some(Task::Request { peer, correlation, deadline, again_at, work }) => {
+                // One such moment for each task, and never the deadline itself.
+                again_at.take().map(|again| self.deadlines.remove(&(again, task)));
                 let Poll::Ready(outcome) = work.poll(&self.alarm.waker(task), over) else {
-                    self.deadlines.extend(work.look_again_at().map(|again| (again, task)));
+                    *again_at = work.look_again_at().filter(|again| again < deadline);
+                    self.deadlines.extend(again_at.map(|again| (again, task)));
                     return;
                 };
                 let (peer, correlation, deadline) = (*peer, *correlation, *deadline);
@@ -282,8 +294,9 @@ impl Service {
         self.clients.remove(&peer);
         let deadlines = &mut self.deadlines;
         self.tasks.retain(|number, task| match task {
-            Task::Request { peer: other, deadline, .. } if *other == peer => {
+            Task::Request { peer: other, deadline, again_at, .. } if *other == peer => {
                 deadlines.remove(&(*deadline, *number));
+                again_at.map(|again| deadlines.remove(&(again, *number)));
                 false
             }
             Task::Send(other) => *other != peer,
@@ -346,7 +359,10 @@ impl Service {
                 let wait = Duration::from_millis(acquire.wait_ms.into());
                 let queue = self.queue(&acquire.queue)?;
                 let lock = Duration::from_millis(acquire.lock_ms.into());
-                Step::Wait(Work::Acquire(queue.acquiring(acquire.count_max, lock)), wait)
+                // An answer is no longer than that to a fetch.
+                let count_max = acquire.count_max.min(BATCHES_MAX as u32);
+                let work = queue.acquiring(count_max, limits.fetch_bytes_max, lock);
+                Step::Wait(Work::Acquire(work), wait)
             }
             Request::Settle(settle) if settle.verdict == Verdict::Reject => {
                 // Dead letters are durable before their originals are done with: that blocks.
@@ -440,6 +456,7 @@ fn queue_state(stats: QueueStats) -> QueueState {
         available: stats.available as u64,
         locked: stats.locked as u64,
         waiting: stats.waiting as u64,
+        unburied: stats.unburied as u64,
     }
 }
 
