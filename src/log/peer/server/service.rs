@@ -1,6 +1,6 @@
 //! The thread of a server: takes requests, starts their work, goes on with what is woken, sends answers.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::blocking::Blocking;
 use super::clients::{Client, Clients, Deferred, Sent};
+use super::deadlines::Deadlines;
 use super::work::{BATCHES_MAX, FetchWork, Work, refused};
 use super::{CONTROL, Control, LogServerOptions};
 use crate::error::SetupError;
@@ -44,14 +45,7 @@ static PRODUCERS: AtomicU32 = AtomicU32::new(0);
 /// What a task's number stands for.
 #[derive(Debug)]
 enum Task {
-    Request {
-        peer: PeerId,
-        correlation: u64,
-        deadline: Instant,
-        /// When it is looked at before that.
-        again_at: Option<Instant>,
-        work: Work,
-    },
+    Request { peer: PeerId, correlation: u64, deadline: Instant, work: Work },
     Send(PeerId),
 }
 
@@ -73,7 +67,7 @@ pub(super) struct Service {
     clients: Clients,
     tasks: HashMap<u64, Task>,
     /// When tasks must be looked at though nobody woke them.
-    deadlines: BTreeSet<(Instant, u64)>,
+    deadlines: Deadlines,
     next_task: u64,
     /// Requests whose clients have read enough for them to be looked at.
     resumed: Vec<(PeerId, Deferred)>,
@@ -99,7 +93,7 @@ impl Service {
             blocking,
             clients: Clients::new(),
             tasks: HashMap::new(),
-            deadlines: BTreeSet::new(),
+            deadlines: Deadlines::default(),
             next_task: CONTROL + 1,
             resumed: Vec::new(),
         })
@@ -123,7 +117,7 @@ impl Service {
             // Always, and last: it also sends out what has gathered.
             let Some(more) = self.receive() else { return };
             self.publish_counts();
-            let next = self.deadlines.first().map(|(deadline, _)| *deadline);
+            let next = self.deadlines.first();
             let at_once = more || !self.resumed.is_empty();
             woken = self.alarm.wait(if at_once { Some(now()) } else { next });
         }
@@ -196,10 +190,8 @@ impl Service {
             Ok(Step::Wait(work, wait)) => {
                 let wait = wait.min(self.options.limits.wait_max);
                 let deadline = now().checked_add(wait).unwrap_or_else(now);
-                self.deadlines.insert((deadline, task));
-                let again_at = None;
-                let request = Task::Request { peer, correlation, deadline, again_at, work };
-                self.tasks.insert(task, request);
+                self.deadlines.insert(task, deadline);
+                self.tasks.insert(task, Task::Request { peer, correlation, deadline, work });
                 self.go_on(task, wait.is_zero());
             }
         }
@@ -208,16 +200,13 @@ impl Service {
     /// Goes on with a task that was woken, or whose time is up.
     fn go_on(&mut self, task: u64, over: bool) {
         match self.tasks.get_mut(&task) {
-            Some(Task::Request { peer, correlation, deadline, again_at, work }) => {
-                // One such moment for each task, and never the deadline itself.
-                again_at.take().map(|again| self.deadlines.remove(&(again, task)));
+            Some(Task::Request { peer, correlation, deadline, work }) => {
                 let Poll::Ready(outcome) = work.poll(&self.alarm.waker(task), over) else {
-                    *again_at = work.look_again_at().filter(|again| again < deadline);
-                    self.deadlines.extend(again_at.map(|again| (again, task)));
+                    self.deadlines.look_again(task, work.look_again_at());
                     return;
                 };
                 let (peer, correlation, deadline) = (*peer, *correlation, *deadline);
-                self.deadlines.remove(&(deadline, task));
+                self.deadlines.remove(task, deadline);
                 self.tasks.remove(&task);
                 self.finish(peer, correlation, &outcome);
             }
@@ -232,15 +221,7 @@ impl Service {
     /// Ends waits whose time is up.
     fn expire(&mut self) {
         let now = now();
-        while let Some((deadline, task)) = self.deadlines.first().copied() {
-            if deadline > now {
-                return;
-            }
-            self.deadlines.pop_first();
-            let over = match self.tasks.get(&task) {
-                Some(Task::Request { deadline: last, .. }) => deadline >= *last,
-                _ => false,
-            };
+        while let Some((task, over)) = self.deadlines.take_due(now) {
             self.go_on(task, over);
         }
     }
@@ -294,9 +275,8 @@ impl Service {
         self.clients.remove(&peer);
         let deadlines = &mut self.deadlines;
         self.tasks.retain(|number, task| match task {
-            Task::Request { peer: other, deadline, again_at, .. } if *other == peer => {
-                deadlines.remove(&(*deadline, *number));
-                again_at.map(|again| deadlines.remove(&(again, *number)));
+            Task::Request { peer: other, deadline, .. } if *other == peer => {
+                deadlines.remove(*number, *deadline);
                 false
             }
             Task::Send(other) => *other != peer,
