@@ -269,6 +269,8 @@ impl LogInner {
                 partition.let_go();
             }
         }
+        // Those of deleted topics too.
+        self.shared.wake_all();
         drop(guard);
         marked
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use super::append::keeper::Keeper;
 use super::catalog::{self, Catalogue, Entry, State as TopicState};
 use super::disk;
+use super::durable::Queues;
 use super::error::{Damage, LogError, Place};
 use super::format::Id;
 use super::format::checkpoint::{PartitionOffset, decode_offsets, encode_offsets};
@@ -139,6 +140,7 @@ fn open_topics(
         maintaining: Mutex::new(()),
         transactions: Transactions::default(),
         groups: Groups::default(),
+        queues: Queues::default(),
         cleaned,
         opened_clean: clean,
     });

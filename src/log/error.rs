@@ -267,7 +267,8 @@ pub enum LogError {
         /// What speaks against it.
         reason: String,
     },
-    /// The medium is full. Nothing of the append is there; reading goes on, and a later append may succeed.
+    /// The medium is full. The record is not there, of several the first ones may be; reading goes on, and a later append may
+    /// succeed.
     #[error("no space for {place}: {source}")]
     Full {
         /// What was to be written.
@@ -335,7 +336,7 @@ impl LogError {
         }
     }
 
-    /// Whether the medium was full: nothing was appended, and it may work later.
+    /// Whether the medium was full: the record was not appended, of several perhaps the first ones, and it may work later.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Full { .. })
     }

@@ -82,7 +82,7 @@ impl LogInner {
         let altered = self.alter_topic(name, options)?;
         self.nudge_groups();
         // Queues wait for records of the partitions that they know; there may be more now.
-        altered.partitions.iter().for_each(|partition| partition.followers.wake_all());
+        altered.partitions.iter().for_each(|partition| partition.wake_readers());
         Ok(altered)
     }
 

@@ -270,6 +270,7 @@ struct LogInner {
     /// The transaction in flight, if there is one; its lock comes before all others but the one above.
     transactions: Transactions,
     groups: Groups,
+    queues: durable::Queues,
     /// Up to where partitions are compacted. The last in the order of locks.
     cleaned: Mutex<BTreeMap<(String, u32), i64>>,
     /// Whether the log was closed in order before it was opened, so that what is not touched is in order still.

@@ -207,9 +207,10 @@ impl Gather {
         self.in_flight = None;
         let bytes_max = partition.options.batch_bytes as usize * SPARE_TIMES_BATCH_MAX;
         // As many may gather while so many are being written. What only a burst needed goes with the writes after it.
-        let needed = buffers.len().saturating_mul(2).max(SPARE_BUFFERS);
+        let needed = (buffers.len() * 2).clamp(SPARE_BUFFERS, 4 * GATHERED_BATCHES_MAX);
         self.spare_max = self.spare_max.saturating_sub(1).max(needed);
-        self.spare.truncate(self.spare_max);
+        let excess = self.spare.len().saturating_sub(self.spare_max);
+        self.spare.drain(..excess);
         for mut buffer in buffers {
             if self.spare.len() < self.spare_max && buffer.capacity() <= bytes_max {
                 buffer.clear();

@@ -126,7 +126,8 @@ impl Ticket {
     /// Waits until the append has its level; returns the offset.
     ///
     /// # Errors
-    /// `Full`: it is not in the log; of several records the first ones may be. `Poisoned`: whether it is will be seen when the log is opened anew.
+    /// `Full`: it is not in the log; of several records the first ones may be. `Poisoned`: whether it is will be seen when the
+    /// log is opened anew.
     pub fn wait(self) -> Result<i64, LogError> {
         self.wait_until(None).map(|_| self.offset)
     }

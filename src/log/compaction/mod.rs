@@ -165,8 +165,13 @@ impl Partition {
             return removed.map(|()| Some(1)).map_err(|error| self.home.failed(error));
         }
         new.set_times(times);
-        if !swap::swap(self, sources, &new)? {
-            return Ok(None);
+        match swap::swap(self, sources, &new) {
+            Ok(true) => {}
+            // It has its name still if nothing came of it.
+            other => {
+                let _ = disk::remove_if_there(&*self.home.storage, &path);
+                return other.map(|_| None);
+            }
         }
         let before: u64 = sources.iter().map(|source| source.end()).sum();
         let bytes = before.saturating_sub(new.end());
@@ -176,7 +181,8 @@ impl Partition {
         Ok(Some(sources.len()))
     }
 
-    /// Writes the copy of the first of these segments, and of those behind it that find room; also how many. `None` if it was to stop.
+    /// Writes the copy of the first of these segments, and of those behind it that find room; also how many. `None` if it was
+    /// to stop.
     fn copy_some(
         &self,
         segments: &[Arc<Segment>],

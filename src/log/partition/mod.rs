@@ -1,10 +1,11 @@
 //! One partition: its segments in order, who appends to them and who reads them.
 //!
-//! A record passes three locks, never two of them against this order:
+//! A record passes four locks, never two of them against this order:
 //!
 //! 1. `writer`: held while batches are written; whoever has it writes all that has gathered.
-//! 2. `gather`: held for moments; records get their offsets and are encoded under it, in memory.
-//! 3. `watermark`, `view`: held for moments.
+//! 2. `syncing`: held while a segment is synced, which needs no other one.
+//! 3. `gather`: held for moments; records get their offsets and are encoded under it, in memory.
+//! 4. `watermark`, `view`: held for moments.
 //!
 //! Readers take a [`View`] (an `Arc`) and the published ends (atomics), and so never wait for a writer or keep one.
 //! What is published only grows: `durable_end <= written_end`, except that the front may be cut.
@@ -75,13 +76,16 @@ impl Shared {
     /// Adds a partition to those that a failure concerns.
     pub(super) fn add(&self, partition: &Arc<Partition>) {
         let mut partitions = lock(&self.partitions);
-        partitions.retain(|known| known.strong_count() > 0);
+        // Those that are gone, when there would be no room: so that opening many is not to look at all for each.
+        if partitions.len() == partitions.capacity() {
+            partitions.retain(|known| known.strong_count() > 0);
+        }
         partitions.push(Arc::downgrade(partition));
     }
 
     /// Lets all who wait for anything look again: nothing will come any more.
     #[cold]
-    fn wake_all(&self) {
+    pub(super) fn wake_all(&self) {
         let partitions: Vec<_> = lock(&self.partitions).iter().filter_map(Weak::upgrade).collect();
         for partition in partitions {
             partition.wake_readers();
@@ -231,8 +235,6 @@ impl Partition {
         self.gate.close();
         // Whoever saves indexes has their files open, and holds this.
         self.view().segments.iter().for_each(|segment| segment.wait_for_indexes());
-        self.wake_readers();
-        self.durables.wake_all();
     }
 
     /// The segments now.

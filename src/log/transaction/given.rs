@@ -20,7 +20,6 @@ use crate::log::format::BatchHeader;
 use crate::log::format::batch::TimestampType;
 use crate::log::groups::{Committer, Membership, OffsetCommit};
 use crate::log::internal::{OFFSETS, is_internal, keyed_options};
-use crate::log::options::BATCH_BYTES_MAX;
 use crate::log::partition::Partition;
 use crate::log::partition::producers::{Verdict, after};
 use crate::log::read::{Position, Reader};
@@ -142,7 +141,7 @@ fn invalid<T>(reason: String) -> Result<T, LogError> {
 
 /// Refuses what an append would refuse, whatever its number.
 fn check_batch(partition: &Partition, batch: &[u8]) -> Result<BatchHeader, LogError> {
-    let limit = partition.options.record_bytes_max.min(BATCH_BYTES_MAX - 1024) as usize + 64;
+    let limit = partition.options.batch_limit();
     if batch.len() > limit {
         let (bytes, limit) = (batch.len() as u64, limit as u64);
         return Err(LogError::TooLarge { topic: partition.home.topic.clone(), bytes, limit });

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::state::{State, Wish};
 use super::{Delivery, DurableQueue};
 use crate::log::error::LogError;
 use crate::log::format::{BatchBuilder, BatchOptions, FormatError, Header};
@@ -18,21 +19,25 @@ use crate::transport::now;
 #[derive(Debug)]
 pub(in crate::log) struct Acquiring {
     queue: DurableQueue,
-    count_max: usize,
-    lock_ms: i64,
+    wish: Wish,
     /// Its number among those who wait.
     waiter: Option<u64>,
     watches: Vec<Watch>,
-    /// When the next lock ends, at the last look.
+    /// When the next lock ends, or something that failed is to be tried again, at the last look.
     look_again_at: Option<Instant>,
 }
 
 impl Acquiring {
-    pub(super) fn new(queue: DurableQueue, count_max: u32, lock: Duration) -> Self {
+    pub(super) fn new(
+        queue: DurableQueue,
+        count_max: u32,
+        bytes_max: usize,
+        lock: Duration,
+    ) -> Self {
+        let lock_ms = i64::try_from(lock.as_millis()).unwrap_or(i64::MAX);
         Self {
             queue,
-            count_max: count_max as usize,
-            lock_ms: i64::try_from(lock.as_millis()).unwrap_or(i64::MAX),
+            wish: Wish { count_max: count_max as usize, bytes_max, lock_ms },
             waiter: None,
             watches: Vec::new(),
             look_again_at: None,
@@ -61,18 +66,15 @@ impl Acquiring {
                 (None, Some(_)) => false,
             };
             if first {
-                let acquired = state.acquire(&queue.inner, self.count_max, self.lock_ms);
-                if over || self.count_max == 0 || !matches!(&acquired, Ok(none) if none.is_empty())
-                {
+                if let Some(acquired) = self.look(&mut state, over) {
                     drop(state);
                     self.leave();
                     return Poll::Ready(acquired);
                 }
                 if registered {
-                    let now_ms = queue.inner.clock.now_ms();
-                    let next = state.core.next_expiry().map(|until| until.saturating_sub(now_ms));
-                    self.look_again_at = next.and_then(|left| {
-                        let left = u64::try_from(left).unwrap_or_default();
+                    let now_ms = queue.inner.clock.steady_ms();
+                    self.look_again_at = state.look_again_ms(now_ms).and_then(|next| {
+                        let left = u64::try_from(next.saturating_sub(now_ms)).unwrap_or_default();
                         now().checked_add(Duration::from_millis(left))
                     });
                     return Poll::Pending;
@@ -102,6 +104,19 @@ impl Acquiring {
             self.watch(waker);
             registered = true;
         }
+    }
+
+    /// Looks for records; `None` if it is to be waited for some. What cannot be read is told when nothing else can be
+    /// given.
+    fn look(&self, state: &mut State, over: bool) -> Option<Result<Vec<Delivery>, LogError>> {
+        let found = match state.acquire(&self.queue.inner, self.wish) {
+            Ok(found) => found,
+            Err(error) => return Some(Err(error)),
+        };
+        if !found.deliveries.is_empty() || self.wish.count_max == 0 {
+            return Some(Ok(found.deliveries));
+        }
+        (over || found.hopeless).then(|| found.failed.map_or(Ok(Vec::new()), Err))
     }
 
     /// Whether somebody else is to look first.

@@ -71,10 +71,17 @@ impl Window {
     }
 
     fn tidy(&mut self) {
+        // One by one: each goes once, and what stays is not gone through.
         let floor = self.floor();
-        self.done = self.done.split_off(&floor);
-        self.attempts = self.attempts.split_off(&floor);
-        self.ahead = self.ahead.split_off(&self.end);
+        while self.done.first().is_some_and(|offset| *offset < floor) {
+            self.done.pop_first();
+        }
+        while self.attempts.first_key_value().is_some_and(|(offset, _)| *offset < floor) {
+            self.attempts.pop_first();
+        }
+        while self.ahead.first().is_some_and(|offset| *offset < self.end) {
+            self.ahead.pop_first();
+        }
     }
 }
 
@@ -96,6 +103,8 @@ pub(super) struct Core {
     available: BTreeSet<(i64, u32)>,
     /// Locks by the time of their end.
     locks: BTreeSet<(i64, Spot)>,
+    /// Records that die, but for those that were postponed.
+    dying: BTreeSet<Spot>,
     attempts_max: u32,
     window_max: usize,
 }
@@ -108,6 +117,7 @@ impl Core {
             windows: BTreeMap::new(),
             available: BTreeSet::new(),
             locks: BTreeSet::new(),
+            dying: BTreeSet::new(),
             attempts_max: attempts_max.max(1),
             window_max: window_max.max(1),
         }
@@ -160,6 +170,7 @@ impl Core {
             return false;
         }
         let state = if attempts >= self.attempts_max {
+            self.dying.insert((partition, offset));
             State::Dying(Cause::Attempts)
         } else {
             self.available.insert((offset, partition));
@@ -248,7 +259,9 @@ impl Core {
     fn back(&mut self, spot: Spot) {
         let Some(attempts) = self.unlock(spot) else { return };
         let last = attempts >= self.attempts_max;
-        if !last {
+        if last {
+            self.dying.insert(spot);
+        } else {
             self.available.insert((spot.1, spot.0));
         }
         if let Some(entry) = self.entry_mut(spot) {
@@ -262,6 +275,7 @@ impl Core {
             && let Some(entry) = self.entry_mut(lease.spot)
         {
             entry.state = State::Dying(Cause::Rejected);
+            self.dying.insert(lease.spot);
         }
     }
 
@@ -285,25 +299,37 @@ impl Core {
         }
     }
 
-    /// When the next lock ends, in milliseconds since 1970.
+    /// When the next lock ends.
     pub(super) fn next_expiry(&self) -> Option<i64> {
         self.locks.first().map(|(until_ms, _)| *until_ms)
     }
 
-    /// The records that die, with their attempts and the cause.
+    /// The records that die and are not postponed, with their attempts and the cause.
     pub(super) fn dying(&self) -> Vec<(Lease, Cause)> {
-        let mut dying = Vec::new();
-        for (partition, window) in &self.windows {
-            dying.extend(window.entries.iter().filter_map(|(offset, entry)| {
-                let State::Dying(cause) = entry.state else { return None };
-                Some((Lease { spot: (*partition, *offset), attempt: entry.attempts }, cause))
-            }));
+        let dying = self.dying.iter().filter_map(|spot| {
+            let Entry { state: State::Dying(cause), attempts } = *self.entry(*spot)? else {
+                return None;
+            };
+            Some((Lease { spot: *spot, attempt: attempts }, cause))
+        });
+        dying.collect()
+    }
+
+    /// A record that dies is to be left alone for a time.
+    pub(super) fn postpone(&mut self, spot: Spot) {
+        self.dying.remove(&spot);
+    }
+
+    /// That time is over.
+    pub(super) fn dies_again(&mut self, spot: Spot) {
+        if self.entry(spot).is_some_and(|entry| matches!(entry.state, State::Dying(_))) {
+            self.dying.insert(spot);
         }
-        dying
     }
 
     /// A record is done with.
     pub(super) fn finish(&mut self, (partition, offset): Spot) {
+        self.dying.remove(&(partition, offset));
         if let Some(window) = self.windows.get_mut(&partition) {
             window.finish(offset);
         }

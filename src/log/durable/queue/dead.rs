@@ -16,8 +16,20 @@ const ORIGIN: [&str; 5] = [
     "peermq.attempts",
     "peermq.reason",
 ];
+/// Name of the header that tells what of the record is not in its letter.
+const LEFT_OUT: &str = "peermq.left_out";
 
-/// Appends a dead letter.
+/// What a letter leaves out: more and more, until its topic has room for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum LeftOut {
+    Nothing,
+    Value,
+    AllButOrigin,
+}
+
+/// Appends a dead letter. If its topic has no room for so large a record, it goes without its value; if there is no room
+/// for that either, without its own key and headers. What is left out is where the headers say that the record is from,
+/// for as long as that is kept. A topic that wants keys gets the origin as the key of a record that has none.
 pub(super) fn bury(
     topic: &Topic,
     origin: &str,
@@ -25,25 +37,43 @@ pub(super) fn bury(
     lease: Lease,
     cause: Cause,
 ) -> Result<Ticket, LogError> {
+    let (partition, offset) = lease.spot;
+    let made_key = format!("{origin}/{partition}/{offset}");
     let reason = match cause {
         Cause::Rejected => "rejected",
         Cause::Attempts => "attempts",
     };
     let values = [
         origin.to_owned(),
-        lease.spot.0.to_string(),
-        lease.spot.1.to_string(),
+        partition.to_string(),
+        offset.to_string(),
         lease.attempt.to_string(),
         reason.to_owned(),
     ];
-    let added = ORIGIN.iter().zip(&values);
-    let mut headers: Vec<HeaderRef<'_>> = record.headers.iter().map(Header::borrowed).collect();
-    headers.extend(added.map(|(key, value)| HeaderRef { key, value: Some(value.as_bytes()) }));
-    let letter = NewRecord {
-        key: record.key.as_deref(),
-        value: record.value.as_deref(),
-        headers: &headers,
-        timestamp_ms: Some(record.timestamp_ms),
-    };
-    topic.append_at(Level::Durable, letter)
+    let (mut key, mut left_out) = (record.key.as_deref(), LeftOut::Nothing);
+    loop {
+        let added = ORIGIN.iter().zip(&values);
+        let added = added.map(|(key, value)| HeaderRef { key, value: Some(value.as_bytes()) });
+        let own = record.headers.iter().map(Header::borrowed);
+        let note = |note: &'static str| HeaderRef { key: LEFT_OUT, value: Some(note.as_bytes()) };
+        // Empty, not null: that would delete its key in a compacted topic.
+        let nothing: Option<&[u8]> = Some(b"");
+        let (value, headers): (_, Vec<HeaderRef<'_>>) = match left_out {
+            LeftOut::Nothing => (record.value.as_deref(), own.chain(added).collect()),
+            LeftOut::Value => (nothing, own.chain(added).chain([note("value")]).collect()),
+            LeftOut::AllButOrigin => (nothing, added.chain([note("value key headers")]).collect()),
+        };
+        let timestamp_ms = Some(record.timestamp_ms);
+        let letter = NewRecord { key, value, headers: &headers, timestamp_ms };
+        match topic.append_at(Level::Durable, letter) {
+            Err(LogError::TooLarge { .. }) if left_out == LeftOut::Nothing => {
+                left_out = LeftOut::Value;
+            }
+            Err(LogError::TooLarge { .. }) if left_out == LeftOut::Value => {
+                (left_out, key) = (LeftOut::AllButOrigin, None);
+            }
+            Err(LogError::KeyMissing { .. }) if key.is_none() => key = Some(made_key.as_bytes()),
+            done => return done,
+        }
+    }
 }

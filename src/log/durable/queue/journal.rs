@@ -1,5 +1,6 @@
 //! What a queue remembers across restarts: a topic of the same log, in which every delivery and every end of a record is
-//! noted. Now and then a record with everything follows, and what is before it is forgotten.
+//! noted. Now and then a picture of everything follows, and what is before it is forgotten. A picture takes a record for
+//! each partition and counts once it is complete.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,7 @@ use super::core::{Lease, Remembered, Spot};
 use crate::log::Log;
 use crate::log::append::{NewRecord, Ticket};
 use crate::log::error::{Damage, LogError, Place};
-use crate::log::format::{Fault, Field, FormatError};
+use crate::log::format::{Fault, Field, FormatError, Id};
 use crate::log::options::{Level, TopicOptions};
 use crate::log::peer::protocol::Malformed;
 use crate::log::peer::protocol::wire::{Input, Wire, wire_kinds, wire_struct};
@@ -15,9 +16,11 @@ use crate::log::read::Position;
 use crate::log::topic::Topic;
 
 /// Version of what is written here.
-const VERSION: u8 = 1;
-/// Notes between two records with everything.
+const VERSION: u8 = 2;
+/// Notes between two pictures, at least.
 const NOTES_MAX: usize = 1024;
+/// Deliveries or spots in one note, at most: it fits a record.
+const ITEMS_MAX: usize = 64 << 10;
 /// Bytes of a segment; what is forgotten goes segment by segment.
 const SEGMENT_BYTES: u32 = 4 << 20;
 
@@ -36,6 +39,15 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// A picture begins: of this topic, with so many partitions, which follow at once.
+    struct Picture {
+        topic: String,
+        id: (u64, u64),
+        partitions: u32,
+    }
+}
+
+wire_struct! {
     /// Everything about one partition.
     struct Partition {
         partition: u32,
@@ -45,19 +57,13 @@ wire_struct! {
     }
 }
 
-wire_struct! {
-    /// Everything.
-    struct Everything {
-        partitions: Vec<Partition>,
-    }
-}
-
 wire_kinds! {
     /// A note.
     enum Note {
         1 Delivered(Delivered),
         2 Finished(Finished),
-        3 Everything(Everything),
+        3 Picture(Picture),
+        4 Partition(Partition),
     }
 }
 
@@ -80,98 +86,163 @@ impl Note {
     }
 }
 
+/// What a journal tells.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Memory {
+    /// The topic that the queue is over: its name and its id, by which it is told from a later one of that name.
+    pub(super) topic: (String, Id),
+    pub(super) partitions: BTreeMap<u32, Remembered>,
+}
+
 /// The journal of one queue.
 #[derive(Debug)]
 pub(super) struct Journal {
     topic: Topic,
-    /// Since the last record with everything.
+    /// Since the last picture.
     notes: usize,
+    /// Of these notes.
+    bytes: usize,
+    /// Of the last picture.
+    picture_bytes: usize,
 }
 
 impl Journal {
-    /// Opens the journal of a queue, or begins one; also what it remembers. `None` for a new one.
-    pub(super) fn open(
-        log: &Log,
-        queue: &str,
-    ) -> Result<(Self, Option<BTreeMap<u32, Remembered>>), LogError> {
+    /// Opens the journal of a queue, or begins one; also what it tells. `None` for a new one.
+    pub(super) fn open(log: &Log, queue: &str) -> Result<(Self, Option<Memory>), LogError> {
         let options = TopicOptions::default().segment_bytes(SEGMENT_BYTES);
         let options = options.record_bytes_max(SEGMENT_BYTES);
         let inner = log.inner.internal_topic(&format!("__queue.{queue}"), options)?;
         let topic = Topic { inner, log: log.inner.clone() };
-        let mut remembered = None;
+        let mut replay = Replay::default();
         for record in topic.read(0, Position::Earliest)? {
             let record = record?;
-            let note = Note::decode(record.value.as_deref().unwrap_or_default());
-            let note = note.map_err(|error| unreadable(&topic, record.offset, error))?;
-            apply(&mut remembered, note);
+            let value = record.value.as_deref().unwrap_or_default();
+            let noted = Note::decode(value).and_then(|note| replay.note(note, value.len()));
+            noted.map_err(|error| unreadable(&topic, record.offset, error))?;
         }
-        Ok((Self { topic, notes: 0 }, remembered))
+        let Replay { memory, notes, bytes, picture_bytes, .. } = replay;
+        Ok((Self { topic, notes, bytes, picture_bytes }, memory))
     }
 
     /// Notes deliveries; written when this returns, so that attempts are counted though this process dies.
     pub(super) fn delivered(&mut self, leases: &[Lease]) -> Result<(), LogError> {
         let lease = |lease: &Lease| (lease.spot.0, (lease.spot.1, lease.attempt));
-        let leases = leases.iter().map(lease).collect();
-        self.note(Level::Written, &Note::Delivered(Delivered { leases }))?.wait().map(drop)
+        let mut last = None;
+        for leases in leases.chunks(ITEMS_MAX) {
+            let leases = leases.iter().map(lease).collect();
+            last = Some(self.note(Level::Written, &Note::Delivered(Delivered { leases }))?);
+        }
+        // They are written in order.
+        last.map_or(Ok(()), |ticket| ticket.wait().map(drop))
     }
 
-    /// Notes records that are done with.
-    pub(super) fn finished(&mut self, level: Level, spots: &[Spot]) -> Result<Ticket, LogError> {
-        self.note(level, &Note::Finished(Finished { spots: spots.to_vec() }))
+    /// Notes records that are done with. The ticket is that of the last note, which has no level before the others have
+    /// it. `None` for no records.
+    pub(super) fn finished(
+        &mut self,
+        level: Level,
+        spots: &[Spot],
+    ) -> Result<Option<Ticket>, LogError> {
+        let mut last = None;
+        for spots in spots.chunks(ITEMS_MAX) {
+            last = Some(self.note(level, &Note::Finished(Finished { spots: spots.to_vec() }))?);
+        }
+        Ok(last)
     }
 
     fn note(&mut self, level: Level, note: &Note) -> Result<Ticket, LogError> {
+        let bytes = note.encode();
         self.notes += 1;
-        self.topic.append_to(0, level, NewRecord::new(&note.encode()))
+        self.bytes += bytes.len();
+        self.topic.append_to(0, level, NewRecord::new(&bytes))
     }
 
-    /// Whether so much was noted that everything should be.
+    /// Whether so much was noted that a picture is due: it is no more work than the notes before it were.
     pub(super) fn is_long(&self) -> bool {
-        self.notes >= NOTES_MAX
+        self.notes >= NOTES_MAX && self.bytes >= self.picture_bytes
     }
 
     /// Notes everything, and forgets what was noted before.
-    pub(super) fn everything(
-        &mut self,
-        remembered: BTreeMap<u32, Remembered>,
-    ) -> Result<(), LogError> {
-        let partition = |(partition, remembered): (u32, Remembered)| Partition {
-            partition,
-            floor: remembered.floor,
-            done: remembered.done.into_iter().collect(),
-            attempts: remembered.attempts.into_iter().collect(),
-        };
-        let partitions = remembered.into_iter().map(partition).collect();
-        let ticket = self.note(Level::Durable, &Note::Everything(Everything { partitions }))?;
-        let offset = ticket.wait()?;
-        self.notes = 0;
+    pub(super) fn everything(&mut self, memory: Memory) -> Result<(), LogError> {
+        let Memory { topic: (topic, id), partitions } = memory;
+        let id = ((id.bits() >> 64) as u64, id.bits() as u64);
+        let count = u32::try_from(partitions.len()).unwrap_or(u32::MAX);
+        let before = self.bytes;
+        let picture = Picture { topic, id, partitions: count };
+        let first = self.note(Level::Written, &Note::Picture(picture))?;
+        let (offset, mut last) = (first.first_offset(), first);
+        for (partition, remembered) in partitions {
+            let Remembered { floor, done, attempts } = remembered;
+            let (done, attempts) = (done.into_iter().collect(), attempts.into_iter().collect());
+            let note = Note::Partition(Partition { partition, floor, done, attempts });
+            last = self.note(Level::Written, &note)?;
+        }
+        last.at_level(Level::Durable).wait()?;
+        (self.notes, self.picture_bytes, self.bytes) = (0, self.bytes - before, 0);
         self.topic.truncate_front(0, offset)
     }
 }
 
-fn apply(remembered: &mut Option<BTreeMap<u32, Remembered>>, note: Note) {
-    let partitions = remembered.get_or_insert_with(BTreeMap::new);
-    match note {
-        Note::Delivered(delivered) => {
-            for (partition, (offset, attempt)) in delivered.leases {
-                partitions.entry(partition).or_default().attempts.insert(offset, attempt);
+/// Goes through a journal.
+#[derive(Debug, Default)]
+struct Replay {
+    memory: Option<Memory>,
+    /// A picture of which parts are to come. It counts for nothing before they have: writing it has failed if something
+    /// else follows.
+    incomplete: Option<(Memory, u32)>,
+    notes: usize,
+    bytes: usize,
+    picture_bytes: usize,
+}
+
+impl Replay {
+    fn note(&mut self, note: Note, bytes: usize) -> Result<(), Malformed> {
+        self.notes += 1;
+        self.bytes += bytes;
+        match note {
+            Note::Picture(picture) => {
+                let bits = u128::from(picture.id.0) << 64 | u128::from(picture.id.1);
+                let topic = (picture.topic, Id::from_bits(bits));
+                let memory = Memory { topic, partitions: BTreeMap::new() };
+                self.incomplete = Some((memory, picture.partitions));
+                self.picture_bytes = bytes;
             }
-        }
-        Note::Finished(finished) => {
-            for (partition, offset) in finished.spots {
-                let known = partitions.entry(partition).or_default();
-                known.done.insert(offset);
-                known.attempts.remove(&offset);
-            }
-        }
-        Note::Everything(everything) => {
-            partitions.clear();
-            for Partition { partition, floor, done, attempts } in everything.partitions {
+            Note::Partition(Partition { partition, floor, done, attempts }) => {
+                let Some((memory, left)) = &mut self.incomplete else {
+                    return Err(Malformed::Kind { found: 4 });
+                };
                 let done = done.into_iter().collect();
                 let attempts = attempts.into_iter().collect();
-                partitions.insert(partition, Remembered { floor, done, attempts });
+                memory.partitions.insert(partition, Remembered { floor, done, attempts });
+                *left = left.saturating_sub(1);
+                self.picture_bytes += bytes;
+            }
+            Note::Delivered(delivered) => {
+                let partitions = self.partitions().ok_or(Malformed::Kind { found: 1 })?;
+                for (partition, (offset, attempt)) in delivered.leases {
+                    partitions.entry(partition).or_default().attempts.insert(offset, attempt);
+                }
+            }
+            Note::Finished(finished) => {
+                let partitions = self.partitions().ok_or(Malformed::Kind { found: 2 })?;
+                for (partition, offset) in finished.spots {
+                    let known = partitions.entry(partition).or_default();
+                    known.done.insert(offset);
+                    known.attempts.remove(&offset);
+                }
             }
         }
+        if self.incomplete.as_ref().is_some_and(|(_, left)| *left == 0) {
+            self.memory = self.incomplete.take().map(|(memory, _)| memory);
+            (self.notes, self.bytes) = (0, 0);
+        }
+        Ok(())
+    }
+
+    /// What notes are about.
+    fn partitions(&mut self) -> Option<&mut BTreeMap<u32, Remembered>> {
+        self.incomplete = None;
+        self.memory.as_mut().map(|memory| &mut memory.partitions)
     }
 }
 
@@ -188,46 +259,4 @@ fn unreadable(topic: &Topic, offset: i64, error: Malformed) -> LogError {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::log::storage::MemoryStorage;
-
-    fn remembered(floor: i64, done: &[i64], attempts: &[(i64, u32)]) -> Remembered {
-        let (done, attempts) = (done.iter().copied().collect(), attempts.iter().copied().collect());
-        Remembered { floor, done, attempts }
-    }
-
-    #[test]
-    fn what_was_noted_is_remembered_and_what_is_before_everything_forgotten() {
-        let storage = Arc::new(MemoryStorage::new());
-        let log = Log::open_in(storage.clone(), "/log").unwrap();
-        let (mut journal, nothing) = Journal::open(&log, "q").unwrap();
-        assert!(nothing.is_none());
-        let lease = |offset, attempt| Lease { spot: (2, offset), attempt };
-        journal.everything([(2, remembered(5, &[7], &[(6, 2)]))].into()).unwrap();
-        journal.delivered(&[lease(8, 1), lease(6, 3)]).unwrap();
-        journal.finished(Level::Durable, &[(2, 8)]).unwrap().wait().unwrap();
-        drop((journal, log));
-        let log = Log::open_in(storage, "/log").unwrap();
-        let (mut journal, found) = Journal::open(&log, "q").unwrap();
-        assert_eq!(found.unwrap()[&2], remembered(5, &[7, 8], &[(6, 3)]));
-        journal.everything([(1, remembered(1, &[], &[]))].into()).unwrap();
-        let (journal, found) = Journal::open(&log, "q").unwrap();
-        assert_eq!(found.unwrap(), [(1, remembered(1, &[], &[]))].into());
-        let earliest = journal.topic.offset_of(0, Position::Earliest).unwrap();
-        assert_eq!(earliest, 3, "what is before is forgotten");
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_bytes_are_no_note_or_one_that_encodes_to_them(bytes: Vec<u8>) {
-            if let Ok(note) = Note::decode(&bytes) {
-                prop_assert_eq!(note.encode(), bytes);
-            }
-        }
-    }
-}
+mod tests;

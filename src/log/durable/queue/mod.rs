@@ -1,6 +1,7 @@
 //! A work queue over a topic: each record is delivered to one worker, which settles it.
 //!
-//! The rules are in [`core`], what is remembered across restarts in [`journal`], waiting in [`acquire`].
+//! The rules are in [`core`], what is done by them in [`state`], what is remembered across restarts in [`journal`], waiting in
+//! [`acquire`].
 
 mod acquire;
 mod core;
@@ -8,25 +9,25 @@ mod dead;
 mod journal;
 mod options;
 mod settling;
+mod state;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use self::core::{Core, Lease, Remembered, Spot};
+use self::core::Lease;
 pub(in crate::log) use acquire::Acquiring;
-use journal::Journal;
 pub use options::QueueOptions;
 pub(in crate::log) use settling::Settling;
+use state::State;
 
 use crate::log::Log;
-use crate::log::append::Ticket;
 use crate::log::clock::Clock;
 use crate::log::error::LogError;
 use crate::log::peer::alarm::Alarm;
 use crate::log::peer::protocol::{RemoteCode, RemoteError, Verdict, WireDelivery};
-use crate::log::read::{LogRecord, Position, Reader};
+use crate::log::read::LogRecord;
 use crate::log::topic::Topic;
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::transport::now;
@@ -127,16 +128,19 @@ pub struct QueueStats {
     pub available: usize,
     /// Records that are locked now.
     pub locked: usize,
+    /// Records that were given up, but whose dead letters were refused; see
+    /// [`dead_letter_error`](DurableQueue::dead_letter_error).
+    pub unburied: usize,
     /// Workers that wait now.
     pub waiting: usize,
 }
 
 /// A durable work queue over a topic of a log: every record goes to one worker at a time, under a lock that ends by
 /// itself; what is acknowledged never comes again, what is not is delivered anew, also after a restart of the process.
-/// Clones are the same queue. Only durable records are delivered.
+/// Clones are the same queue, and so is one that is opened by its name while another is. Only durable records are delivered.
 ///
 /// ```
-/// use std::sync::Arc;
+/// use std::sync::{Arc, Weak};
 /// use std::time::Duration;
 /// use peermq::log::storage::MemoryStorage;
 /// use peermq::log::{DurableQueue, Log, TopicOptions};
@@ -162,28 +166,28 @@ pub struct DurableQueue {
 struct Inner {
     name: String,
     topic: Topic,
-    dead_letters: Option<Topic>,
     options: QueueOptions,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
 }
 
-/// All that changes. Its lock is held while records are read and notes written, not while a sync is waited for - but for
-/// dead letters, and when the journal is cut.
-#[derive(Debug)]
-struct State {
-    /// With all partitions that the queue reads.
-    topic: Topic,
-    core: Core,
-    journal: Journal,
-    readers: Vec<Reader>,
-    /// The records in the windows that are not done with.
-    records: BTreeMap<Spot, LogRecord>,
-    /// Workers that wait, the first one first.
-    waiters: VecDeque<(u64, Waker)>,
-    next_waiter: u64,
-    stats: QueueStats,
+impl Inner {
+    /// Refuses to open as another one what is open.
+    fn check_same(&self, topic: &Topic, options: &QueueOptions) -> Result<(), LogError> {
+        let same = self.topic.inner.id == topic.inner.id && self.options.are_those_of(options);
+        if same {
+            return Ok(());
+        }
+        let reason =
+            format!("{} is open already, over another topic or with other options", self.name);
+        Err(LogError::Invalid { what: "queue", reason })
+    }
 }
+
+/// The queues of a log that are open, by name: whoever opens one again gets the same, as two would deliver every record
+/// twice. Its lock is held while a queue is opened, and comes before all others.
+#[derive(Debug, Default)]
+pub(in crate::log) struct Queues(Mutex<BTreeMap<String, Weak<Inner>>>);
 
 impl DurableQueue {
     /// How a queue is to work.
@@ -192,43 +196,21 @@ impl DurableQueue {
     }
 
     fn start(options: QueueOptions, log: &Log, name: &str, topic: &str) -> Result<Self, LogError> {
+        let mut queues = lock(&log.inner.queues.0);
         let topic = log.topic(topic)?;
+        if let Some(inner) = queues.get(name).and_then(Weak::upgrade) {
+            inner.check_same(&topic, &options)?;
+            return Ok(Self { inner });
+        }
         let dead_letters =
             options.dead_letters.as_deref().map(|dead| log.topic(dead)).transpose()?;
-        let (mut journal, remembered) = Journal::open(log, name)?;
-        let new = remembered.is_none();
-        let mut remembered = remembered.unwrap_or_default();
-        let mut core = Core::new(options.attempts_max, options.window);
-        let (mut readers, mut missed) = (Vec::new(), 0);
-        for partition in 0..topic.partitions() {
-            let start = if new { options.start.clone() } else { Position::Earliest };
-            let from = topic.offset_of(partition, start)?;
-            let mut known = remembered.remove(&partition).unwrap_or_default();
-            if new {
-                known.floor = from;
-            } else if known.floor < from {
-                missed += u64::try_from(from - known.floor).unwrap_or_default();
-                known.floor = from;
-            }
-            readers.push(topic.read(partition, Position::Offset(known.floor))?.durable_only());
-            core.open(partition, known);
-        }
-        if new {
-            journal.everything(core.remembered())?;
-        }
-        let state = State {
-            topic: topic.clone(),
-            core,
-            journal,
-            readers,
-            records: BTreeMap::new(),
-            waiters: VecDeque::new(),
-            next_waiter: 0,
-            stats: QueueStats { missed, ..QueueStats::default() },
-        };
+        let state = State::open(&options, log, name, &topic, dead_letters)?;
         let clock = log.inner.shared.clock.clone();
-        let (name, state) = (name.to_owned(), Mutex::new(state));
-        Ok(Self { inner: Arc::new(Inner { name, topic, dead_letters, options, clock, state }) })
+        let (own, state) = (name.to_owned(), Mutex::new(state));
+        let inner = Arc::new(Inner { name: own, topic, options, clock, state });
+        queues.retain(|_, queue| queue.strong_count() > 0);
+        queues.insert(name.to_owned(), Arc::downgrade(&inner));
+        Ok(Self { inner })
     }
 
     /// Its name.
@@ -242,9 +224,17 @@ impl DurableQueue {
         QueueStats {
             available: state.core.available(),
             locked: state.core.locked(),
+            unburied: state.unburied.len(),
             waiting: state.waiters.len(),
             ..state.stats
         }
+    }
+
+    /// Why dead letters are waiting, if some are: what their topic said to the last one. They are tried again every second
+    /// at which somebody asks for work; their records stay in the window until then.
+    pub fn dead_letter_error(&self) -> Option<LogError> {
+        let state = self.state();
+        state.refusal.clone().filter(|_| !state.unburied.is_empty())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -256,7 +246,8 @@ impl DurableQueue {
     /// records in turn, and share what there is.
     ///
     /// # Errors
-    /// Failures of the log.
+    /// Failures of the log. A partition that cannot be read keeps nobody from the records of the others: its failure is
+    /// told at once if there are no others, else to who has waited for nothing.
     pub fn acquire(
         &self,
         count_max: usize,
@@ -264,7 +255,7 @@ impl DurableQueue {
         timeout: Duration,
     ) -> Result<Vec<Delivery>, LogError> {
         let count_max = u32::try_from(count_max).unwrap_or(u32::MAX);
-        let mut acquiring = self.acquiring(count_max, lock);
+        let mut acquiring = self.acquiring(count_max, usize::MAX, lock);
         let deadline = now().checked_add(timeout);
         let alarm = Arc::new(Alarm::default());
         let waker = alarm.waker(0);
@@ -300,7 +291,8 @@ impl DurableQueue {
     /// These cannot be dealt with: they go to the dead letters.
     ///
     /// # Errors
-    /// As [`ack`](Self::ack).
+    /// As [`ack`](Self::ack), and what the topic of dead letters says if it refuses one: that record is given up
+    /// nevertheless, and its letter tried again.
     pub fn reject(&self, ids: &[DeliveryId]) -> Result<(), QueueError> {
         self.settle(Verdict::Reject, ids)
     }
@@ -321,15 +313,20 @@ impl DurableQueue {
         settling.refused.into_iter().flatten().next().map_or(Ok(()), Err)
     }
 
-    /// Begins to acquire.
-    pub(in crate::log) fn acquiring(&self, count_max: u32, lock: Duration) -> Acquiring {
-        Acquiring::new(self.clone(), count_max, lock)
+    /// Begins to acquire: so many records at most, and no more than so many bytes of them but for the first.
+    pub(in crate::log) fn acquiring(
+        &self,
+        count_max: u32,
+        bytes_max: usize,
+        lock: Duration,
+    ) -> Acquiring {
+        Acquiring::new(self.clone(), count_max, bytes_max, lock)
     }
 
     /// Settles; what is left is to wait for its level.
     pub(in crate::log) fn settling(&self, verdict: Verdict, ids: &[WireDelivery]) -> Settling {
         let inner = &self.inner;
-        let now_ms = inner.clock.now_ms();
+        let now_ms = inner.clock.steady_ms();
         let mut state = self.state();
         let mut refused = Vec::with_capacity(ids.len());
         let mut leases = Vec::new();
@@ -339,175 +336,17 @@ impl DurableQueue {
             refused.push((!holds).then_some(QueueError::LockLost { partition, offset }));
             leases.extend(holds.then(|| id.lease()));
         }
+        let before = state.core.next_expiry();
         let outcome = state.settle(inner, verdict, &leases, now_ms);
-        let next = state.first_waiter().filter(|_| state.core.available() > 0);
+        // Who waits has counted on the lock that ended first.
+        let sooner =
+            state.core.next_expiry().is_some_and(|next| before.is_none_or(|was| next < was));
+        let next = state.first_waiter().filter(|_| sooner || state.core.available() > 0);
         drop(state);
         next.into_iter().for_each(Waker::wake);
         match outcome {
             Ok(ticket) => Settling { ticket, failed: None, refused },
             Err(error) => Settling { ticket: None, failed: Some(error), refused },
-        }
-    }
-}
-
-impl State {
-    fn first_waiter(&self) -> Option<Waker> {
-        self.waiters.front().map(|(_, waker)| waker.clone())
-    }
-
-    /// Does with locked records what a worker says. First the note, then the deed: what could not be noted did not
-    /// happen.
-    fn settle(
-        &mut self,
-        inner: &Inner,
-        verdict: Verdict,
-        leases: &[Lease],
-        now_ms: i64,
-    ) -> Result<Option<Ticket>, LogError> {
-        if leases.is_empty() {
-            return Ok(None);
-        }
-        match verdict {
-            Verdict::Ack => {
-                let spots: Vec<Spot> = leases.iter().map(|lease| lease.spot).collect();
-                let ticket = self.journal.finished(inner.options.level, &spots)?;
-                for lease in leases {
-                    self.core.ack(*lease);
-                    self.records.remove(&lease.spot);
-                }
-                self.stats.acknowledged += leases.len() as u64;
-                self.tidy_journal()?;
-                return Ok(Some(ticket));
-            }
-            Verdict::Release => leases.iter().for_each(|lease| self.core.release(*lease)),
-            Verdict::Reject => leases.iter().for_each(|lease| self.core.reject(*lease)),
-            Verdict::Renew(lock_ms) => {
-                let until_ms = now_ms.saturating_add(lock_ms.into());
-                leases.iter().for_each(|lease| self.core.renew(*lease, until_ms));
-            }
-        }
-        self.bury(inner)?;
-        Ok(None)
-    }
-
-    /// Acquires what there is.
-    fn acquire(
-        &mut self,
-        inner: &Inner,
-        count_max: usize,
-        lock_ms: i64,
-    ) -> Result<Vec<Delivery>, LogError> {
-        let now_ms = inner.clock.now_ms();
-        self.core.expire(now_ms);
-        self.fill()?;
-        self.bury(inner)?;
-        // Those who wait behind are to get their share.
-        let share = self.core.available().div_ceil(self.waiters.len().max(1));
-        let leases = self.core.next(count_max.min(share));
-        if leases.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.journal.delivered(&leases)?;
-        let mut deliveries = Vec::with_capacity(leases.len());
-        for lease in leases {
-            self.core.lock(lease, now_ms.saturating_add(lock_ms));
-            self.stats.delivered += 1;
-            self.stats.redelivered += u64::from(lease.attempt > 1);
-            if let Some(record) = self.records.get(&lease.spot) {
-                deliveries.push(Delivery { id: lease.into(), record: record.clone() });
-            }
-        }
-        self.tidy_journal()?;
-        Ok(deliveries)
-    }
-
-    /// Takes up partitions that the topic got meanwhile, from their beginning, whatever the queue began with: they came
-    /// after it.
-    fn take_up(&mut self) -> Result<(), LogError> {
-        // The options are those of all handles, however old.
-        if self.topic.options().partitions as usize <= self.readers.len() {
-            return Ok(());
-        }
-        let (log, name) = (&self.topic.log, self.topic.name());
-        let now = log.find_topic(name).filter(|topic| topic.id == self.topic.inner.id);
-        // A topic that is deleted has no more of them.
-        let Some(inner) = now else { return Ok(()) };
-        let topic = Topic { inner, log: log.clone() };
-        for partition in self.topic.partitions()..topic.partitions() {
-            let earliest = topic.offset_of(partition, Position::Earliest)?;
-            let reader = topic.read(partition, Position::Offset(earliest))?.durable_only();
-            self.stats.missed += u64::try_from(earliest).unwrap_or_default();
-            self.core.open(partition, Remembered { floor: earliest, ..Remembered::default() });
-            self.readers.push(reader);
-        }
-        self.topic = topic;
-        Ok(())
-    }
-
-    /// Reads on as far as the windows go.
-    fn fill(&mut self) -> Result<(), LogError> {
-        self.take_up()?;
-        for reader in &mut self.readers {
-            let partition = reader.partition_number();
-            while self.core.wants(partition).is_some() {
-                match reader.next_record() {
-                    Ok(Some(record)) => {
-                        let spot = (partition, record.offset);
-                        if self.core.offer(spot) {
-                            self.records.insert(spot, record);
-                        }
-                    }
-                    Ok(None) => {
-                        self.core.skip_to(partition, reader.next_offset());
-                        break;
-                    }
-                    Err(LogError::OffsetOutOfRange { earliest, .. })
-                        if earliest > reader.next_offset() =>
-                    {
-                        // Retention was faster.
-                        let missed = earliest - reader.next_offset();
-                        self.stats.missed += u64::try_from(missed).unwrap_or_default();
-                        reader.seek(Position::Offset(earliest))?;
-                        self.core.skip_to(partition, earliest);
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Brings the dead to their topic. They are durable there before they are done with here; a crash between the two
-    /// leaves a second copy, which its headers show.
-    fn bury(&mut self, inner: &Inner) -> Result<(), LogError> {
-        let dying = self.core.dying();
-        if dying.is_empty() {
-            return Ok(());
-        }
-        if let Some(topic) = &inner.dead_letters {
-            let mut tickets = Vec::new();
-            for (lease, cause) in &dying {
-                if let Some(record) = self.records.get(&lease.spot) {
-                    tickets.push(dead::bury(topic, inner.topic.name(), record, *lease, *cause)?);
-                }
-            }
-            tickets.into_iter().try_for_each(|ticket| ticket.wait().map(drop))?;
-        }
-        let spots: Vec<Spot> = dying.iter().map(|(lease, _)| lease.spot).collect();
-        self.journal.finished(inner.options.level, &spots)?.wait()?;
-        for spot in spots {
-            self.core.finish(spot);
-            self.records.remove(&spot);
-            self.stats.dead += 1;
-        }
-        self.tidy_journal()
-    }
-
-    fn tidy_journal(&mut self) -> Result<(), LogError> {
-        if self.journal.is_long() {
-            self.journal.everything(self.core.remembered())
-        } else {
-            Ok(())
         }
     }
 }

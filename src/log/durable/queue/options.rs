@@ -40,7 +40,9 @@ impl QueueOptions {
     }
 
     /// The topic that gets the records which are given up or rejected, with headers that tell where each is from and
-    /// why. It must exist. Without one they are only counted.
+    /// why. It must exist. Without one they are only counted. It should take records 700 bytes larger than those
+    /// of the queue's topic: a letter for which it has no room goes without the record's value, and says so in the header
+    /// `peermq.left_out`.
     #[must_use]
     pub fn dead_letters(mut self, topic: impl Into<String>) -> Self {
         self.dead_letters = Some(topic.into());
@@ -70,10 +72,22 @@ impl QueueOptions {
         self
     }
 
+    /// Whether these make the same queue as others. Where it began is past.
+    pub(super) fn are_those_of(&self, other: &Self) -> bool {
+        let Self { attempts_max, dead_letters, level, window, start: _ } = self;
+        let same =
+            (attempts_max, level, window) == (&other.attempts_max, &other.level, &other.window);
+        same && *dead_letters == other.dead_letters
+    }
+
     /// Opens the queue of this name over a topic, or begins it.
     ///
+    /// A queue of this name that is open in this log already is shared. If the topic was deleted and made anew, the queue
+    /// begins at the new one's earliest record.
+    ///
     /// # Errors
-    /// `UnknownTopic`; `Invalid` for a name that no topic could have; failures of the log.
+    /// `UnknownTopic`; `Invalid` for a name that no topic could have, for a queue that was begun over a topic of another
+    /// name, and for one that is open with other options, or over a topic that was deleted since; failures of the log.
     pub fn open(self, log: &Log, name: &str, topic: &str) -> Result<DurableQueue, LogError> {
         DurableQueue::start(self, log, name, topic)
     }

@@ -114,6 +114,7 @@ impl RemoteQueue {
             available: count(state.available),
             locked: count(state.locked),
             waiting: count(state.waiting),
+            unburied: count(state.unburied),
         })
     }
 

@@ -103,5 +103,6 @@ wire_struct! {
         available: u64,
         locked: u64,
         waiting: u64,
+        unburied: u64,
     }
 }

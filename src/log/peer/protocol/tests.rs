@@ -226,21 +226,24 @@ fn answer() -> impl Strategy<Value = Answer> {
         vec(any::<String>(), 0..4).prop_map(|groups| GroupNames { groups }.into()),
         (vec(any::<i64>(), 0..4), vec(any::<(String, u64)>(), 0..3))
             .prop_map(|(offsets, fingerprints)| Transacted { offsets, fingerprints }.into()),
-        (any::<(u64, u64, u64, u64)>(), any::<(u64, u64, u64, u64)>()).prop_map(|(done, now)| {
-            let (delivered, redelivered, acknowledged, dead) = done;
-            let (missed, available, locked, waiting) = now;
-            QueueState {
-                delivered,
-                redelivered,
-                acknowledged,
-                dead,
-                missed,
-                available,
-                locked,
-                waiting,
+        (any::<(u64, u64, u64, u64)>(), any::<(u64, u64, u64, u64, u64)>()).prop_map(
+            |(done, now)| {
+                let (delivered, redelivered, acknowledged, dead) = done;
+                let (missed, available, locked, waiting, unburied) = now;
+                QueueState {
+                    delivered,
+                    redelivered,
+                    acknowledged,
+                    dead,
+                    missed,
+                    available,
+                    locked,
+                    waiting,
+                    unburied,
+                }
+                .into()
             }
-            .into()
-        }),
+        ),
         (any::<(String, i32, u32, u32, u64)>(), partitions(), partitions()).prop_map(
             |(numbers, assigned, revoked)| {
                 let (member, generation, awaited, interval_ms, version) = numbers;

@@ -8,6 +8,7 @@
 
 mod blocking;
 mod clients;
+mod deadlines;
 mod groups;
 mod service;
 mod work;

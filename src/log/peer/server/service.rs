@@ -14,7 +14,8 @@ use bytes::Bytes;
 
 use super::blocking::Blocking;
 use super::clients::{Client, Clients, Deferred};
-use super::work::{FetchWork, Work, fingerprint, last_epoch, refused};
+use super::deadlines::Deadlines;
+use super::work::{BATCHES_MAX, FetchWork, Work, fingerprint, last_epoch, refused};
 use super::{CONTROL, Control, LogServerOptions};
 use crate::error::SetupError;
 use crate::log::durable::QueueStats;
@@ -67,7 +68,7 @@ pub(super) struct Service {
     clients: Clients,
     tasks: HashMap<u64, Task>,
     /// When tasks must be looked at though nobody woke them.
-    deadlines: BTreeSet<(Instant, u64)>,
+    deadlines: Deadlines,
     next_task: u64,
     /// Requests whose clients have read enough for them to be looked at.
     resumed: Vec<(PeerId, Deferred)>,
@@ -95,7 +96,7 @@ impl Service {
             blocking,
             clients: Clients::new(),
             tasks: HashMap::new(),
-            deadlines: BTreeSet::new(),
+            deadlines: Deadlines::default(),
             next_task: CONTROL + 1,
             resumed: Vec::new(),
             roomy: BTreeSet::new(),
@@ -123,7 +124,7 @@ impl Service {
             // Always, and last: it also sends out what has gathered.
             let Some(more) = self.receive() else { return };
             self.publish_counts();
-            let next = self.deadlines.first().map(|(deadline, _)| *deadline);
+            let next = self.deadlines.first();
             let at_once = more || !self.resumed.is_empty() || !self.roomy.is_empty();
             woken = self.alarm.wait(if at_once { Some(now()) } else { next });
         }
@@ -196,7 +197,7 @@ impl Service {
             Ok(Step::Wait(work, wait)) => {
                 let wait = wait.min(self.options.limits.wait_max);
                 let deadline = now().checked_add(wait).unwrap_or_else(now);
-                self.deadlines.insert((deadline, task));
+                self.deadlines.insert(task, deadline);
                 self.tasks.insert(task, Task::Request { peer, correlation, deadline, work });
                 self.go_on(task, wait.is_zero());
             }
@@ -215,11 +216,11 @@ impl Service {
                     return;
                 }
                 let Poll::Ready(outcome) = work.poll(&self.alarm.waker(task), over) else {
-                    self.deadlines.extend(work.look_again_at().map(|again| (again, task)));
+                    self.deadlines.look_again(task, work.look_again_at());
                     return;
                 };
                 let (peer, correlation, deadline) = (*peer, *correlation, *deadline);
-                self.deadlines.remove(&(deadline, task));
+                self.deadlines.remove(task, deadline);
                 self.tasks.remove(&task);
                 self.finish(peer, correlation, &outcome);
             }
@@ -234,15 +235,7 @@ impl Service {
     /// Ends waits whose time is up.
     fn expire(&mut self) {
         let now = now();
-        while let Some((deadline, task)) = self.deadlines.first().copied() {
-            if deadline > now {
-                return;
-            }
-            self.deadlines.pop_first();
-            let over = match self.tasks.get(&task) {
-                Some(Task::Request { deadline: last, .. }) => deadline >= *last,
-                _ => false,
-            };
+        while let Some((task, over)) = self.deadlines.take_due(now) {
             self.go_on(task, over);
         }
     }
@@ -300,7 +293,10 @@ impl Service {
                 let wait = Duration::from_millis(acquire.wait_ms.into());
                 let queue = self.queue(&acquire.queue)?;
                 let lock = Duration::from_millis(acquire.lock_ms.into());
-                Step::Wait(Work::Acquire(queue.acquiring(acquire.count_max, lock)), wait)
+                // An answer is no longer than that to a fetch.
+                let count_max = acquire.count_max.min(BATCHES_MAX as u32);
+                let work = queue.acquiring(count_max, limits.fetch_bytes_max, lock);
+                Step::Wait(Work::Acquire(work), wait)
             }
             Request::Settle(settle) if settle.verdict == Verdict::Reject => {
                 // Dead letters are durable before their originals are done with: that blocks.
@@ -394,6 +390,7 @@ fn queue_state(stats: QueueStats) -> QueueState {
         available: stats.available as u64,
         locked: stats.locked as u64,
         waiting: stats.waiting as u64,
+        unburied: stats.unburied as u64,
     }
 }
 

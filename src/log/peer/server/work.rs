@@ -26,7 +26,7 @@ use crate::log::topic::Topic;
 use crate::sync::lock;
 
 /// Batches in one answer; each is a frame.
-const BATCHES_MAX: usize = 1024;
+pub(super) const BATCHES_MAX: usize = 1024;
 /// Bytes read from the medium at a time, at most.
 const CHUNK_BYTES_MAX: usize = 256 << 10;
 

@@ -78,7 +78,7 @@ impl Service {
         let deadlines = &mut self.deadlines;
         self.tasks.retain(|number, task| match task {
             Task::Request { peer: other, deadline, .. } if *other == peer => {
-                deadlines.remove(&(*deadline, *number));
+                deadlines.remove(*number, *deadline);
                 false
             }
             Task::Send(other) => *other != peer,
