@@ -137,8 +137,9 @@ impl Transaction {
     ///
     /// # Errors
     /// `MemberFenced`, and what else a commit of offsets is refused for; `TooLarge` above 64 MiB; `UnknownTopic` if one
-    /// was deleted meanwhile, `KeyMissing` if one is compacted since; `Full`: nothing of it is in the log. `Poisoned`: whether it is will be seen when the log is
-    /// opened anew, all or nothing; that includes a medium that was full after the intent was written.
+    /// was deleted meanwhile, `KeyMissing` if one is compacted since; `Full`: nothing of it is in the log. `Poisoned`:
+    /// whether it is will be seen when the log is opened anew, all or nothing; that includes a medium that was full after
+    /// the intent was written.
     pub fn commit(mut self) -> Result<Vec<(TopicPartition, i64)>, LogError> {
         let log = self.log.clone();
         let offsets = self.offsets.take();
