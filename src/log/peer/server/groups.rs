@@ -18,11 +18,16 @@ use crate::log::{Log, LogError};
 impl Request {
     /// Whether it is about a group, so that [`answer`] answers it.
     pub(super) fn is_of_group(&self) -> bool {
-        match self {
-            Self::Heartbeat(_) | Self::Leave(_) | Self::Commit(_) | Self::ListOffsets(_) => true,
-            Self::ListGroups(_) | Self::DescribeGroup(_) | Self::DeleteGroup(_) => true,
-            _ => false,
-        }
+        matches!(
+            self,
+            Self::Heartbeat(_)
+                | Self::Leave(_)
+                | Self::Commit(_)
+                | Self::ListOffsets(_)
+                | Self::ListGroups(_)
+                | Self::DescribeGroup(_)
+                | Self::DeleteGroup(_)
+        )
     }
 }
 
