@@ -50,7 +50,7 @@ impl LogInner {
         }
         options.check()?;
         let mut state = lock(&self.state);
-        if state.topics.contains_key(name) {
+        if self.find_topic(name).is_some() {
             return Err(LogError::TopicExists { topic: name.to_owned() });
         }
         // What an earlier attempt left behind, or a deletion that failed. What cannot be removed of it is in nobody's way.
@@ -70,7 +70,7 @@ impl LogInner {
         catalogue.topics.insert(name.to_owned(), entry);
         self.save_catalogue(&mut state, catalogue)?;
         let topic = Arc::new(topic);
-        state.topics.insert(name.to_owned(), topic.clone());
+        lock(&self.topics).insert(name.to_owned(), topic.clone());
         self.shared.maintenance.wanted(&options);
         Ok(topic)
     }
@@ -83,11 +83,11 @@ impl LogInner {
         self.check_writable()?;
         options.check()?;
         let mut state = lock(&self.state);
-        let (Some(old), Some(entry)) = (state.topics.get(name), state.catalogue.topics.get(name))
+        let (Some(old), Some(entry)) = (self.find_topic(name), state.catalogue.topics.get(name))
         else {
             return Err(LogError::UnknownTopic { topic: name.to_owned() });
         };
-        let (old, mut entry) = (old.clone(), entry.clone());
+        let mut entry = entry.clone();
         let before = entry.options.partitions;
         if options.partitions < before {
             let reason = format!("there are {before} already, and none can go");
@@ -113,7 +113,7 @@ impl LogInner {
         old.options.set(entry.options);
         let topic = TopicInner::new(name.to_owned(), entry.id, old.options.clone(), partitions);
         let topic = Arc::new(topic);
-        state.topics.insert(name.to_owned(), topic.clone());
+        lock(&self.topics).insert(name.to_owned(), topic.clone());
         self.shared.maintenance.wanted(&topic.options);
         Ok(topic)
     }
@@ -126,11 +126,11 @@ impl LogInner {
         let Some(entry) = catalogue.topics.get_mut(name) else {
             return Err(LogError::UnknownTopic { topic: name.to_owned() });
         };
-        if let Some(topic) = state.topics.get(name).cloned() {
+        if let Some(topic) = self.find_topic(name) {
             entry.state = TopicState::Deleting;
             self.save_catalogue(&mut state, catalogue)?;
             // From now on it is deleted, whatever fails.
-            state.topics.remove(name);
+            lock(&self.topics).remove(name);
             topic.partitions.iter().for_each(|partition| partition.retire());
         }
         self.free_name(&mut state, name)?
@@ -168,7 +168,8 @@ impl LogInner {
         // It may be there. The next opening would delete a topic that is in use here, or miss directories.
         if error.is_uncertain() && state.catalogue.save(&self.shared).is_err() {
             let poison = self.shared.poison.get_or_init(|| error.poisoned()).clone();
-            let partitions = state.topics.values().flat_map(|topic| &topic.partitions);
+            let topics = self.all_topics();
+            let partitions = topics.iter().flat_map(|topic| &topic.partitions);
             partitions.for_each(|partition| drop(partition.poison(&error)));
             return Err(poison);
         }
@@ -255,7 +256,7 @@ impl LogInner {
         let Some(guard) = state.lock.take() else { return Ok(()) };
         // First of all: what is appended from now on would be lost.
         self.shared.closed.store(true, Ordering::SeqCst);
-        let closed = self.close_partitions(&state);
+        let closed = self.close_partitions();
         self.shared.keeper.end();
         let marked = closed.and_then(|offsets| {
             self.save_offsets(RECOVERY_POINTS, offsets)?;
@@ -264,7 +265,7 @@ impl LogInner {
         });
         // Another process may open the log from now on, so that not even a late ticket may write.
         self.shared.poison.get_or_init(|| LogError::Closed);
-        for topic in state.topics.values() {
+        for topic in self.all_topics() {
             for partition in &topic.partitions {
                 partition.let_go();
             }
@@ -276,10 +277,10 @@ impl LogInner {
     }
 
     /// Makes everything durable, as much of it as can be; returns how far that is.
-    fn close_partitions(&self, state: &State) -> Result<Vec<PartitionOffset>, LogError> {
+    fn close_partitions(&self) -> Result<Vec<PartitionOffset>, LogError> {
         let mut offsets = Vec::new();
         let mut outcome = Ok(());
-        for topic in state.topics.values() {
+        for topic in self.all_topics() {
             for partition in &topic.partitions {
                 outcome = outcome.and(partition.close(!self.opened_clean));
                 let (topic, number) = (topic.name.clone(), partition.home.partition);

@@ -31,7 +31,7 @@ use super::storage::{EntryKind, LockError, LockGuard, Storage, this_process};
 use super::topic::TopicInner;
 use super::transaction::Transactions;
 use super::{Log, LogInner, LogOptions, State, recovery};
-use crate::sync::{Mutex, lock};
+use crate::sync::Mutex;
 
 /// What `meta.properties` names as the cluster: by this a directory is known as ours.
 pub(super) const CLUSTER_ID: &str = "peermq-log";
@@ -132,11 +132,12 @@ fn open_topics(
             Err(error) => return Err(error),
         }
     }
-    let state = State { catalogue, topics, log_starts, lock: guard };
+    let state = State { catalogue, log_starts, lock: guard };
     let (state, cleaned) = (Mutex::new(state), Mutex::new(cleaned));
     let inner = Arc::new(LogInner {
         shared,
         state,
+        topics: Mutex::new(topics),
         maintaining: Mutex::new(()),
         transactions: Transactions::default(),
         groups: Groups::default(),
@@ -148,7 +149,7 @@ fn open_topics(
     inner.complete_transaction()?;
     if inner.shared.epoch >= 0 {
         inner.shared.maintenance.attach(Arc::downgrade(&inner));
-        for topic in lock(&inner.state).topics.values() {
+        for topic in inner.all_topics() {
             inner.shared.maintenance.wanted(&topic.options);
         }
     }

@@ -112,7 +112,12 @@ impl LogInner {
 
     /// A topic, the log's own among them.
     pub(super) fn find_topic(&self, name: &str) -> Option<Arc<TopicInner>> {
-        lock(&self.state).topics.get(name).cloned()
+        lock(&self.topics).get(name).cloned()
+    }
+
+    /// All topics, the log's own among them.
+    pub(super) fn all_topics(&self) -> Vec<Arc<TopicInner>> {
+        lock(&self.topics).values().cloned().collect()
     }
 
     /// An internal topic, which is created if there is none.

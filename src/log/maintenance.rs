@@ -162,7 +162,7 @@ impl LogInner {
     pub(super) fn maintain(&self) -> Result<Maintained, LogError> {
         let _turn = lock(&self.maintaining);
         self.shared.check()?;
-        let topics: Vec<_> = lock(&self.state).topics.values().cloned().collect();
+        let topics = self.all_topics();
         let mut maintained = Maintained::default();
         let mut outcome = Ok(());
         for (topic, partition) in partitions(&topics) {

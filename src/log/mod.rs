@@ -265,6 +265,9 @@ pub struct Log {
 struct LogInner {
     shared: Arc<Shared>,
     state: Mutex<State>,
+    /// The topics that are open, by name. Changed under the lock of the state, but looked at without it, as that is held for as
+    /// long as a topic is made; locked for a look or a change only, and nothing under it.
+    topics: Mutex<BTreeMap<String, Arc<TopicInner>>>,
     /// Held during a pass of maintenance, and while the log is closed. The first in the order of locks.
     maintaining: Mutex<()>,
     /// The transaction in flight, if there is one; its lock comes before all others but the one above.
@@ -281,7 +284,6 @@ struct LogInner {
 #[derive(Debug)]
 struct State {
     catalogue: Catalogue,
-    topics: BTreeMap<String, Arc<TopicInner>>,
     /// Where partitions begin that do not begin at 0.
     log_starts: BTreeMap<(String, u32), i64>,
     /// `None` for reading only, and after the log was closed.
@@ -328,8 +330,8 @@ impl Log {
 
     /// The names of all topics, sorted.
     pub fn topics(&self) -> Vec<String> {
-        let state = lock(&self.inner.state);
-        state.topics.keys().filter(|name| !internal::is_internal(name)).cloned().collect()
+        let topics = lock(&self.inner.topics);
+        topics.keys().filter(|name| !internal::is_internal(name)).cloned().collect()
     }
 
     /// A topic.
@@ -378,7 +380,7 @@ impl Log {
     /// # Errors
     /// The first failure.
     pub fn sync(&self) -> Result<(), LogError> {
-        let topics: Vec<_> = lock(&self.inner.state).topics.values().cloned().collect();
+        let topics = self.inner.all_topics();
         let mut partitions = topics.iter().flat_map(|topic| &topic.partitions);
         partitions.try_for_each(|partition| unless_deleted(partition.flush_durable()))
     }
@@ -404,7 +406,7 @@ impl Log {
     /// # Errors
     /// Failures of the storage.
     pub fn refresh(&self) -> Result<(), LogError> {
-        let topics: Vec<_> = lock(&self.inner.state).topics.values().cloned().collect();
+        let topics = self.inner.all_topics();
         let mut partitions = topics.iter().flat_map(|topic| &topic.partitions);
         partitions.try_for_each(|partition| unless_deleted(partition.reload().map(drop)))
     }

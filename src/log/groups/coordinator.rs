@@ -181,8 +181,10 @@ impl Coordinator {
         partitions: impl Iterator<Item = (&'a str, u32)>,
     ) -> Result<(), Fencing> {
         self.expire(now_ms);
-        self.check_replaced(id)?;
-        let Some(member) = self.members.get(id) else { return Err(Fencing::UnknownMember) };
+        let Some(member) = self.members.get(id) else {
+            self.check_replaced(id)?;
+            return Err(Fencing::UnknownMember);
+        };
         for (topic, partition) in partitions {
             let partition = TopicPartition::new(topic, partition);
             let current = self.generation;

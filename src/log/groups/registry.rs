@@ -9,7 +9,7 @@
 //!   committed for a topic (the index, then group by group).
 //! - The index is held while a group is looked for, and while the internal topic is read: the log's state and the partition
 //!   are asked for what is in it, and each record is noted under its group's lock. Two groups are never locked at once.
-//! - Under a group's lock the log's state is asked for topics, and the internal topic is made if there is none.
+//! - Under a group's lock topics are looked for, which nobody holds up, and the internal topic is made if there is none.
 //!
 //! A group's lock is held during a sync in three cases: while its generation is made durable, while a transaction of one of
 //! its members is, and while it is made durable that commits are forgotten, because their topic or the group is deleted. The

@@ -119,14 +119,6 @@ fn skip_epochs(storage: &dyn Storage, out: &Path, newest: i32) -> Result<(), Log
     }
 }
 
-/// The latest opening of which a batch tells: that of its writer, and the one in which its producer got its id.
-fn told_epoch(header: &BatchHeader) -> i32 {
-    let ordinary = header.producer_id & !(1 << 62);
-    let origin = if header.producer_id < 0 { 0 } else { ordinary >> 32 };
-    let told = [Some(header.leader_epoch), i32::try_from(origin).ok()];
-    told.into_iter().flatten().filter_map(plausible_epoch).max().unwrap_or(0)
-}
-
 /// Refuses to write to where something is, or to the old log.
 fn check_out(storage: &dyn Storage, directory: &Path, out: &Path) -> Result<(), LogError> {
     let refuse =
@@ -305,7 +297,8 @@ impl Copier<'_, '_> {
             self.find(base_offset, offset, batch.position, damage.clone());
             self.report.mended_batches += 1;
         }
-        self.newest = self.newest.max(told_epoch(&batch.header));
+        // Nor is its producer's id from a later opening.
+        self.newest = self.newest.max(plausible_epoch(batch.header.leader_epoch).unwrap_or(0));
         self.report.batches += 1;
         self.report.records += u64::try_from(batch.header.records_count).unwrap_or(0);
         self.writer.skip_to(offset)?;

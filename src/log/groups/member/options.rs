@@ -57,7 +57,8 @@ impl MemberOptions {
     }
 
     /// A name that outlives the process: when the member is dropped its place is kept until its session ends, and whoever
-    /// joins with the same name gets it, partitions included. None.
+    /// joins with the same name gets it, partitions included. A member that is still there is replaced by that, for good
+    /// ([`Fencing::Replaced`](crate::log::Fencing::Replaced)). None.
     #[must_use]
     pub fn instance(mut self, name: impl Into<String>) -> Self {
         self.instance = Some(name.into());

@@ -1,4 +1,4 @@
-//! The thread for requests that block: the service goes on meanwhile.
+//! Threads for requests that block: the service goes on meanwhile.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
@@ -29,9 +29,9 @@ pub(super) struct Blocking {
 
 impl Blocking {
     /// Starts the thread; `alarm` rings for the task whose job is done.
-    pub(super) fn start(alarm: Arc<Alarm>) -> std::io::Result<Self> {
+    pub(super) fn start(name: &str, alarm: Arc<Alarm>) -> std::io::Result<Self> {
         let (sender, jobs) = mpsc::channel::<(u64, Place, Job)>();
-        let builder = std::thread::Builder::new().name("peermq-log-admin".to_owned());
+        let builder = std::thread::Builder::new().name(name.to_owned());
         builder.spawn(move || {
             for (task, place, job) in jobs {
                 let outcome = job();

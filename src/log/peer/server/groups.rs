@@ -1,4 +1,4 @@
-//! Requests about consumer groups. They may wait for a sync, so they run on the thread for what blocks.
+//! Requests about consumer groups. They may wait for a sync, so they run on a thread of their own.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,6 +16,22 @@ use crate::log::peer::protocol::{
 };
 use crate::log::transaction::Given;
 use crate::log::{Log, LogError};
+
+impl Request {
+    /// Whether it is about a group, so that [`answer`] answers it.
+    pub(super) fn is_of_group(&self) -> bool {
+        matches!(
+            self,
+            Self::Heartbeat(_)
+                | Self::Leave(_)
+                | Self::Commit(_)
+                | Self::ListOffsets(_)
+                | Self::ListGroups(_)
+                | Self::DescribeGroup(_)
+                | Self::DeleteGroup(_)
+        )
+    }
+}
 
 /// Answers a request about a group; `None` for others.
 pub(super) fn answer(log: &Log, request: &Request) -> Option<Result<Reply, LogError>> {

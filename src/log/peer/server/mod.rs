@@ -2,9 +2,10 @@
 //!
 //! One thread takes requests and answers them ([`service`]); what has to wait - an append for its level, a long poll for
 //! records, an acquisition for deliveries - is a small task there that the log wakes ([`work`]). What blocks for longer
-//! than a read (making and deleting topics, cutting the front) goes to a second thread ([`blocking`]), and a third one
-//! hears of connections that end. Nothing a client does or omits keeps another one waiting: answers to a client that
-//! does not read them are held up to a limit, and its further requests are not looked at until it reads on.
+//! than a read goes to threads for that ([`blocking`]): making and deleting topics, cutting the front and transactions to
+//! one, what is asked of groups to another. A last one hears of connections that end. Nothing a client does or omits keeps
+//! another one waiting: answers to a client that does not read them are held up to a limit, and its further requests are
+//! not looked at until it reads on.
 
 mod blocking;
 mod clients;

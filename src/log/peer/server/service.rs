@@ -65,6 +65,8 @@ pub(super) struct Service {
     alarm: Arc<Alarm>,
     control: Arc<Control>,
     blocking: Blocking,
+    /// For what is asked of groups: a heartbeat must not wait until a topic is made.
+    coordinating: Blocking,
     clients: Clients,
     tasks: HashMap<u64, Task>,
     /// When tasks must be looked at though nobody woke them.
@@ -85,7 +87,8 @@ impl Service {
         control: Arc<Control>,
     ) -> Result<Self, SetupError> {
         let receiving = socket.recv_from_async();
-        let blocking = Blocking::start(Arc::clone(&alarm))?;
+        let blocking = Blocking::start("peermq-log-admin", Arc::clone(&alarm))?;
+        let coordinating = Blocking::start("peermq-log-group", Arc::clone(&alarm))?;
         Ok(Self {
             socket,
             receiving,
@@ -94,6 +97,7 @@ impl Service {
             alarm,
             control,
             blocking,
+            coordinating,
             clients: Clients::new(),
             tasks: HashMap::new(),
             deadlines: Deadlines::default(),
@@ -319,11 +323,12 @@ impl Service {
         })
     }
 
-    /// Hands what blocks to the other thread.
+    /// Hands what blocks to another thread.
     fn step_aside(&self, task: u64, request: Request, body: Vec<Bytes>) -> Step {
         let log = self.log.clone();
+        let thread = if request.is_of_group() { &self.coordinating } else { &self.blocking };
         let job = move || refused(administer(&log, request, body));
-        let place = self.blocking.run(task, Box::new(job));
+        let place = thread.run(task, Box::new(job));
         Step::Wait(Work::Blocking(place), Duration::MAX)
     }
 

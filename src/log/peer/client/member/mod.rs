@@ -254,8 +254,8 @@ impl RemoteMember {
     /// Commits where the member is in all its partitions; durable when this returns.
     ///
     /// # Errors
-    /// `Refused` with `UnknownMember`, `NotOwner` or `WrongGeneration`: the next `poll` tells what became of its partitions;
-    /// any other [`PeerError`].
+    /// `Refused` with `UnknownMember`, `MemberReplaced`, `NotOwner` or `WrongGeneration`: the next `poll` tells what became of
+    /// its partitions; any other [`PeerError`].
     pub fn commit(&mut self) -> Result<(), PeerError> {
         let offsets = self.uncommitted();
         let pending = self.identity.begin_commit(&self.client, &offsets)?;
