@@ -11,6 +11,7 @@ mod hooked;
 #[path = "log/support.rs"]
 mod support;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
@@ -18,7 +19,7 @@ use counted::CountedStorage;
 use hooked::HookedStorage;
 use peermq::log::storage::{MemoryStorage, OpenMode, Operation, Storage};
 use peermq::log::{Level, Log, LogError, NewRecord, Position, Topic, TopicOptions};
-use support::{DIRECTORY, files, open, read_all, small, try_open};
+use support::{DIRECTORY, files, open, read_all, segments, small, try_open};
 
 fn read_only(storage: &(impl Storage + Clone + 'static)) -> Result<Log, LogError> {
     Log::options().storage(Arc::new(storage.clone())).open_read_only(DIRECTORY)
@@ -193,4 +194,35 @@ fn indexes_that_a_reader_builds_do_not_displace_what_the_writer_has_noted_meanwh
     (0..50).for_each(|n| put(&topic, 3000 + n * 10));
     let mut reader = topic.read(0, Position::Time(4500)).unwrap();
     assert_eq!(reader.next().unwrap().unwrap().offset, 50, "the first that is so late");
+}
+
+#[test]
+fn a_start_of_which_a_digit_has_rotted_lets_no_segment_be_removed() {
+    let storage = MemoryStorage::new();
+    let log = open(&storage);
+    let topic = log.create_topic("t", a_record_a_segment()).unwrap();
+    fill(&topic, 100);
+    topic.truncate_front(0, 12).unwrap();
+    topic.truncate_front(0, 15).unwrap();
+    drop(topic);
+    log.close().unwrap();
+    let path = PathBuf::from(DIRECTORY).join("log-start-offset-checkpoint");
+    let text = files(&storage).remove(&path).unwrap();
+    let at = text.windows(3).position(|digits| digits == b" 15").unwrap() as u64;
+    let file = storage.open(&path, OpenMode::Write).unwrap();
+    file.write_at(b" 75", at).unwrap();
+    let before = segments(&storage);
+    let refused = [try_open(&storage).map(drop), read_only(&storage).map(drop)];
+    for refused in refused {
+        assert!(refused.as_ref().is_err_and(LogError::is_corruption), "{refused:?}");
+    }
+    assert_eq!(segments(&storage), before);
+
+    // What vouches for it may be missing, or damaged itself: that is no reason.
+    file.write_at(b" 15", at).unwrap();
+    let check = PathBuf::from(DIRECTORY).join("log-start-offset-check");
+    storage.open(&check, OpenMode::Write).unwrap().write_at(b"?", 9).unwrap();
+    assert_eq!(read_all(&open(&storage), "t", 0).unwrap().len(), 85);
+    storage.remove_file(&check).unwrap();
+    assert_eq!(read_all(&open(&storage), "t", 0).unwrap().len(), 85);
 }

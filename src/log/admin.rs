@@ -13,11 +13,11 @@ use super::disk;
 use super::error::{LogError, Place};
 use super::format::Id;
 use super::format::checkpoint::{PartitionOffset, encode_offsets};
-use super::format::names::{self, CLEAN_SHUTDOWN, LOG_START_OFFSETS, RECOVERY_POINTS};
+use super::format::names::{self, CLEAN_SHUTDOWN, RECOVERY_POINTS};
 use super::options::TopicOptions;
 use super::partition::Partition;
 use super::topic::TopicInner;
-use super::{LogInner, State, offsets_of};
+use super::{LogInner, State, offsets_of, starts};
 use crate::sync::lock;
 
 /// What a clean stop leaves, in the form that Kafka reads.
@@ -231,7 +231,7 @@ impl LogInner {
     }
 
     fn save_log_starts(&self, log_starts: &BTreeMap<(String, u32), i64>) -> Result<(), LogError> {
-        self.save_offsets(LOG_START_OFFSETS, offsets_of(log_starts))
+        starts::save(&*self.shared.storage, &self.shared.directory, &offsets_of(log_starts))
     }
 
     pub(super) fn save_offsets(

@@ -30,7 +30,7 @@ use super::segment::{Home, OpenFiles, Segment};
 use super::storage::{EntryKind, LockError, LockGuard, Storage, this_process};
 use super::topic::TopicInner;
 use super::transaction::Transactions;
-use super::{Log, LogInner, LogOptions, State, recovery};
+use super::{Log, LogInner, LogOptions, State, recovery, starts};
 use crate::sync::Mutex;
 
 /// What `meta.properties` names as the cluster: by this a directory is known as ours.
@@ -389,7 +389,11 @@ fn load_offsets(
 ) -> Result<BTreeMap<(String, u32), i64>, LogError> {
     let storage = &*options.storage;
     let path = directory.join(name);
-    let Some(text) = disk::read(storage, &path)? else { return Ok(BTreeMap::new()) };
+    let text = disk::read(storage, &path)?;
+    if name == LOG_START_OFFSETS {
+        starts::check(storage, directory, text.as_deref().unwrap_or_default())?;
+    }
+    let Some(text) = text else { return Ok(BTreeMap::new()) };
     let entries = match decode_offsets(&text) {
         Ok(entries) => entries,
         // Without it everything is compacted again, which takes time and changes nothing.
@@ -402,7 +406,9 @@ fn load_offsets(
         topic.is_some_and(|topic| entry.partition < topic.options.partitions)
     };
     let entries: Vec<_> = entries.into_iter().filter(there).collect();
-    if entries.len() < known && guard.is_some() {
+    if entries.len() < known && guard.is_some() && name == LOG_START_OFFSETS {
+        starts::save(storage, directory, &entries)?;
+    } else if entries.len() < known && guard.is_some() {
         let text = encode_offsets(&entries)
             .map_err(|error| LogError::corrupt(Place::path(directory.join(name)), error))?;
         disk::replace(storage, directory, name, text.as_bytes())?;

@@ -113,7 +113,7 @@ pub enum Damage {
     /// A file that must be there is not.
     #[error("is missing")]
     Missing,
-    /// A file of this module's own has a wrong checksum or a wrong form.
+    /// A file of this module's own, or one that it vouches for, has a wrong checksum or a wrong form.
     #[error("is damaged")]
     Unreadable,
     /// Names in a directory contradict each other.

@@ -94,6 +94,7 @@ mod refresh;
 mod retention;
 mod room;
 mod segment;
+mod starts;
 pub mod storage;
 mod topic;
 mod transaction;

@@ -21,6 +21,7 @@ use crate::log::format::time_index::TimeIndex;
 use crate::log::format::{BatchView, FormatError, RecordRef, producers};
 use crate::log::partition::times::{self, Times};
 use crate::log::partition::watermark;
+use crate::log::starts;
 use crate::log::storage::{OpenMode, Storage};
 
 /// Writes what a file holds; tells whether it is sound.
@@ -46,6 +47,7 @@ pub(super) fn dump(
         watermark::FILE => dump_watermark,
         times::FILE => dump_times,
         compaction::NOTE => dump_swap,
+        starts::FILE => dump_starts_check,
         catalog::FILE => dump_catalogue,
         LEADER_EPOCHS => dump_epochs,
         LOG_START_OFFSETS | RECOVERY_POINTS | CLEANER_OFFSETS => dump_offsets,
@@ -285,6 +287,17 @@ fn dump_swap(bytes: &[u8], out: &mut dyn Write) -> Result<bool, DumpError> {
         return damaged(&Damage::Unreadable, out);
     };
     writeln!(out, "note: the new segment {base_offset} is in place of all before {next_offset}")?;
+    Ok(true)
+}
+
+fn dump_starts_check(bytes: &[u8], out: &mut dyn Write) -> Result<bool, DumpError> {
+    let Some((before, after)) = starts::decode(bytes) else {
+        return damaged(&Damage::Unreadable, out);
+    };
+    writeln!(
+        out,
+        "{LOG_START_OFFSETS} has the CRC {after:08x}, or {before:08x} if it was not replaced"
+    )?;
     Ok(true)
 }
 

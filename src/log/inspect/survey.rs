@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Finding;
+use super::{Finding, Severity};
 use crate::log::catalog::{self, Catalogue, State};
 use crate::log::compaction;
 use crate::log::directory::CLUSTER_ID;
@@ -22,6 +22,7 @@ use crate::log::format::{FormatError, Id};
 use crate::log::options::TopicOptions;
 use crate::log::partition::watermark::{self, Watermark};
 use crate::log::segment::Home;
+use crate::log::starts;
 use crate::log::storage::{EntryKind, Storage, StorageError};
 
 /// Epochs left out when the number of the last opening is lost: there may have been openings of which no partition tells,
@@ -216,7 +217,11 @@ impl Survey {
 
     /// A checkpoint of offsets. `needed`: a log is not opened with a damaged one.
     fn read_offsets(&mut self, name: &str, needed: bool) -> BTreeMap<(String, u32), i64> {
-        let Some(text) = self.read(name) else { return BTreeMap::new() };
+        let read = self.read(name);
+        if name == LOG_START_OFFSETS && !self.are_starts_as_written(read.as_deref()) {
+            return BTreeMap::new();
+        }
+        let Some(text) = read else { return BTreeMap::new() };
         match decode_offsets(&text) {
             Ok(entries) => entries
                 .into_iter()
@@ -231,6 +236,26 @@ impl Survey {
                 BTreeMap::new()
             }
         }
+    }
+
+    /// Whether the checkpoint of starts is what was written; else that is a finding, as what cannot be known is.
+    fn are_starts_as_written(&mut self, text: Option<&[u8]>) -> bool {
+        let text = text.unwrap_or_default();
+        let place = |name| Place::path(self.directory.join(name));
+        let found = match disk::read(&*self.storage, &self.directory.join(starts::FILE)) {
+            Ok(Some(check)) if starts::decode(&check).is_none() => {
+                Finding::harmless(place(starts::FILE), Damage::Unreadable)
+            }
+            Ok(_) => match starts::is_as_written(&*self.storage, &self.directory, text) {
+                Ok(true) => return true,
+                Ok(false) => Finding::unsound(place(LOG_START_OFFSETS), Damage::Unreadable),
+                Err(error) => Finding::unreadable(place(starts::FILE), error),
+            },
+            Err(error) => Finding::unreadable(place(starts::FILE), error),
+        };
+        let as_written = found.severity < Severity::Unsound;
+        self.find(found);
+        as_written
     }
 
     /// A topic that is deleted leaves the checkpoint after it has left the catalogue.
