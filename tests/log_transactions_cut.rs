@@ -123,14 +123,21 @@ fn run(script: &Script) -> (FaultyStorage, Log, Bounds) {
     (storage, log, bounds)
 }
 
-/// The scripts of this kind; the first transaction of an opening also finds out where the last intent is.
+/// The scripts of this kind; the first transaction of an opening also finds out where the last intent is. In the short form
+/// each of the three ways in which they differ is taken once.
 fn scripts() -> impl Iterator<Item = Script> {
+    let all = std::env::var_os("PEERMQ_LOG_ALL_SCRIPTS").is_some();
     let kinds = [(false, false), (false, true), (true, false), (true, true)];
     let scripts = kinds
         .into_iter()
         .flat_map(|(offsets, cut)| [0, 1].map(|before| Script { before, offsets, cut }));
     // What marks a transaction is the same with offsets, and there are twenty thousand images of it.
-    scripts.filter(|script| !(script.offsets && script.cut && script.before == 1))
+    scripts.filter(|script| !(script.offsets && script.cut && script.before == 1)).filter(
+        move |script| {
+            all || (script.offsets, script.cut) != (true, true)
+                && script.before != usize::from(script.offsets)
+        },
+    )
 }
 
 #[test]
@@ -154,7 +161,7 @@ fn every_power_cut_of_a_transaction_leaves_all_of_it_or_nothing() {
             assert_eq!(found(&again, script.offsets, &context), count + 1, "{}", context());
         }
     }
-    assert!(images > 10_000, "{images} images");
+    assert!(images > 5_000, "{images} images");
 }
 
 #[test]
@@ -197,5 +204,5 @@ fn a_power_cut_at_any_point_of_the_recovery_of_a_transaction_changes_nothing_of_
             }
         }
     }
-    assert!(cuts > 1_000 && completed > 10, "{cuts} cuts, {completed} completed");
+    assert!(cuts > 1_000 && completed > 4, "{cuts} cuts, {completed} completed");
 }
