@@ -19,7 +19,9 @@
 //! a backslash, tab, line feed or carriage return in a key or value is printed as `\\`, `\t`, `\n` or `\r`, all other
 //! bytes as they are, and null as nothing. `serve` lets other processes append and read until SIGINT or SIGTERM ends it
 //! and closes the log, and prints where; if it is killed, what it has acknowledged is in the log. `groups` prints what
-//! consumer groups have committed. Results go to stdout, progress and errors to stderr. The exit status is 0 when all went well, 1 after a failure (of `verify` and `dump`: also when something is damaged; of `salvage`: when something is lost), 2 for wrong usage.
+//! consumer groups have committed. Results go to stdout, progress and errors to stderr. The exit status is 0 when all
+//! went well, 1 after a failure (of `verify` and `dump`: also when something is damaged; of `salvage`: when something is
+//! lost), 2 for wrong usage.
 
 #[path = "log/append.rs"]
 mod append;

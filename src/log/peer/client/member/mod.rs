@@ -148,8 +148,8 @@ impl RemoteMember {
     ///
     /// # Errors
     /// `Refused` with `OffsetOutOfRange` if the front of a partition was cut beyond where the group is: records are missing,
-    /// and [`seek`](Self::seek) says where to go on; with `Diverged` if records that were returned are gone; any other [`PeerError`] but `Timeout`: it waits for a server that is
-    /// gone. A member that was expelled joins again by itself, and says so in the events; but one whose place another member
+    /// and [`seek`](Self::seek) says where to go on; with `Diverged` if records that were returned are gone; any other
+    /// [`PeerError`] but `Timeout`: it waits for a server that is gone. A member that was expelled joins again by itself, and says so in the events; but one whose place another member
     /// with its instance name has taken gets `Refused` with `MemberReplaced`, now and ever after.
     pub fn poll(&mut self, timeout: Duration) -> Result<Polled, PeerError> {
         let deadline = now().checked_add(timeout);
