@@ -1,0 +1,82 @@
+//! Changes of a group, of which its members hear when the group is unlocked: who is woken may do anything at once, and no
+//! lock of the group may be in his way.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::Ordering;
+
+use super::coordinator::Coordinator;
+use super::registry::{GroupCell, GroupState};
+use crate::sync::{MutexGuard, lock};
+
+/// A group that is locked.
+pub(super) struct Locked<'a> {
+    // The order matters: it is unlocked first.
+    state: MutexGuard<'a, GroupState>,
+    _news: News<'a>,
+}
+
+/// Wakes the members if the group's version is not this any more.
+struct News<'a> {
+    cell: &'a GroupCell,
+    version: u64,
+}
+
+impl GroupCell {
+    /// Grows when members should not wait with their next heartbeat.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+
+    /// Has the members send a heartbeat soon. The caller has no lock.
+    pub(super) fn nudge(&self) {
+        self.version.fetch_add(1, Ordering::SeqCst);
+        self.waiting.wake_all();
+    }
+
+    /// Locks the group for what may change something for its members.
+    pub(super) fn lock(&self) -> Locked<'_> {
+        let state = lock(&self.state);
+        Locked { state, _news: News { cell: self, version: self.version() } }
+    }
+
+    /// Runs an operation on the coordinator, which hears of members that wait here first. If it changed something for the
+    /// members the version grows, and they are woken when the group is unlocked.
+    pub(super) fn coordinate<T>(
+        &self,
+        state: &mut Locked<'_>,
+        now_ms: i64,
+        run: impl FnOnce(&mut Coordinator) -> T,
+    ) -> T {
+        for (member, presence) in lock(&self.present).values() {
+            state.coordinator.heard(member, presence.seen_ms(now_ms));
+        }
+        let before = state.coordinator.changes();
+        let result = run(&mut state.coordinator);
+        if state.coordinator.changes() != before {
+            self.version.fetch_add(1, Ordering::SeqCst);
+        }
+        result
+    }
+}
+
+impl Deref for Locked<'_> {
+    type Target = GroupState;
+
+    fn deref(&self) -> &GroupState {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut GroupState {
+        &mut self.state
+    }
+}
+
+impl Drop for News<'_> {
+    fn drop(&mut self) {
+        if self.cell.version() != self.version {
+            self.cell.waiting.wake_all();
+        }
+    }
+}
