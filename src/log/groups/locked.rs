@@ -80,3 +80,36 @@ impl Drop for News<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use crate::context::Context;
+    use crate::log::storage::MemoryStorage;
+    use crate::log::{Log, LogClient, LogServer, Position, TopicOptions};
+
+    #[test]
+    fn a_server_answers_others_while_a_group_that_is_asked_for_is_locked() {
+        let log = Log::open_in(Arc::new(MemoryStorage::new()), "/log").unwrap();
+        log.create_topic("t", TopicOptions::default()).unwrap();
+        let group = log.group("g").unwrap();
+        let context = Context::new();
+        let server = LogServer::bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
+        let client = LogClient::options().timeout(Duration::from_secs(10));
+        let client = client.connect(&context, server.endpoint().clone()).unwrap();
+        std::thread::scope(|scope| {
+            let locked = group.cell.lock();
+            let position = Position::Committed("g".to_owned());
+            let asking = scope.spawn(|| client.offset_of("t", 0, position));
+            while server.stats().requests == 0 {
+                std::thread::yield_now();
+            }
+            let answered = client.topics();
+            drop(locked);
+            assert_eq!(answered.unwrap(), ["t"]);
+            assert_eq!(asking.join().unwrap().unwrap(), 0);
+        });
+    }
+}
