@@ -5,9 +5,13 @@
 
 mod harness;
 
-use std::sync::Arc;
+use std::future::Future;
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Wake, Waker};
+use std::thread;
 use std::time::Duration;
 
+use harness::SOON;
 use harness::futures::{Task, block_on};
 use peermq::log::storage::MemoryStorage;
 use peermq::log::{
@@ -165,4 +169,45 @@ fn a_member_whose_name_another_one_took_is_told_so_and_does_not_take_it_back() {
     is_replaced(old.heartbeat());
     old.leave().unwrap();
     assert!(group.describe().unwrap().members.is_empty());
+}
+
+/// Looks at the log where it is woken.
+struct Curious(Log, mpsc::Sender<usize>);
+
+impl Wake for Curious {
+    fn wake(self: Arc<Self>) {
+        let members = self.0.group("g").unwrap().describe().unwrap().members.len();
+        // The first time there is none of that name.
+        let _ = self.0.create_topic("made", TopicOptions::default());
+        self.1.send(members + self.0.groups().unwrap().len()).unwrap();
+    }
+}
+
+#[test]
+fn who_is_woken_by_the_group_or_a_topic_may_look_at_the_log_at_once() {
+    let (told, hear) = mpsc::channel();
+    // What has locked itself out does not end.
+    let (ended, end) = mpsc::channel();
+    thread::spawn(move || {
+        let (log, group, _clock) = fresh();
+        let mut member = group.join(options()).unwrap();
+        block_on(member.poll_async()).unwrap();
+        let waker = Waker::from(Arc::new(Curious(log.clone(), told)));
+        let mut polling = Box::pin(member.poll_async());
+        let mut poll = || polling.as_mut().poll(&mut Context::from_waker(&waker)).is_pending();
+        assert!(poll());
+        log.create_topic("other", TopicOptions::default()).unwrap();
+        assert!(poll());
+        log.delete_topic("other").unwrap();
+        assert!(poll());
+        let other = group.join(options()).unwrap();
+        assert!(!poll());
+        drop(polling);
+        drop(other);
+        ended.send(()).unwrap();
+    });
+    for expected in [2, 2, 3] {
+        assert_eq!(hear.recv_timeout(SOON).expect("it is locked out"), expected);
+    }
+    end.recv_timeout(SOON).unwrap();
 }

@@ -138,3 +138,48 @@ fn transactions_go_on_over_the_restart_of_a_server_and_each_is_there_once() {
     let expected: Vec<String> = (0..TRANSACTIONS).map(|n| n.to_string()).collect();
     assert_eq!((values(log, "a", 0), values(log, "b", 0)), (expected.clone(), expected));
 }
+
+#[test]
+fn a_topic_that_was_changed_refuses_one_transaction_and_not_the_next() {
+    let log = Log::open_in(Arc::new(MemoryStorage::new()), "/log").unwrap();
+    log.create_topic("t", TopicOptions::default().partitions(8)).unwrap();
+    let context = Context::new();
+    let server = LogServer::bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
+    let client = client(&context, server.endpoint());
+    let value = "x".repeat(1000);
+    let commit = || {
+        let mut transaction = client.transaction();
+        for n in 0..100 {
+            let key = n.to_string();
+            transaction.append("t", NewRecord::new(&value[..]).key(&key[..])).unwrap();
+        }
+        transaction.commit().map(|places| places.len())
+    };
+    assert_eq!(commit().unwrap(), 100);
+    log.alter_topic("t", TopicOptions::default().partitions(8).record_bytes_max(4_000)).unwrap();
+    assert_eq!(commit().unwrap_err().code(), Some(RemoteCode::TooLarge));
+    assert_eq!(commit().unwrap(), 100);
+    log.delete_topic("t").unwrap();
+    log.create_topic("t", TopicOptions::default().partitions(2)).unwrap();
+    assert_eq!(commit().unwrap_err().code(), Some(RemoteCode::UnknownPartition));
+    assert_eq!(commit().unwrap(), 100);
+}
+
+#[test]
+fn appends_are_made_smaller_once_one_was_too_large() {
+    let log = Log::open_in(Arc::new(MemoryStorage::new()), "/log").unwrap();
+    log.create_topic("t", TopicOptions::default()).unwrap();
+    let context = Context::new();
+    let server = LogServer::bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
+    let client = client(&context, server.endpoint());
+    client.append("t", "known").unwrap().wait().unwrap();
+    log.alter_topic("t", TopicOptions::default().record_bytes_max(4_000)).unwrap();
+    let large = "x".repeat(5_000);
+    let error = client.append("t", &large[..]).unwrap().wait().unwrap_err();
+    assert_eq!(error.code(), Some(RemoteCode::TooLarge));
+    let value = "x".repeat(1_000);
+    let tickets: Vec<_> = (0..500).map(|_| client.append("t", &value[..]).unwrap()).collect();
+    for ticket in tickets {
+        ticket.wait().unwrap();
+    }
+}

@@ -59,13 +59,14 @@ impl LogInner {
         options: TopicOptions,
     ) -> Result<Arc<TopicInner>, LogError> {
         check_users_name(name)?;
-        let _turn = self.take_turn()?;
+        let turn = self.take_turn()?;
         if self.find_topic(name).is_some() {
             return Err(LogError::TopicExists { topic: name.to_owned() });
         }
         // Of an earlier topic of that name; a crash may have kept them.
         self.forget_topic_offsets(name)?;
         let created = self.create_topic(name, options)?;
+        drop(turn);
         self.nudge_groups();
         Ok(created)
     }
@@ -78,8 +79,9 @@ impl LogInner {
     ) -> Result<Arc<TopicInner>, LogError> {
         check_users_name(name)?;
         // No transaction may have to be completed under options that do not allow what it contains.
-        let _turn = self.settle_transactions()?;
+        let turn = self.settle_transactions()?;
         let altered = self.alter_topic(name, options)?;
+        drop(turn);
         self.nudge_groups();
         // Queues wait for records of the partitions that they know; there may be more now.
         altered.partitions.iter().for_each(|partition| partition.wake_readers());
@@ -89,7 +91,7 @@ impl LogInner {
     /// Deletes a topic as a user may.
     pub(super) fn delete_users_topic(&self, name: &str) -> Result<(), LogError> {
         check_users_name(name)?;
-        let _turn = self.take_turn()?;
+        let turn = self.take_turn()?;
         let indexes = || {
             let topic = self.find_topic(name);
             let mut partitions = topic.iter().flat_map(|topic| &topic.partitions);
@@ -102,12 +104,13 @@ impl LogInner {
             return deleted;
         }
         // It may have failed to give back the space only.
+        let done = match self.find_topic(name) {
+            None => deleted.and(self.forget_topic_offsets(name)),
+            Some(_) => deleted,
+        };
+        drop(turn);
         self.nudge_groups();
-        if self.find_topic(name).is_none() {
-            deleted.and(self.forget_topic_offsets(name))
-        } else {
-            deleted
-        }
+        done
     }
 
     /// A topic, the log's own among them.

@@ -146,12 +146,14 @@ impl Group {
         if request.member.is_empty() {
             request.member = random_id().to_string();
         }
-        let mut state = lock(&self.cell.state);
+        let mut state = self.cell.lock();
         let now_ms = self.log.steady_ms();
+        // Read before: what others change meanwhile, such as topics, the reply may not be of.
+        let (version, changes) = (self.cell.version(), state.coordinator.changes());
         let reply = self.cell.coordinate(&mut state, now_ms, |coordinator| {
             coordinator.heartbeat(now_ms, &request, |topic| self.log.shape(topic))
         });
-        let version = self.cell.version();
+        let version = version + u64::from(state.coordinator.changes() != changes);
         self.log.persist_generation(&self.cell, &mut state)?;
         match reply {
             Ok(reply) => Ok((reply, version)),
@@ -165,7 +167,7 @@ impl Group {
     /// As [`heartbeat`](Self::heartbeat), but for `MemberFenced`.
     pub fn leave(&self, member: &str) -> Result<(), LogError> {
         self.log.shared.check()?;
-        let mut state = lock(&self.cell.state);
+        let mut state = self.cell.lock();
         let now_ms = self.log.steady_ms();
         self.cell.coordinate(&mut state, now_ms, |coordinator| coordinator.leave(now_ms, member));
         self.log.persist_generation(&self.cell, &mut state)
@@ -240,7 +242,7 @@ impl Group {
     /// As [`committed`](Self::committed).
     pub fn describe(&self) -> Result<GroupDescription, LogError> {
         let offsets = self.offsets()?;
-        let mut state = lock(&self.cell.state);
+        let mut state = self.cell.lock();
         let now_ms = self.log.steady_ms();
         self.cell.coordinate(&mut state, now_ms, |coordinator| coordinator.expire(now_ms));
         if self.log.shared.check().is_ok() {

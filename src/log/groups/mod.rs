@@ -9,6 +9,7 @@
 mod assign;
 mod coordinator;
 mod handle;
+mod locked;
 mod member;
 mod offsets;
 mod records;

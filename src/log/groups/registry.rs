@@ -10,6 +10,7 @@
 //! - The index is held while a group is looked for, and while the internal topic is read: the log's state and the partition
 //!   are asked for what is in it, and each record is noted under its group's lock. Two groups are never locked at once.
 //! - Under a group's lock topics are looked for, which nobody holds up, and the internal topic is made if there is none.
+//! - Members are woken when their group and the index are unlocked: who is woken may do anything at once.
 //!
 //! A group's lock is held during a sync in three cases: while its generation is made durable, while a transaction of one of
 //! its members is, and while it is made durable that commits are forgotten, because their topic or the group is deleted. The
@@ -18,9 +19,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use super::coordinator::{Coordinator, TopicShape};
+use super::locked::Locked;
 use super::member::presence::Presence;
 use super::offsets::Table;
 use super::records::{Key, decode_generation, decode_offset, encode_generation, encode_offset};
@@ -65,7 +67,7 @@ pub(super) struct GroupCell {
     pub(super) name: String,
     pub(super) state: Mutex<GroupState>,
     /// Grows when members in this process should not wait with their next heartbeat.
-    version: AtomicU64,
+    pub(super) version: AtomicU64,
     /// Those members, while they wait for records.
     pub(super) waiting: Waiters,
     /// All members in this process, by the number under which they wait: id, and whether they do. Taken after the group's
@@ -114,35 +116,6 @@ impl GroupCell {
         })
     }
 
-    pub(super) fn version(&self) -> u64 {
-        self.version.load(Ordering::SeqCst)
-    }
-
-    /// Has the members in this process send a heartbeat soon.
-    pub(super) fn nudge(&self) {
-        self.version.fetch_add(1, Ordering::SeqCst);
-        self.waiting.wake_all();
-    }
-
-    /// Runs an operation on the coordinator, which hears of members that wait here first, and nudges the members if it
-    /// changed something for them.
-    pub(super) fn coordinate<T>(
-        &self,
-        state: &mut GroupState,
-        now_ms: i64,
-        run: impl FnOnce(&mut Coordinator) -> T,
-    ) -> T {
-        for (member, presence) in lock(&self.present).values() {
-            state.coordinator.heard(member, presence.seen_ms(now_ms));
-        }
-        let before = state.coordinator.changes();
-        let result = run(&mut state.coordinator);
-        if state.coordinator.changes() != before {
-            self.nudge();
-        }
-        result
-    }
-
     /// The offset committed for a partition. For a log that is open for writing.
     pub(super) fn committed_offset(&self, topic: &str, partition: u32) -> Option<i64> {
         let mut state = lock(&self.state);
@@ -159,7 +132,7 @@ impl GroupCell {
     /// Refuses whoever must not commit.
     pub(super) fn authorise(
         &self,
-        state: &mut GroupState,
+        state: &mut Locked<'_>,
         now_ms: i64,
         committer: Committer<'_>,
         offsets: &[OffsetCommit],
@@ -347,7 +320,8 @@ impl LogInner {
 
     /// Has the members of all groups look what topics there are.
     pub(in crate::log) fn nudge_groups(&self) {
-        lock(&self.groups.index).groups.values().for_each(|cell| cell.nudge());
+        let cells: Vec<_> = lock(&self.groups.index).groups.values().cloned().collect();
+        cells.iter().for_each(|cell| cell.nudge());
     }
 
     /// Makes the generation durable, before anybody learns of it.
@@ -427,7 +401,7 @@ impl LogInner {
     ) -> Result<Option<Ticket>, LogError> {
         let Prepared { said, topics } = self.prepare_commit(offsets)?;
         let log = self.offsets_partition()?;
-        let mut state = lock(&cell.state);
+        let mut state = cell.lock();
         self.check_topics(&topics)?;
         cell.authorise(&mut state, self.steady_ms(), committer, offsets)?;
         state.table.settle();
@@ -457,7 +431,7 @@ impl LogInner {
             true => None,
             false => Some(commit_batch(&log, group, &said)?),
         };
-        let mut state = lock(&cell.state);
+        let mut state = cell.lock();
         self.check_topics(&topics)?;
         cell.authorise(&mut state, self.steady_ms(), committer, offsets)?;
         let (result, first) = run(batch)?;
@@ -470,7 +444,7 @@ impl LogInner {
     /// Deletes a group: its offsets and its past.
     pub(super) fn delete_group(&self, cell: &GroupCell) -> Result<(), LogError> {
         self.shared.check()?;
-        let mut state = lock(&cell.state);
+        let mut state = cell.lock();
         cell.authorise(&mut state, self.steady_ms(), Committer::Nobody, &[])?;
         let known = state.table.partitions();
         self.forget(cell, &mut state, known)?;

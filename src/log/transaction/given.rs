@@ -46,8 +46,6 @@ struct Checked<'a> {
     partition: Arc<Partition>,
     batches: &'a [Bytes],
     headers: Vec<BatchHeader>,
-    /// It is there already.
-    repeated: bool,
 }
 
 impl LogInner {
@@ -68,17 +66,10 @@ impl LogInner {
         }
         let prepared = self.prepare_commit(commits);
         let mut turn = self.take_turn()?;
-        let checked = self.check_given(given)?;
-        if checked.iter().any(|part| part.repeated) {
-            let mut offsets = Vec::new();
-            for part in &checked {
-                part.headers.iter().try_for_each(|header| {
-                    offsets.push(part.find(header)?);
-                    Ok::<_, LogError>(())
-                })?;
-            }
+        if let Some(offsets) = self.find_repeated(given)? {
             return Ok(offsets);
         }
+        let checked = self.check_given(given)?;
         let prepared = prepared?;
         let mut parts: Vec<Part> = checked.iter().map(Checked::part).collect();
         let Some(Membership { group, member, generation }) = member else {
@@ -113,6 +104,38 @@ impl LogInner {
         Ok((offsets, found.next().and_then(|records| records.front().copied())))
     }
 
+    /// Where all batches are, if some are there already, whatever became of the topics since. The caller has the turn.
+    fn find_repeated(&self, given: &[Given]) -> Result<Option<Vec<i64>>, LogError> {
+        let mut parts = Vec::with_capacity(given.len());
+        for Given { topic: name, partition, batches } in given {
+            let decoded = batches.iter().map(|batch| BatchHeader::decode(batch).ok());
+            let own = |header: &BatchHeader| (GIVEN..PRODUCER).contains(&header.producer_id);
+            let headers: Option<Vec<BatchHeader>> = decoded.map(|one| one.filter(own)).collect();
+            // What is wrong with it the checks say.
+            let Some(headers) = headers else { return Ok(None) };
+            let topic = self.find_topic(name).filter(|_| !is_internal(name));
+            let partition = topic.and_then(|topic| topic.partition(*partition).ok().cloned());
+            parts.push((partition, headers));
+        }
+        let is_repeated = |(partition, headers): &(Option<Arc<Partition>>, Vec<BatchHeader>)| {
+            let sequence = partition.as_ref().map(|partition| check_sequence(partition, headers));
+            matches!(sequence, Some(Ok(true)))
+        };
+        if !parts.iter().any(is_repeated) {
+            return Ok(None);
+        }
+        let mut offsets = Vec::new();
+        for (partition, headers) in &parts {
+            for header in headers {
+                offsets.push(match partition {
+                    Some(partition) => find(partition, header)?,
+                    None => GONE,
+                });
+            }
+        }
+        Ok(Some(offsets))
+    }
+
     /// Checks everything about batches that could keep them from being appended. The caller has the turn.
     fn check_given<'a>(&self, given: &'a [Given]) -> Result<Vec<Checked<'a>>, LogError> {
         let mut places = BTreeSet::new();
@@ -128,8 +151,8 @@ impl LogInner {
             for batch in batches {
                 headers.push(check_batch(&partition, batch)?);
             }
-            let repeated = check_sequence(&partition, &headers)?;
-            checked.push(Checked { topic, partition, batches, headers, repeated });
+            check_sequence(&partition, &headers)?;
+            checked.push(Checked { topic, partition, batches, headers });
         }
         Ok(checked)
     }
@@ -189,25 +212,24 @@ impl Checked<'_> {
             batches: self.batches.concat(),
         }
     }
+}
 
-    /// Where a batch is. What is not remembered of its producer is looked up, from the time of its records on.
-    fn find(&self, sought: &BatchHeader) -> Result<i64, LogError> {
-        let partition = &self.partition;
-        let judged = lock(&partition.gather).producers.judge(sought, || partition.home.place());
-        if let Ok(Verdict::Duplicate { first_offset, .. }) = judged {
-            return Ok(first_offset);
-        }
-        let from = match partition.options.timestamps {
-            TimestampType::Create => Position::Time(sought.max_timestamp),
-            TimestampType::Append => Position::Earliest,
-        };
-        let mut reader = Reader::new(partition.clone(), from)?;
-        while let Some(batch) = reader.next_batch()? {
-            let found = batch.batch().header();
-            if super::complete::is_same(found, sought) {
-                return Ok(found.base_offset);
-            }
-        }
-        Ok(GONE)
+/// Where a batch is. What is not remembered of its producer is looked up, from the time of its records on.
+fn find(partition: &Arc<Partition>, sought: &BatchHeader) -> Result<i64, LogError> {
+    let judged = lock(&partition.gather).producers.judge(sought, || partition.home.place());
+    if let Ok(Verdict::Duplicate { first_offset, .. }) = judged {
+        return Ok(first_offset);
     }
+    let from = match partition.options.timestamps {
+        TimestampType::Create => Position::Time(sought.max_timestamp),
+        TimestampType::Append => Position::Earliest,
+    };
+    let mut reader = Reader::new(partition.clone(), from)?;
+    while let Some(batch) = reader.next_batch()? {
+        let found = batch.batch().header();
+        if super::complete::is_same(found, sought) {
+            return Ok(found.base_offset);
+        }
+    }
+    Ok(GONE)
 }

@@ -21,10 +21,12 @@ use crate::log::partition::Partition;
 use crate::log::storage::MemoryStorage;
 use crate::log::{Log, TopicOptions};
 
-fn partition() -> Arc<Partition> {
+/// A partition, which is open as long as its log is.
+fn partition() -> (Log, Arc<Partition>) {
     let log = Log::open_in(Arc::new(MemoryStorage::new()), "/log").unwrap();
     let topic = log.create_topic("t", TopicOptions::default()).unwrap();
-    topic.inner.partition(0).unwrap().clone()
+    let partition = topic.inner.partition(0).unwrap().clone();
+    (log, partition)
 }
 
 /// A pass that knows the last offsets of keys.
@@ -61,7 +63,7 @@ fn copy(copier: &mut Copier<'_>, bytes: &[u8]) {
 
 #[test]
 fn segments_that_overlap_do_not_become_one() {
-    let partition = partition();
+    let (_log, partition) = partition();
     let rules = rules(&[]);
     let mut copier = copier(&partition, &rules);
     let two: [(&[u8], Option<&[u8]>); 2] = [(b"a", Some(b"1")), (b"b", Some(b"2"))];
@@ -74,7 +76,7 @@ fn segments_that_overlap_do_not_become_one() {
 
 #[test]
 fn a_tombstone_for_whose_horizon_there_is_no_room_stays_without_and_what_is_superseded_goes() {
-    let partition = partition();
+    let (_log, partition) = partition();
     let rules = rules(&[(b"a", 9), (b"k", 1), (b"b", 2), (b"c", 3)]);
     let mut copier = copier(&partition, &rules);
     // Counted from a horizon, each time takes more bytes than counted from the first one.
@@ -109,7 +111,7 @@ fn packed_well() -> Vec<u8> {
 #[cfg(feature = "snappy")]
 #[test]
 fn behind_a_value_that_could_not_be_removed_no_tombstone_gets_a_time_to_go() {
-    let partition = partition();
+    let (_log, partition) = partition();
     let rules = rules(&[(b"a", 2), (b"k", 3)]);
     for growth in [i32::MAX as usize, 0] {
         rules.kept.set(false);
@@ -127,7 +129,7 @@ fn behind_a_value_that_could_not_be_removed_no_tombstone_gets_a_time_to_go() {
 
 #[test]
 fn a_batch_never_grows_beyond_what_readers_take() {
-    let partition = partition();
+    let (_log, partition) = partition();
     let rules = rules(&[]);
     let mut copier = copier(&partition, &rules);
     let (limit, room) = (BATCH_BYTES_MAX as usize, copier.growth);

@@ -214,7 +214,7 @@ impl Core {
 
     /// The server answered the append of a partition.
     pub(super) fn append_done(&self, key: &LaneKey, outcome: Result<Outcome, PeerError>) {
-        use RemoteCode::{KeyMissing, UnknownPartition, UnknownTopic};
+        use RemoteCode::{KeyMissing, TooLarge, UnknownPartition, UnknownTopic};
         let mut lanes = lock(&self.producer.lanes);
         let Some(lane) = lanes.lanes.get_mut(key) else { return };
         let (mut exhausted, mut settled) = (None, Vec::new());
@@ -235,8 +235,8 @@ impl Core {
                     return tell(lanes);
                 }
                 // It is not the topic any more that is known here.
-                let changed = [UnknownTopic, UnknownPartition, KeyMissing].contains(&error.code);
-                if changed {
+                let changed = [UnknownTopic, UnknownPartition, KeyMissing, TooLarge];
+                if changed.contains(&error.code) {
                     self.producer.forget_topic(&key.0);
                 }
                 Err(self.refused("Append", error))

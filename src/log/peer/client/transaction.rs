@@ -160,7 +160,13 @@ impl RemoteTransaction {
             Stage::Open => return Err(self.invalid("it was not sent")),
         };
         let request = sealed.request.clone().into();
-        let reply = core.call(request, sealed.body.clone(), Duration::ZERO)?;
+        let reply = core.call(request, sealed.body.clone(), Duration::ZERO);
+        if let Err(PeerError::Refused { .. }) = &reply {
+            // They may not be any more what is known here: the next transaction asks.
+            let topics = sealed.request.parts.iter().map(|part| &part.topic);
+            topics.for_each(|topic| core.producer.forget_topic(topic));
+        }
+        let reply = reply?;
         let Transacted { offsets, fingerprints } = answer_of!(core, "Transact", reply, Transacted)?;
         for (topic, fingerprint) in fingerprints {
             core.check_topic(&Arc::from(topic), fingerprint);

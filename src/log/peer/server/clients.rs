@@ -23,8 +23,10 @@ pub(super) type Deferred = (u64, Request, Vec<Bytes>);
 #[derive(Debug)]
 pub(super) struct Client {
     routing_id: RoutingId,
-    /// Numbers of requests that are not answered.
+    /// Numbers of requests that are not answered, but for those that only wait for something to come.
     pub(super) active: HashSet<u64>,
+    /// Those.
+    pub(super) polls: HashSet<u64>,
     pub(super) deferred: VecDeque<Deferred>,
     /// Tasks that could go on, but whose answers have to wait until it has read others.
     pub(super) held: BTreeSet<u64>,
@@ -48,6 +50,7 @@ impl Client {
         Self {
             routing_id,
             active: HashSet::new(),
+            polls: HashSet::new(),
             deferred: VecDeque::new(),
             held: BTreeSet::new(),
             answers: VecDeque::new(),
@@ -58,10 +61,11 @@ impl Client {
 
     /// Whether there is nothing to be known of it.
     pub(super) fn is_idle(&self) -> bool {
-        self.active.is_empty() && self.answers.is_empty() && self.sending.is_none()
+        let asked = self.active.len() + self.polls.len();
+        asked == 0 && self.answers.is_empty() && self.sending.is_none()
     }
 
-    /// Requests that are not answered, or whose answers are not sent.
+    /// Requests that are not answered, or whose answers are not sent; without those that only wait.
     pub(super) fn in_flight(&self) -> usize {
         self.active.len() + self.answers.len() + usize::from(self.sending.is_some())
     }

@@ -31,6 +31,9 @@ use crate::sync::{Mutex, lock};
 use crate::transport::{Endpoint, ToEndpoint};
 use service::Service;
 
+/// So many times as many requests of a client may wait for records or a group as others may be in flight.
+const POLLS_PER_REQUEST: usize = 16;
+
 /// How a log is served. Every limit holds for each client by itself.
 #[derive(Clone, Debug)]
 pub struct LogServerOptions {
@@ -51,6 +54,13 @@ pub(in crate::log) struct Limits {
     pub(in crate::log) wait_max: Duration,
 }
 
+impl Limits {
+    /// Fetches that wait for records, and members that wait for changes of their groups.
+    pub(in crate::log) fn polls_max(&self) -> usize {
+        self.requests_max.saturating_mul(POLLS_PER_REQUEST)
+    }
+}
+
 impl Default for LogServerOptions {
     fn default() -> Self {
         let limits = Limits {
@@ -64,7 +74,8 @@ impl Default for LogServerOptions {
 }
 
 impl LogServerOptions {
-    /// Requests of one client that are in flight; 256. Further ones are refused with `Busy`.
+    /// Requests of one client that are in flight; 256. Further ones are refused with `Busy`. Those that wait for records, of
+    /// which a member has one for each partition, do not count among them; there may be 16 times as many.
     #[must_use]
     pub fn requests_max(mut self, requests: usize) -> Self {
         self.limits.requests_max = requests.max(1);

@@ -23,8 +23,9 @@ use crate::log::groups::GroupWatch;
 use crate::log::options::TopicOptions;
 use crate::log::peer::alarm::Alarm;
 use crate::log::peer::protocol::{
-    self, Done, Malformed, Nothing, OffsetFound, Outcome, PartitionState, ProducerId, QueueState,
-    RemoteCode, RemoteError, Reply, Request, TopicNames, TopicSetup, TopicState, Verdict,
+    self, Done, Malformed, Nothing, OffsetAt, OffsetFound, Outcome, PartitionState, ProducerId,
+    QueueState, RemoteCode, RemoteError, Reply, Request, TopicNames, TopicSetup, TopicState,
+    Verdict, WirePosition,
 };
 use crate::log::read::Position;
 use crate::log::topic::Topic;
@@ -160,20 +161,27 @@ impl Service {
         let limits = self.options.limits;
         let (correlation, error) = match decoded {
             Ok((correlation, request, body)) => {
-                if client.active.contains(&correlation) {
+                if client.active.contains(&correlation) || client.polls.contains(&correlation) {
                     // Sent again over the same connection: the first one is answered.
                     return;
                 }
-                if client.in_flight() < limits.requests_max {
+                let is_poll = is_poll(&request);
+                let has_room = match is_poll {
+                    true => client.in_flight() + client.polls.len() < limits.polls_max(),
+                    false => client.in_flight() < limits.requests_max,
+                };
+                if has_room {
                     self.control.requests.fetch_add(1, Ordering::Relaxed);
-                    client.active.insert(correlation);
+                    let asked = if is_poll { &mut client.polls } else { &mut client.active };
+                    asked.insert(correlation);
                     if client.answer_bytes() > limits.answer_bytes_max {
                         client.deferred.push_back((correlation, request, body));
                         return;
                     }
                     return self.begin(peer, correlation, request, body);
                 }
-                let text = format!("{} requests are in flight already", limits.requests_max);
+                let most = if is_poll { limits.polls_max() } else { limits.requests_max };
+                let text = format!("{most} requests are in flight already");
                 (correlation, RemoteError::new(RemoteCode::Busy, text))
             }
             Err(unreadable) => {
@@ -245,6 +253,15 @@ impl Service {
     }
 }
 
+/// Whether a request waits until something comes. A member has as many of them as it has partitions.
+fn is_poll(request: &Request) -> bool {
+    match request {
+        Request::Fetch(fetch) => fetch.wait_ms > 0,
+        Request::AwaitGroup(group) => group.wait_ms > 0,
+        _ => false,
+    }
+}
+
 fn malformed(reason: Malformed) -> RemoteError {
     let code = match reason {
         Malformed::Version { .. } => RemoteCode::Version,
@@ -278,20 +295,9 @@ impl Service {
             Request::DescribeTopic(name) => {
                 done(topic_state(&refused(self.log.topic(&name.0.topic))?))
             }
-            Request::OffsetAt(at) => {
-                let topic = refused(self.log.topic(&at.topic))?;
-                let position = Position::from(at.position);
-                let committed = match &position {
-                    Position::Committed(group) => {
-                        let committed = refused(self.log.group(group))?;
-                        refused(committed.committed(&at.topic, at.partition))?.is_some()
-                    }
-                    _ => false,
-                };
-                let offset = refused(topic.offset_of(at.partition, position))?;
-                let last_epoch = last_epoch(refused(topic.inner.partition(at.partition))?);
-                let topic_id = topic.inner.id;
-                done(OffsetFound { offset, committed, last_epoch, topic_id })
+            // What a group has committed may have to wait for the group.
+            Request::OffsetAt(at) if !matches!(at.position, WirePosition::Committed(_)) => {
+                Step::Done(Ok(refused(offset_at(&self.log, at))?))
             }
             Request::Acquire(acquire) => {
                 let wait = Duration::from_millis(acquire.wait_ms.into());
@@ -359,6 +365,7 @@ fn administer(log: &Log, request: Request, body: Vec<Bytes>) -> Result<Reply, Lo
         return answered;
     }
     match request {
+        Request::OffsetAt(at) => offset_at(log, at),
         Request::CreateTopic(setup) => {
             let topic = log.create_topic(&setup.0.topic, options(&setup.0, None)?)?;
             Ok(topic_state(&topic).into())
@@ -383,6 +390,20 @@ fn administer(log: &Log, request: Request, body: Vec<Bytes>) -> Result<Reply, Lo
             Err(LogError::Invalid { what: "request", reason })
         }
     }
+}
+
+fn offset_at(log: &Log, at: OffsetAt) -> Result<Reply, LogError> {
+    let topic = log.topic(&at.topic)?;
+    let position = Position::from(at.position);
+    let committed = match &position {
+        Position::Committed(group) => {
+            log.group(group)?.committed(&at.topic, at.partition)?.is_some()
+        }
+        _ => false,
+    };
+    let offset = topic.offset_of(at.partition, position)?;
+    let last_epoch = last_epoch(topic.inner.partition(at.partition)?);
+    Ok(OffsetFound { offset, committed, last_epoch, topic_id: topic.inner.id }.into())
 }
 
 fn queue_state(stats: QueueStats) -> QueueState {

@@ -98,3 +98,28 @@ fn what_cannot_be_appended_is_refused_before_anything_is_and_harms_nobody() {
     let append = log.topic("a").unwrap().append_batch(0, Level::Durable, &batch(GIVEN, 1, &["x"]));
     assert!(matches!(append, Err(LogError::Invalid { .. })));
 }
+
+#[test]
+fn what_comes_twice_is_answered_whatever_became_of_its_topics_meanwhile() {
+    let (_storage, log) = fresh();
+    let large = "x".repeat(2000);
+    let parts = || {
+        [given("a", vec![batch(GIVEN, 0, &[&large])]), given("b", vec![batch(GIVEN, 0, &["x"])])]
+    };
+    log.topic("b").unwrap().append("before").unwrap().wait().unwrap();
+    assert_eq!(log.inner.commit_given(&parts(), None, &[]).unwrap(), [0, 1]);
+    log.alter_topic("a", TopicOptions::default().record_bytes_max(1000)).unwrap();
+    log.alter_topic("b", TopicOptions::default().compact(true)).unwrap();
+    assert_eq!(log.inner.commit_given(&parts(), None, &[]).unwrap(), [0, 1]);
+    log.delete_topic("a").unwrap();
+    assert_eq!(log.inner.commit_given(&parts(), None, &[]).unwrap(), [GONE, 1]);
+    // Another topic of that name does not have it either.
+    log.create_topic("a", TopicOptions::default()).unwrap();
+    assert_eq!(log.inner.commit_given(&parts(), None, &[]).unwrap(), [GONE, 1]);
+    assert_eq!((end(&log, "a"), end(&log, "b")), (0, 2));
+    // What was not carried out before is not excused.
+    let next =
+        [given("a", vec![batch(GIVEN, 1, &["x"])]), given("b", vec![batch(GIVEN, 1, &["x"])])];
+    assert!(log.inner.commit_given(&next, None, &[]).is_err());
+    assert_eq!((end(&log, "a"), end(&log, "b")), (0, 2));
+}

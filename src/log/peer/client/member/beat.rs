@@ -49,8 +49,8 @@ struct State {
     /// A heartbeat is under way; another one is to follow it.
     beating: bool,
     again: bool,
-    /// Since when the server is asked for changes.
-    awaiting: Option<Instant>,
+    /// Since when the server is asked for another version than this.
+    awaiting: Option<(Instant, u64)>,
     version: u64,
     interval: Duration,
     due: Option<Instant>,
@@ -70,12 +70,6 @@ pub(super) struct News {
     pub(super) lost: bool,
     pub(super) reply: Option<HeartbeatReply>,
     pub(super) failed: Option<PeerError>,
-}
-
-impl News {
-    fn is_none(&self) -> bool {
-        !self.lost && self.reply.is_none() && self.failed.is_none()
-    }
 }
 
 impl Beat {
@@ -105,7 +99,7 @@ impl Beat {
         lock(&self.state)
     }
 
-    /// What is new. If that is nothing the waker is called when something is. A member that looks is not stuck.
+    /// What is new; the waker is called when something else is. A member that looks is not stuck.
     pub(super) fn look(self: &Arc<Self>, core: &Core, waker: &Waker) -> News {
         let mut state = self.state();
         state.looked_at = now();
@@ -115,9 +109,8 @@ impl Beat {
         if state.due.is_none() && !state.beating {
             self.send(core, &mut state);
         }
-        if state.news.is_none() {
-            state.waker = Some(waker.clone());
-        }
+        // Also if there is some: it may be nothing that the member's task ends with.
+        state.waker = Some(waker.clone());
         let news = std::mem::take(&mut state.news);
         // A heartbeat may go out before the member has said that it has these now.
         for given in news.reply.iter().flat_map(|reply| &reply.assigned) {
@@ -196,13 +189,16 @@ impl Beat {
         let wait_ms = u32::try_from(wait_ms).unwrap_or(u32::MAX);
         let request = AwaitGroup { group: self.group.clone(), version: state.version, wait_ms };
         if core.submit_beat(&request.into(), self, Beaten::Await) {
-            state.awaiting = Some(now());
+            state.awaiting = Some((now(), state.version));
         }
     }
 
     fn beaten(self: &Arc<Self>, core: &Core, outcome: Result<Reply, PeerError>) {
         let mut state = self.state();
         state.beating = false;
+        if state.left {
+            return;
+        }
         let joined = outcome.and_then(|reply| match reply.answer {
             Answer::Membership(membership) => Ok(membership),
             other => Err(core.bad_answer("Heartbeat", format!("it is {}", other.name()))),
@@ -248,15 +244,16 @@ impl Beat {
 
     fn awaited(self: &Arc<Self>, core: &Core, outcome: Result<Reply, PeerError>) {
         let mut state = self.state();
-        let Some(since) = state.awaiting.take() else { return };
+        let Some((since, asked)) = state.awaiting.take() else { return };
         // If it cannot be had, members hear of changes by the heartbeats that are due.
         let Ok(Reply { answer: Answer::GroupVersion(now_is), .. }) = outcome else { return };
-        if now_is.version != state.version {
-            if !self.is_stuck(&state) {
-                self.send(core, &mut state);
-            }
-        } else if !state.beating && since.elapsed() >= state.interval / 2 {
-            // One that came back sooner is not let wait by the server.
+        let is_known = now_is.version == state.version;
+        // One that came back sooner, and not because a heartbeat has told of that version before, is not let wait by the
+        // server.
+        let waited = asked != state.version || since.elapsed() >= state.interval / 2;
+        if !is_known && !self.is_stuck(&state) {
+            self.send(core, &mut state);
+        } else if is_known && !state.beating && waited {
             self.send_await(core, &mut state);
         }
     }

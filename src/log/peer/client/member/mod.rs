@@ -3,6 +3,8 @@
 
 mod beat;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::future::poll_fn;
 use std::sync::Arc;

@@ -12,7 +12,9 @@ use crate::transport::now;
 impl Service {
     pub(super) fn finish(&mut self, peer: PeerId, correlation: u64, outcome: &Outcome) {
         let Some(client) = self.clients.get_mut(&peer) else { return };
-        client.active.remove(&correlation);
+        if !client.active.remove(&correlation) {
+            client.polls.remove(&correlation);
+        }
         self.answer(peer, correlation, outcome);
     }
 
