@@ -293,20 +293,16 @@ fn a_lock_that_is_renewed_to_end_sooner_is_not_waited_for_longer() {
 #[test]
 fn everything_is_noted_however_much_is_out() {
     let log = Log::open_in(Arc::new(MemoryStorage::new()), "/log").unwrap();
-    let options = TopicOptions::default().partitions(10).level(Level::Written);
+    let options = TopicOptions::default().partitions(9).level(Level::Written);
     let topic = log.create_topic("jobs", options).unwrap();
     let records = vec![NewRecord::new("x"); 32 << 10];
-    for partition in 0..10 {
+    for partition in 0..9 {
         topic.append_all(partition, Level::Written, &records).unwrap().unwrap().wait().unwrap();
     }
     topic.sync().unwrap();
     let queue = queue(&log, DurableQueue::options().window(32 << 10).level(Level::Written));
     let got = queue.acquire(usize::MAX, LOCK, NOW).unwrap();
-    assert_eq!(
-        got.len(),
-        10 << 15,
-        "a note of all these deliveries is larger than a record may be"
-    );
+    assert_eq!(got.len(), 9 << 15, "a note of all these deliveries is larger than a record may be");
     queue.ack(&ids(&got[..got.len() - 1])).unwrap();
     drop(queue);
     let again = self::queue(&log, DurableQueue::options()).acquire(9, LOCK, NOW).unwrap();

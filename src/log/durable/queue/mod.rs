@@ -11,7 +11,7 @@ mod options;
 mod settling;
 mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -329,9 +329,9 @@ impl DurableQueue {
         let now_ms = inner.clock.steady_ms();
         let mut state = self.state();
         let mut refused = Vec::with_capacity(ids.len());
-        let mut leases = Vec::new();
+        let (mut leases, mut named) = (Vec::new(), BTreeSet::new());
         for id in ids.iter().map(DeliveryId::from) {
-            let holds = state.core.holds(id.lease(), now_ms) && !leases.contains(&id.lease());
+            let holds = state.core.holds(id.lease(), now_ms) && named.insert(id.lease());
             let DeliveryId { partition, offset, .. } = id;
             refused.push((!holds).then_some(QueueError::LockLost { partition, offset }));
             leases.extend(holds.then(|| id.lease()));

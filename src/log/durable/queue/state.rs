@@ -151,8 +151,8 @@ impl State {
             }
         }
         let refused = self.bury(inner, now_ms)?;
-        let mut own =
-            refused.into_iter().filter(|(spot, _)| leases.iter().any(|lease| lease.spot == *spot));
+        let named: BTreeSet<Spot> = leases.iter().map(|lease| lease.spot).collect();
+        let mut own = refused.into_iter().filter(|(spot, _)| named.contains(spot));
         own.next().map_or(Ok(None), |(_, error)| Err(error))
     }
 
