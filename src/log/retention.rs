@@ -86,21 +86,11 @@ mod tests {
     use super::*;
     use crate::log::partition::times::Times;
     use crate::log::segment::Home;
-    use crate::log::storage::MemoryStorage;
     use std::time::Duration;
 
     /// Segments of 100 bytes and ten offsets, last appended to at these times.
     fn segments(last: &[i64]) -> Vec<Arc<Segment>> {
-        let (storage, topic) = (Arc::new(MemoryStorage::new()), "t".to_owned());
-        let home = Home {
-            storage,
-            directory: "/".into(),
-            topic,
-            partition: 0,
-            writable: true,
-            files: Arc::default(),
-        };
-        let home = Arc::new(home);
+        let home = Arc::new(Home::in_memory());
         let segment = |(n, last): (usize, &i64)| {
             let base = n as i64 * 10;
             let segment = Segment::known(home.clone(), base, 100, base + 10, true);

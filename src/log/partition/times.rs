@@ -204,22 +204,12 @@ impl TimesFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::storage::MemoryStorage;
     use std::sync::Arc;
 
     const KNOWN: Times = Times { first: 5, last: 9, horizon: 70 };
 
     fn home() -> Arc<Home> {
-        let storage = Arc::new(MemoryStorage::new());
-        let topic = "t".to_owned();
-        Arc::new(Home {
-            storage,
-            directory: "/".into(),
-            topic,
-            partition: 0,
-            writable: true,
-            files: Arc::default(),
-        })
+        Arc::new(Home::in_memory())
     }
 
     fn segment(home: &Arc<Home>, base: i64, next: i64) -> Arc<Segment> {

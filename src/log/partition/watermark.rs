@@ -240,20 +240,6 @@ impl Newest for Option<(u64, Watermark)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::storage::MemoryStorage;
-
-    fn home() -> Home {
-        let storage = Arc::new(MemoryStorage::new());
-        let topic = "t".to_owned();
-        Home {
-            storage,
-            directory: "/".into(),
-            topic,
-            partition: 0,
-            writable: true,
-            files: Arc::default(),
-        }
-    }
 
     fn at(offset: i64) -> Watermark {
         Watermark { offset, position: offset as u64 * 10, ..Watermark::empty(0) }
@@ -261,7 +247,7 @@ mod tests {
 
     #[test]
     fn the_newest_slot_counts_and_a_damaged_one_gives_way_to_the_older() {
-        let home = home();
+        let home = Home::in_memory();
         let mut file = WatermarkFile::create(&home, Watermark::empty(0)).unwrap();
         file.store(at(3));
         file.store(at(7));
@@ -277,7 +263,7 @@ mod tests {
 
     #[test]
     fn it_never_goes_back_and_remembers_a_failed_sync() {
-        let home = home();
+        let home = Home::in_memory();
         let mut file = WatermarkFile::create(&home, Watermark::empty(0)).unwrap();
         file.store(at(7));
         file.store(at(5));

@@ -43,6 +43,19 @@ pub(super) struct Home {
 }
 
 impl Home {
+    /// That of a test: in memory, and alone there.
+    #[cfg(test)]
+    pub(super) fn in_memory() -> Self {
+        Self {
+            storage: Arc::new(crate::log::storage::MemoryStorage::new()),
+            directory: "/".into(),
+            topic: "t".to_owned(),
+            partition: 0,
+            writable: true,
+            files: Arc::default(),
+        }
+    }
+
     /// The path of a live file.
     pub(super) fn file(&self, base_offset: i64, kind: FileKind) -> PathBuf {
         let name = FileName::live(u64::try_from(base_offset).unwrap_or_default(), kind);
