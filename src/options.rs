@@ -17,7 +17,7 @@ pub(crate) const TOPIC_BYTES_MAX: usize = 65_536;
 const HEARTBEAT_TTL_MAX: Duration = Duration::from_millis(6_553_500);
 
 /// High-water marks of one direction of one peer. A queue is full when it holds that many messages or that
-/// many bytes; an empty queue takes one message of any allowed size.
+/// many bytes; an empty queue, or one whose writing has not begun, takes one message of any allowed size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Marks {
     pub(crate) messages: usize,

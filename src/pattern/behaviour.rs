@@ -188,10 +188,7 @@ impl Sending {
             }
             Offer::AcceptedToWrite(role) => {
                 self.inline_left = self.inline_left.saturating_sub(1);
-                match self.first {
-                    None => self.first = Some(role),
-                    Some(_) => self.more.push(role),
-                }
+                self.keep(role);
                 true
             }
         }
@@ -206,11 +203,18 @@ impl Sending {
     pub(crate) fn offer_front(&mut self, pipe: &Arc<Pipe>, framed: &Chunk) {
         let (taken, role) = pipe.offer_front(framed);
         self.dropped_hwm += (framed.messages() - taken) as u64;
-        if let Some(role) = role {
-            match self.first {
-                None => self.first = Some(role),
-                Some(_) => self.more.push(role),
-            }
+        role.into_iter().for_each(|role| self.keep(role));
+    }
+
+    /// What this pipe's own sends have gathered is to be written by `run`.
+    pub(crate) fn offer_gathered(&mut self, pipe: &Arc<Pipe>) {
+        pipe.claim_gathered().into_iter().for_each(|role| self.keep(role));
+    }
+
+    fn keep(&mut self, role: WriteRole) {
+        match self.first {
+            None => self.first = Some(role),
+            Some(_) => self.more.push(role),
         }
     }
 

@@ -172,6 +172,10 @@ impl Pub {
         if self.conflate || self.targets.is_empty() {
             return false;
         }
+        let (messages, bytes) = (self.gathered.messages(), self.gathered.wire_bytes());
+        if !self.marks.admit(messages, bytes, wire_bytes) {
+            return false;
+        }
         if self.no_drop && !self.takes_room(wire_bytes) {
             return false;
         }
@@ -180,6 +184,8 @@ impl Pub {
         }
         if self.gathered.is_empty() {
             sending.gathering_for = self.targets.len();
+            // A unit is made for empty queues: what gathers in them goes first.
+            self.targets.iter().for_each(|pipe| sending.offer_gathered(pipe));
         }
         self.gathered.push(message);
         // With no room for another one like this, in the unit or in an empty queue, all goes out now, and the next one finds the

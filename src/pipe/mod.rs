@@ -256,6 +256,11 @@ impl Pipe {
         stay
     }
 
+    /// The role to write what a streaming sender has gathered, if it has.
+    pub(crate) fn claim_gathered(self: &Arc<Self>) -> Option<WriteRole> {
+        self.outbox.claim_scheduled().then(|| WriteRole(Arc::clone(self)))
+    }
+
     /// Writes at once what a streaming sender has gathered: before its thread goes to wait.
     pub(crate) fn flush(self: &Arc<Self>) {
         if self.outbox.claim_scheduled() {

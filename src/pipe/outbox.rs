@@ -186,6 +186,7 @@ impl Outbox {
             phase: Phase::Idle,
             queue: VecDeque::new(),
             flight: None,
+            flight_is_out: false,
             control: Vec::new(),
             link: None,
             session: 0,
@@ -234,7 +235,7 @@ impl Outbox {
         if state.abandoned.is_some() || state.closing {
             return None;
         }
-        if !self.marks.admit(state.messages, state.bytes, wire_bytes) {
+        if !state.admits(self.marks, wire_bytes) {
             state.refused = true;
             return None;
         }
@@ -274,8 +275,7 @@ impl Outbox {
         }
         let room = state.room(self.marks);
         let fits = room.messages >= framed.messages() && room.bytes >= framed.wire_bytes();
-        // An empty queue takes one message of any size.
-        let least = usize::from(state.messages == 0);
+        let least = usize::from(state.takes_any(self.marks));
         let front = (!fits).then(|| framed.copy_front(room.messages, room.bytes, least));
         let taken = front.as_ref().unwrap_or(framed);
         if taken.is_empty() {
@@ -292,7 +292,7 @@ impl Outbox {
 
     pub(super) fn has_room(&self, wire_bytes: usize) -> bool {
         let mut state = self.state.lock();
-        let room = self.conflate || self.marks.admit(state.messages, state.bytes, wire_bytes);
+        let room = self.conflate || state.admits(self.marks, wire_bytes);
         state.refused |= !room;
         room
     }
@@ -421,6 +421,7 @@ impl Outbox {
             let flight = state.next_flight()?;
             Some(Job { flight, link, session: state.session })
         });
+        state.flight_is_out = job.is_some();
         if job.is_none() {
             state.phase = Phase::Idle;
         }
@@ -437,6 +438,7 @@ impl Outbox {
     ) -> Step {
         let mut state = self.state.lock();
         let Job { flight, link, session } = job;
+        state.flight_is_out = false;
         let mut step = Step {
             more: false,
             made_room: false,

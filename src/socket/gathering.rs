@@ -7,6 +7,9 @@ use super::core::{Core, State};
 use crate::pattern::{Behaviour, Sending};
 use crate::pipe::{Doorbell, Pipe, Ring};
 
+#[cfg(test)]
+mod tests;
+
 impl<P: Behaviour> Core<P> {
     /// Remembers gathering pipes for `flush`. A type that only sends leaves them to the reactor's tick.
     pub(super) fn note_gathering(

@@ -33,6 +33,8 @@ pub(super) struct State {
     pub(super) queue: VecDeque<Chunk>,
     /// A flight that was interrupted; it goes before everything else.
     pub(super) flight: Option<Flight>,
+    /// The writer has a flight in its hands.
+    pub(super) flight_is_out: bool,
     /// Commands for the current session, written at the next chunk boundary.
     pub(super) control: Vec<u8>,
     pub(super) link: Option<Arc<Link>>,
@@ -98,7 +100,7 @@ impl State {
         let stale = self.phase == Phase::Scheduled && !manner.together && self.is_stale();
         match self.phase {
             Phase::Idle if self.link.is_none() => Next::Nothing,
-            Phase::Idle if manner.inline && (manner.answering || self.is_lonely()) => {
+            Phase::Idle if at_mark || manner.inline && (manner.answering || self.is_lonely()) => {
                 self.phase = Phase::Writing;
                 Next::Write
             }
@@ -125,6 +127,21 @@ impl State {
             }
             _ => Next::Nothing,
         }
+    }
+
+    /// Whether a message is taken.
+    pub(super) fn admits(&self, marks: Marks, wire_bytes: usize) -> bool {
+        self.takes_any(marks) || marks.admit(self.messages, self.bytes, wire_bytes)
+    }
+
+    /// Whether one message of any size is taken. A unit that nobody has begun to write is no backlog, and no reason to refuse a
+    /// large message: both are written together.
+    pub(super) fn takes_any(&self, marks: Marks) -> bool {
+        let gathers = matches!(self.phase, Phase::Scheduled | Phase::Writing)
+            && !self.flight_is_out
+            && self.flight.is_none()
+            && self.bytes <= marks.bytes.min(UNIT_BYTES);
+        self.messages < marks.messages && (gathers || self.messages == 0)
     }
 
     /// What the marks leave.

@@ -228,7 +228,7 @@ fn a_sender_that_looks_at_the_clock_writes_what_gathers_for_too_long() {
 proptest! {
     /// What the short way appends is counted, bounded and written as what the long way appends.
     #[test]
-    fn a_stream_fills_the_outbox_to_its_marks_and_no_further(
+    fn a_stream_fills_the_outbox_to_its_marks_and_writes_then(
         messages in 1_usize..200,
         bytes in 100_usize..20_000,
         sizes in proptest::collection::vec(0_usize..100, 1..300),
@@ -239,13 +239,11 @@ proptest! {
         let (mut count, mut total) = (0, 0);
         for size in sizes {
             let wire = 2 + size;
-            let fits = count < messages && (count == 0 || total + wire <= bytes);
             let next = offer(&outbox, &"x".repeat(size), PLAIN);
-            prop_assert_eq!(next.is_some(), fits);
-            if !fits {
-                break;
-            }
+            prop_assert!(next.is_some(), "what gathers is no reason to refuse a message");
             (count, total) = (count + 1, total + wire);
+            let at_mark = count == messages || total > bytes;
+            prop_assert!(!at_mark || matches!(next, Some(Next::Write)));
             let report = outbox.report();
             prop_assert_eq!((report.messages, report.bytes), (count, total));
             // At a mark the sender writes: then this model ends.
@@ -388,6 +386,21 @@ fn an_empty_queue_takes_one_framed_message_whatever_its_length() {
     assert!(matches!(outbox.offer_front(&many), (Next::Write, 1)));
     assert!(matches!(outbox.offer_front(&many), (Next::Nothing, 0)));
     assert_eq!(write(&outbox, 100).unwrap().0, framed(&["a long one"]));
+}
+
+#[test]
+fn a_unit_that_nobody_has_begun_to_write_takes_one_message_whatever_its_length() {
+    let outbox = outbox(10, 5, false);
+    outbox.link(link(), &[]);
+    assert!(matches!(offer(&outbox, "a", ANSWER), Some(Next::Write)));
+    assert!(offer(&outbox, "a long one", PLAIN).is_some());
+    assert!(offer(&outbox, "b", PLAIN).is_none(), "that was the one");
+    write(&outbox, 100).unwrap();
+    assert!(matches!(offer(&outbox, "c", ANSWER), Some(Next::Write)));
+    let job = outbox.begin_write().unwrap();
+    assert!(offer(&outbox, "a long one", PLAIN).is_none(), "the kernel may be full");
+    outbox.end_write(job, Ok(Written::Bytes(3)), false, crate::transport::now);
+    assert!(matches!(offer(&outbox, "d", ANSWER), Some(Next::Write)));
 }
 
 #[test]
