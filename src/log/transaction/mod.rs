@@ -216,12 +216,15 @@ impl Gathered {
         let headers = || record.headers.iter().copied();
         let new = || BatchBuilder::new(BatchOptions { codec: options.codec, ..Default::default() });
         let mut open = self.open.take().unwrap_or_else(new);
-        let bytes = open.bytes_of(timestamp_ms, record.key, record.value, headers());
-        if !open.is_empty() && open.bytes().saturating_add(bytes) > limit {
+        let bytes_with = |open: &BatchBuilder| {
+            let bytes = open.bytes_of(timestamp_ms, record.key, record.value, headers());
+            open.bytes().saturating_add(bytes)
+        };
+        if !open.is_empty() && (bytes_with(&open) > limit || !open.reaches(timestamp_ms)) {
             let full = std::mem::replace(&mut open, new());
             self.closed.push(full.finish().map_err(|error| partition.bad_batch(error))?);
         }
-        let bytes = open.bytes().saturating_add(bytes);
+        let bytes = bytes_with(&open);
         let fits = if bytes > limit {
             Err(partition.too_large(bytes, limit))
         } else {
