@@ -270,7 +270,8 @@ impl Topic {
     /// returns; what is before the offset is made durable first.
     ///
     /// # Errors
-    /// `OffsetOutOfRange` beyond the end; failures of the storage.
+    /// `OffsetOutOfRange` beyond the end; failures of the storage. If files could not be removed the records are forgotten
+    /// nevertheless; called again this tries again, and so does the next pass of maintenance.
     pub fn truncate_front(&self, partition: u32, offset: i64) -> Result<(), LogError> {
         self.log.truncate_front(&self.inner, partition, offset)
     }

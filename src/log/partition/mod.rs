@@ -148,6 +148,9 @@ pub(super) struct Partition {
     pub(super) upkeep: Mutex<()>,
     /// Those who wait for `upkeep`, or will soon: whoever compacts gives up for them.
     pub(super) upkeep_wanted: AtomicUsize,
+    /// Base offsets of segments that were let go of, but whose files may be there still. Its lock is held while they are
+    /// removed; it comes after `upkeep` and before `writer`.
+    dropped: Mutex<Vec<i64>>,
     /// What was removed since the log was opened.
     pub(super) counters: Counters,
 }
@@ -195,6 +198,7 @@ impl Partition {
             lingering: AtomicBool::new(false),
             upkeep: Mutex::new(()),
             upkeep_wanted: AtomicUsize::new(0),
+            dropped: Mutex::default(),
             counters: Counters::default(),
         }
     }
@@ -355,14 +359,24 @@ impl Partition {
         self.write_if_wanted();
         let bytes = gone.iter().map(|segment| segment.end()).sum();
         self.counters.removed(offset.saturating_sub(before), bytes);
-        if gone.is_empty() {
+        lock(&self.dropped).extend(gone.iter().map(|segment| segment.base_offset));
+        self.remove_dropped()
+    }
+
+    /// Removes the files of segments that were let go of. While that fails there is something left for the next call.
+    pub(super) fn remove_dropped(&self) -> Result<(), LogError> {
+        let mut dropped = lock(&self.dropped);
+        if dropped.is_empty() {
             return Ok(());
         }
-        for segment in gone {
-            super::recovery::remove_segment(&self.home, segment.base_offset)?;
+        // From the front on, and no further than that goes: who reads in another process must not find a gap.
+        for base_offset in dropped.iter() {
+            super::recovery::remove_segment(&self.home, *base_offset)?;
         }
         let synced = self.home.storage.sync_dir(&self.home.directory);
-        synced.map_err(|error| self.home.failed(error))
+        synced.map_err(|error| self.home.failed(error))?;
+        dropped.clear();
+        Ok(())
     }
 }
 
