@@ -407,19 +407,25 @@ impl Partition {
         super::refresh::reload(self, &mut writer).map(|()| true)
     }
 
-    /// Looks what another process has written, if the log is open for reading only. Whether there is more than before.
+    /// Looks what another process has written, and made durable, if the log is open for reading only. Whether that is more
+    /// than before.
     pub(super) fn refresh(&self) -> Result<bool, LogError> {
         if self.home.writable {
             return Ok(false);
         }
+        let ends = || (self.written_end(), self.durable_end());
         let mut writer = lock(&self.writer);
-        let before = self.written_end();
+        let before = ends();
+        // First how far it is durable: that much was written before, and so is found.
+        let watermark = lock(&self.watermark).look_again(&self.home)?;
         super::refresh::refresh(self, &mut writer)?;
-        let now = self.written_end();
+        let durable_end = watermark.offset.min(self.written_end());
+        self.durable_end.fetch_max(durable_end, Ordering::SeqCst);
+        let progressed = ends() != before;
         drop(writer);
-        if now > before {
+        if progressed {
             self.wake_readers();
         }
-        Ok(now > before)
+        Ok(progressed)
     }
 }

@@ -142,17 +142,20 @@ impl WatermarkFile {
             }
             Err(error) => return Err(home.failed(error)),
         };
-        let mut newest: Option<(u64, Watermark)> = None;
-        for at in (0..=SLOTS).map(|slot| slot * SLOT_DISTANCE) {
-            let mut slot = [0; SLOT_BYTES];
-            file.read_at(&mut slot, at).map_err(|error| home.failed(error))?;
-            let found = Watermark::decode(&slot);
-            newest = newest.max_by_sequence(found);
-        }
-        match newest {
+        match newest(&*file, home)? {
             Some((sequence, last)) => Ok(Self { file, sequence, last, failed: false }),
             None => Err(LogError::corrupt(place(), Damage::Unreadable)),
         }
+    }
+
+    /// What the newest slot says by now, of a file that another process writes. A slot that is being written does not count.
+    pub(in crate::log) fn look_again(&mut self, home: &Home) -> Result<Watermark, LogError> {
+        if let Some((sequence, last)) = newest(&*self.file, home)?
+            && sequence > self.sequence
+        {
+            (self.sequence, self.last) = (sequence, last);
+        }
+        Ok(self.last)
     }
 
     /// What the newest slot says.
@@ -223,6 +226,17 @@ pub(in crate::log) fn slots(file: &[u8]) -> impl Iterator<Item = SlotFound> + '_
     })
 }
 
+/// The newest slot that is sound.
+fn newest(file: &dyn StorageFile, home: &Home) -> Result<Option<(u64, Watermark)>, LogError> {
+    let mut newest: Option<(u64, Watermark)> = None;
+    for at in (0..=SLOTS).map(|slot| slot * SLOT_DISTANCE) {
+        let mut slot = [0; SLOT_BYTES];
+        file.read_at(&mut slot, at).map_err(|error| home.failed(error))?;
+        newest = newest.max_by_sequence(Watermark::decode(&slot));
+    }
+    Ok(newest)
+}
+
 /// Which of two slots counts.
 trait Newest {
     fn max_by_sequence(self, other: Self) -> Self;
@@ -259,6 +273,22 @@ mod tests {
         assert_eq!(WatermarkFile::open(&home).unwrap().last(), Watermark::empty(0));
         raw.write_at(&[0xff], SLOTS * SLOT_DISTANCE + 33).unwrap();
         assert!(WatermarkFile::open(&home).unwrap_err().is_corruption());
+    }
+
+    #[test]
+    fn who_looks_again_finds_what_was_stored_since_and_nothing_that_is_half_written() {
+        let home = Home::in_memory();
+        let mut file = WatermarkFile::create(&home, Watermark::empty(0)).unwrap();
+        file.store(at(3));
+        let mut other = WatermarkFile::open(&home).unwrap();
+        assert_eq!(other.look_again(&home).unwrap(), at(3));
+        file.store(at(7));
+        assert_eq!(other.look_again(&home).unwrap(), at(7));
+        let raw = home.storage.open(&home.directory.join(FILE), OpenMode::Write).unwrap();
+        for slot in 0..=SLOTS {
+            raw.write_at(&[0xff], slot * SLOT_DISTANCE + 33).unwrap();
+            assert_eq!(other.look_again(&home).unwrap(), at(7));
+        }
     }
 
     #[test]

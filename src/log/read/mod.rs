@@ -135,12 +135,11 @@ impl Reader {
     #[inline]
     fn try_next_batch(&mut self) -> Result<Option<ReadBatch>, LogError> {
         loop {
+            // What was read may reach further than what is durable; it is read again when it is.
+            if self.level == Level::Durable && self.cursor.next_offset() >= self.end() {
+                self.window = Window::default();
+            }
             if self.window.left() > 0 {
-                // What was read may reach further than what is durable; it is read again when it is.
-                if self.level == Level::Durable && self.cursor.next_offset() >= self.end() {
-                    self.window = Window::default();
-                    return Ok(None);
-                }
                 if let Some((batch, first_offset)) = self.cursor.cut_batch(&self.window.rest())? {
                     self.window.take(batch.bytes().len());
                     if batch.header().last_offset() >= first_offset {
