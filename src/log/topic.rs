@@ -258,9 +258,8 @@ impl Topic {
     fn resolve(&self, partition: u32, position: Position) -> Result<Position, LogError> {
         match position {
             Position::Committed(group) => {
-                let committed = self.log.committed(&group, self.name(), partition)?;
-                let offset = committed.map(|committed| Position::Offset(committed.offset));
-                Ok(offset.unwrap_or(Position::Earliest))
+                let committed = self.log.goes_on_at(&group, self.name(), partition)?;
+                Ok(committed.map_or(Position::Earliest, Position::Offset))
             }
             other => Ok(other),
         }

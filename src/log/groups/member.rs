@@ -159,7 +159,8 @@ impl GroupMember {
     /// As [`poll`](Self::poll), for a task, and for as long as it takes. Dropping the future loses nothing.
     ///
     /// While the task waits the member is not silent: its session goes on when it was woken, or the future is dropped. A
-    /// change of the group is made durable within the poll of the future, which blocks for a sync then.
+    /// change of the group is made durable within the poll of the future, which blocks for a sync then; and so is what the
+    /// owner before committed last for a partition that comes.
     ///
     /// # Errors
     /// As [`poll`](Self::poll).
@@ -363,7 +364,7 @@ fn begin(
     start: &Position,
 ) -> Result<Reader, LogError> {
     let (topic, number) = (partition.topic.as_str(), partition.partition);
-    if let Some(committed) = group.cell.committed_offset(topic, number) {
+    if let Some(committed) = group.cell.final_offset(topic, number) {
         return source.open(Position::Offset(committed));
     }
     let reader = source.open(start.clone())?;

@@ -125,6 +125,17 @@ impl GroupCell {
     }
 
     pub(super) fn fenced(&self, member: &str, generation: i32, why: Fencing) -> LogError {
+    /// As [`committed_offset`](Self::committed_offset), once it is known what becomes of commits that are under way: where
+    /// the next owner of a partition goes on. The owner before may not commit for it any more.
+    pub(super) fn final_offset(&self, topic: &str, partition: u32) -> Option<i64> {
+        let under_way = lock(&self.state).table.under_way(&TopicPartition::new(topic, partition));
+        for ticket in under_way {
+            // Whoever committed hears of a failure; nothing is committed then.
+            let _ = ticket.wait();
+        }
+        self.committed_offset(topic, partition)
+    }
+
         let (group, member) = (self.name.clone(), member.to_owned());
         LogError::MemberFenced { group, member, generation, why }
     }
