@@ -13,12 +13,15 @@ use std::time::Duration;
 
 use harness::SOON;
 use harness::futures::{Task, block_on};
-use peermq::log::storage::MemoryStorage;
+use peermq::log::storage::faulty::{Errno, Fault, FaultAction, FaultyStorage};
+use peermq::log::storage::{MemoryStorage, Operation};
 use peermq::log::{
     Fencing, Group, GroupEvent, Level, Log, LogError, ManualClock, MemberOptions, Polled, Position,
     TopicOptions,
 };
 
+/// The segment of a topic that was just made.
+const FIRST: &str = "t-0/00000000000000000000.log";
 const SESSION: Duration = Duration::from_secs(10);
 const SESSION_MS: i64 = 10_000;
 
@@ -138,6 +141,48 @@ fn a_task_that_waits_ends_with_the_log() {
     log.close().unwrap();
     assert!(matches!(owner.finish(), Err(LogError::Closed)));
     assert!(matches!(idle.finish(), Err(LogError::Closed)));
+}
+
+#[test]
+fn a_task_that_waits_for_nothing_hears_of_a_failure_that_ends_the_log() {
+    let storage = FaultyStorage::new();
+    let log = Log::options().storage(Arc::new(storage.clone())).linger(None).open("/log").unwrap();
+    let topic = log.create_topic("t", TopicOptions::default()).unwrap();
+    let mut idle = log.group("g").unwrap().join(MemberOptions::new(["nothing"])).unwrap();
+    let mut idle = Task::pending(idle.poll_async());
+    storage.inject(Fault::at(0, FaultAction::Fail(Errno::Io)).of(Operation::SyncData).on(FIRST));
+    assert!(matches!(topic.append("x").unwrap().wait(), Err(LogError::Poisoned { .. })));
+    assert!(idle.is_woken());
+    assert!(matches!(idle.poll(), Some(Err(LogError::Poisoned { .. }))));
+}
+
+#[test]
+fn who_gets_a_partition_goes_on_behind_a_commit_of_its_owner_before_that_is_not_done_yet() {
+    for as_member in [true, false] {
+        let (log, group, _clock) = fresh();
+        append(&log, 0, "x");
+        append(&log, 1, "x");
+        log.sync().unwrap();
+        let mut before = group.join(options()).unwrap();
+        assert_eq!(values(&before.poll(Duration::ZERO).unwrap()).len(), 2);
+        let mut next = group.join(options()).unwrap();
+        let told = before.poll(Duration::ZERO).unwrap();
+        let [GroupEvent::Revoked(revoked)] = &told.events[..] else { panic!("{:?}", told.events) };
+        let commit = before.commit_ticket(Level::Durable).unwrap();
+        // It gives the partition up, for which nothing has to be made durable.
+        before.poll(Duration::ZERO).unwrap();
+        assert!(!commit.is_done());
+        if as_member {
+            let got = next.poll(Duration::ZERO).unwrap();
+            assert!(matches!(&got.events[..], [GroupEvent::Assigned(one)] if one == revoked));
+            assert_eq!(values(&got), Vec::<String>::new());
+        } else {
+            let position = Position::Committed("g".to_owned());
+            let topic = log.topic("t").unwrap();
+            assert_eq!(topic.offset_of(revoked[0].partition, position).unwrap(), 1);
+        }
+        commit.wait().unwrap();
+    }
 }
 
 #[test]

@@ -59,6 +59,8 @@ pub(super) struct Shared {
     /// All partitions of the log: a failure in one is the end of the others too, and who waits there is to know. Its
     /// lock is held for moments, and no other is taken under it.
     pub(super) partitions: Mutex<Vec<Weak<Partition>>>,
+    /// Those who wait for something else than a partition, and have to know of such a failure, or that the log is closed.
+    pub(super) bystanders: Waiters,
 }
 
 impl Shared {
@@ -92,6 +94,7 @@ impl Shared {
             partition.durables.wake_all();
             partition.commit.call_all();
         }
+        self.bystanders.wake_all();
     }
 }
 
