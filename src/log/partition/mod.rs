@@ -406,22 +406,26 @@ impl Partition {
         if self.home.writable {
             return Ok(false);
         }
-        let mut writer = lock(&self.writer);
-        super::refresh::reload(self, &mut writer).map(|()| true)
+        self.look_anew(super::refresh::reload).map(|_progressed| true)
     }
 
     /// Looks what another process has written, and made durable, if the log is open for reading only. Whether that is more
     /// than before.
     pub(super) fn refresh(&self) -> Result<bool, LogError> {
-        if self.home.writable {
-            return Ok(false);
-        }
+        if self.home.writable { Ok(false) } else { self.look_anew(super::refresh::refresh) }
+    }
+
+    /// Looks for segments, of a log that is open for reading only. Whether there is more than before.
+    fn look_anew(
+        &self,
+        look: fn(&Self, &mut Writer) -> Result<(), LogError>,
+    ) -> Result<bool, LogError> {
         let ends = || (self.written_end(), self.durable_end());
         let mut writer = lock(&self.writer);
         let before = ends();
         // First how far it is durable: that much was written before, and so is found.
         let watermark = lock(&self.watermark).look_again(&self.home)?;
-        super::refresh::refresh(self, &mut writer)?;
+        look(self, &mut writer)?;
         let durable_end = watermark.offset.min(self.written_end());
         self.durable_end.fetch_max(durable_end, Ordering::SeqCst);
         let progressed = ends() != before;
