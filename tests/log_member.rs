@@ -256,3 +256,35 @@ fn who_is_woken_by_the_group_or_a_topic_may_look_at_the_log_at_once() {
     }
     end.recv_timeout(SOON).unwrap();
 }
+
+#[test]
+fn who_is_woken_by_a_change_that_a_transaction_met_may_look_at_the_log_at_once() {
+    let (told, hear) = mpsc::channel();
+    // What has locked itself out does not end.
+    let (ended, end) = mpsc::channel();
+    thread::spawn(move || {
+        let (log, group, clock) = fresh();
+        log.create_topic("u", TopicOptions::default()).unwrap();
+        let lasting = MemberOptions::new(["t"]).session_timeout(1_000 * SESSION);
+        let mut committing = group.join(lasting).unwrap();
+        let mut waiting = group.join(options()).unwrap();
+        let silent = group.join(options()).unwrap();
+        for _ in 0..3 {
+            committing.poll(Duration::ZERO).unwrap();
+            waiting.poll(Duration::ZERO).unwrap();
+        }
+        let waker = Waker::from(Arc::new(Curious(log.clone(), told)));
+        let mut polling = Box::pin(waiting.poll_async());
+        let mut poll = || polling.as_mut().poll(&mut Context::from_waker(&waker)).is_pending();
+        assert!(poll());
+        clock.advance(2 * SESSION_MS);
+        let mut transaction = log.transaction();
+        transaction.append("u", "x").unwrap();
+        transaction.commit_offsets(&committing.membership(), &[]).unwrap();
+        assert_eq!(transaction.commit().unwrap().len(), 1);
+        drop(silent);
+        ended.send(()).unwrap();
+    });
+    assert_eq!(hear.recv_timeout(SOON).expect("it is locked out"), 3);
+    end.recv_timeout(SOON).unwrap();
+}

@@ -36,6 +36,7 @@ use crate::log::options::Level;
 use crate::log::partition::{Partition, Waiters};
 use crate::log::read::{LogRecord, Position, Reader};
 use crate::log::topic::TopicInner;
+use crate::log::transaction::Turn;
 use crate::sync::{Mutex, MutexGuard, lock};
 
 /// Largest text with a commit, in bytes.
@@ -124,7 +125,6 @@ impl GroupCell {
         committed.map(|committed| committed.offset)
     }
 
-    pub(super) fn fenced(&self, member: &str, generation: i32, why: Fencing) -> LogError {
     /// As [`committed_offset`](Self::committed_offset), once it is known what becomes of commits that are under way: where
     /// the next owner of a partition goes on. The owner before may not commit for it any more.
     pub(super) fn final_offset(&self, topic: &str, partition: u32) -> Option<i64> {
@@ -136,6 +136,7 @@ impl GroupCell {
         self.committed_offset(topic, partition)
     }
 
+    pub(super) fn fenced(&self, member: &str, generation: i32, why: Fencing) -> LogError {
         let (group, member) = (self.name.clone(), member.to_owned());
         LogError::MemberFenced { group, member, generation, why }
     }
@@ -424,15 +425,17 @@ impl LogInner {
         Ok(Some(ticket))
     }
 
-    /// Commits offsets as a part of something larger: `run` gets their records, if there are any, and returns the offset of
-    /// the first one. Nobody joins, leaves, or gets a partition of the group meanwhile.
+    /// Commits offsets as a part of a transaction: `run` gets their records, if there are any, and returns the offset of the
+    /// first one. Nobody joins, leaves, or gets a partition of the group meanwhile. The turn is given up before members hear
+    /// of a change.
     pub(in crate::log) fn commit_within<T>(
         &self,
+        turn: MutexGuard<'_, Turn>,
         group: &str,
         committer: Committer<'_>,
         offsets: &[OffsetCommit],
         prepared: Prepared,
-        run: impl FnOnce(Option<Vec<u8>>) -> Result<(T, Option<i64>), LogError>,
+        run: impl FnOnce(&mut Turn, Option<Vec<u8>>) -> Result<(T, Option<i64>), LogError>,
     ) -> Result<T, LogError> {
         check_name(group)?;
         let Prepared { said, topics } = prepared;
@@ -442,10 +445,13 @@ impl LogInner {
             true => None,
             false => Some(commit_batch(&log, group, &said)?),
         };
-        let mut state = cell.lock();
+        // Dropped in the opposite order.
+        let _news = cell.news();
+        let mut held = turn;
+        let mut state = cell.lock_quietly();
         self.check_topics(&topics)?;
         cell.authorise(&mut state, self.steady_ms(), committer, offsets)?;
-        let (result, first) = run(batch)?;
+        let (result, first) = run(&mut held, batch)?;
         if let Some(first) = first {
             state.table.note_all(first, said);
         }

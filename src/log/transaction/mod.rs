@@ -154,13 +154,13 @@ impl Transaction {
             Some((membership, commits)) => {
                 let Membership { group, member, generation } = membership;
                 let committer = Committer::Member(member, *generation);
-                log.commit_within(group, committer, commits, prepared, |batch| {
+                log.commit_within(turn, group, committer, commits, prepared, |turn, batch| {
                     if let Some(batch) = batch {
                         let topic = log.internal_topic(OFFSETS, keyed_options())?;
                         let partition = topic.partition(0)?;
                         parts.push(part(&topic, partition, vec![batch])?);
                     }
-                    let found = log.carry_out(&mut turn, parts)?;
+                    let found = log.carry_out(turn, parts)?;
                     // The part of the offsets is the last one.
                     let first = found.last().and_then(|offsets| offsets.front().copied());
                     Ok((found, first))
@@ -168,7 +168,6 @@ impl Transaction {
             }
             None => log.carry_out(&mut turn, parts)?,
         };
-        drop(turn);
         Ok(self.places(found))
     }
 
