@@ -222,7 +222,8 @@ fn who_reads_what_is_durable_in_another_process_gets_it_when_it_is() {
     let log = open(&storage);
     let topic = log.create_topic("t", small()).unwrap();
     let elsewhere = Log::options().storage(Arc::new(storage.clone()));
-    let there = elsewhere.open_read_only(DIRECTORY).unwrap().topic("t").unwrap();
+    let elsewhere = elsewhere.open_read_only(DIRECTORY).unwrap();
+    let there = elsewhere.topic("t").unwrap();
     let mut durable = there.read(0, Position::Earliest).unwrap().durable_only();
     let mut written = there.read(0, Position::Earliest).unwrap();
     let received = offsets(follow(&there), false);
@@ -235,6 +236,8 @@ fn who_reads_what_is_durable_in_another_process_gets_it_when_it_is() {
         topic.flush().unwrap();
         let ends = topic.describe_partition(0).unwrap();
         only_written += ends.end - ends.durable_end;
+        elsewhere.refresh().unwrap();
+        assert_eq!(there.describe_partition(0).unwrap().durable_end, ends.durable_end);
         durable.by_ref().for_each(|record| drop(record.unwrap()));
         written.by_ref().for_each(|record| drop(record.unwrap()));
         assert_eq!((durable.next_offset(), written.next_offset()), (ends.durable_end, ends.end));

@@ -406,20 +406,18 @@ impl Partition {
         if self.home.writable {
             return Ok(false);
         }
-        self.look_anew(super::refresh::reload).map(|_progressed| true)
+        self.look_anew(super::refresh::reload).map(|()| true)
     }
 
-    /// Looks what another process has written, and made durable, if the log is open for reading only. Whether that is more
-    /// than before.
-    pub(super) fn refresh(&self) -> Result<bool, LogError> {
-        if self.home.writable { Ok(false) } else { self.look_anew(super::refresh::refresh) }
+    /// Looks what another process has written, and made durable, if the log is open for reading only.
+    pub(super) fn refresh(&self) -> Result<(), LogError> {
+        if self.home.writable { Ok(()) } else { self.look_anew(super::refresh::refresh) }
     }
 
-    /// Looks for segments, of a log that is open for reading only. Whether there is more than before.
     fn look_anew(
         &self,
         look: fn(&Self, &mut Writer) -> Result<(), LogError>,
-    ) -> Result<bool, LogError> {
+    ) -> Result<(), LogError> {
         let ends = || (self.written_end(), self.durable_end());
         let mut writer = lock(&self.writer);
         let before = ends();
@@ -433,6 +431,6 @@ impl Partition {
         if progressed {
             self.wake_readers();
         }
-        Ok(progressed)
+        Ok(())
     }
 }
