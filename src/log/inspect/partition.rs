@@ -126,7 +126,10 @@ impl PartitionVerifier<'_, '_> {
                         None => Finding::unsound(place, Damage::Unreadable),
                     });
                 }
-                if survey.newest.is_none() {
+                if let Some((position, found)) = survey.foreign {
+                    let place = place.at_position(position);
+                    self.report.find(Finding::unsound(place, Damage::WrongPartition { found }));
+                } else if survey.newest.is_none() {
                     self.report.find(Finding::unsound(place, Damage::Unreadable));
                 }
                 survey.newest

@@ -381,11 +381,13 @@ impl PartitionFiles {
     }
 }
 
-/// What the watermark's file says: the newest sound slot, and at which bytes there are damaged ones.
+/// What the watermark's file says: the newest sound slot, at which bytes there are damaged ones, and the first that is of
+/// another partition, with its number.
 #[derive(Debug, Default)]
 pub(super) struct WatermarkSurvey {
     pub(super) newest: Option<Watermark>,
     pub(super) damaged: Vec<u64>,
+    pub(super) foreign: Option<(u64, u32)>,
 }
 
 impl WatermarkSurvey {
@@ -396,6 +398,10 @@ impl WatermarkSurvey {
         let mut survey = Self::default();
         let mut sequence = 0;
         for slot in watermark::slots(&bytes) {
+            if let Some(found) = slot.partition.filter(|found| *found != home.partition) {
+                survey.foreign.get_or_insert((slot.position, found));
+                continue;
+            }
             match slot.content {
                 Some((number, watermark)) => {
                     if survey.newest.is_none() || number > sequence {
