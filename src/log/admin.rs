@@ -270,6 +270,7 @@ impl LogInner {
                 partition.let_go();
             }
         }
+        self.transactions.end();
         // Those of deleted topics too.
         self.shared.wake_all();
         drop(guard);

@@ -10,6 +10,7 @@
 //!
 //! One transaction is under way at a time: it has the *turn*, a lock before all others.
 
+mod aside;
 mod complete;
 mod given;
 mod intent;
@@ -29,6 +30,8 @@ use super::partition::producers::after;
 use super::topic::TopicInner;
 use super::{Log, LogInner};
 use crate::sync::{Mutex, MutexGuard, lock};
+use aside::Aside;
+pub use aside::TransactionTicket;
 pub(super) use given::{GIVEN, Given};
 use intent::{Part, encode_intent, encode_mark};
 
@@ -40,6 +43,8 @@ const PRODUCER_EPOCH: i16 = 0;
 #[derive(Debug, Default)]
 pub(super) struct Transactions {
     turn: Mutex<Turn>,
+    /// Commits for tasks.
+    aside: Aside,
 }
 
 /// What the next transaction has to know of the one before. That is complete, or nothing is appended any more.
@@ -348,6 +353,11 @@ impl Transactions {
     /// The turn, whatever has become of the log.
     pub(super) fn turn(&self) -> MutexGuard<'_, Turn> {
         lock(&self.turn)
+    }
+
+    /// Lets the thread that commits for tasks end; what waits for it is refused.
+    pub(super) fn end(&self) {
+        self.aside.end();
     }
 }
 
