@@ -105,19 +105,22 @@ fn a_log_that_is_closed_while_tasks_commit_leaves_nobody_waiting() {
         move || log.close()
     });
     let waiting = Task::pending(collected(&log, "third").commit_async());
+    let behind = Task::pending(collected(&log, "fourth").commit_async());
     release.send(()).unwrap();
     assert_eq!(under_way.finish().unwrap(), places(1));
-    let outcome = waiting.finish();
+    let outcomes = [waiting.finish(), behind.finish()];
     closing.join().unwrap().unwrap();
     drop(log);
-    let expected = match outcome {
-        Ok(found) => {
-            assert_eq!(found, places(2));
-            &["first", "second", "third"][..]
+    let mut expected = vec!["first", "second"];
+    for (outcome, value) in outcomes.into_iter().zip(["third", "fourth"]) {
+        match outcome {
+            Ok(found) => {
+                assert_eq!(found, places(expected.len() as i64));
+                expected.push(value);
+            }
+            Err(error) => assert!(matches!(error, LogError::Closed), "{error}"),
         }
-        Err(LogError::Closed) => &["first", "second"],
-        Err(error) => panic!("{error}"),
-    };
+    }
     assert_eq!(values(&open(&storage), "a"), expected);
 }
 

@@ -10,7 +10,8 @@
 //! - The index is held while a group is looked for, and while the internal topic is read: the log's state and the partition
 //!   are asked for what is in it, and each record is noted under its group's lock. Two groups are never locked at once.
 //! - Under a group's lock topics are looked for, which nobody holds up, and the internal topic is made if there is none.
-//! - Members are woken when their group and the index are unlocked: who is woken may do anything at once.
+//! - Members are woken when their group, the index and the turn are unlocked: who is woken may do anything at once. Only a
+//!   failure that ends the log wakes them where it is met, whatever is locked there.
 //!
 //! A group's lock is held during a sync in three cases: while its generation is made durable, while a transaction of one of
 //! its members is, and while it is made durable that commits are forgotten, because their topic or the group is deleted. The

@@ -155,8 +155,8 @@ impl Future for TransactionTicket {
 
 impl Transaction {
     /// As [`commit`](Self::commit), without blocking: the outcome is that of the ticket, a future that any executor can run.
-    /// Transactions that are handed over so are committed in the order of these calls, whether anybody waits for their
-    /// tickets or not.
+    /// Transactions that are handed over so are committed by a thread of the log's own, in the order of these calls, whether
+    /// anybody waits for their tickets or not. Only if the system has no thread for that, it is done before this returns.
     pub fn commit_async(self) -> TransactionTicket {
         let place = Arc::default();
         let (promise, ticket) = (Promise(Arc::clone(&place)), TransactionTicket { place });
