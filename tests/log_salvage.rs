@@ -178,3 +178,33 @@ fn partitions_that_changed_places_are_found_and_not_opened() {
     let ends = [0, 1].map(|n| log.topic("t").unwrap().describe_partition(n).unwrap().end);
     assert_eq!(ends, [1, 2]);
 }
+
+#[test]
+fn what_watermark_and_last_segment_lost_together_is_missed_if_the_log_was_closed_in_order() {
+    let storage = MemoryStorage::new();
+    let log = open(&storage);
+    let topic = log.create_topic("t", small()).unwrap();
+    for _ in 0..3 {
+        topic.append_to(0, Level::Durable, "x").unwrap().wait().unwrap();
+    }
+    drop(topic);
+    log.close().unwrap();
+    let newest = "sequence 3";
+    let mut inspector = Inspector::new().storage(Arc::new(storage.clone()));
+    let partition = Path::new(DIRECTORY).join("t-0");
+    let (watermark, mut text) = (partition.join("durable-watermark"), Vec::new());
+    inspector.dump(&watermark, &mut text).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    let line = text.lines().find(|line| line.contains(newest)).unwrap();
+    let at = line.split([' ', ':']).find_map(|word| word.parse::<u64>().ok()).unwrap();
+    let write = |path: &Path| storage.open(path, OpenMode::Write).unwrap();
+    write(&watermark).write_at(&[0xff], at + 40).unwrap();
+    let report = inspector.verify(DIRECTORY).unwrap();
+    assert!(report.is_sound(), "the other slot will do: {:#?}", report.findings);
+    let segment = write(&partition.join("00000000000000000000.log"));
+    segment.set_len(segment.len().unwrap() - 1).unwrap();
+    let report = inspector.verify(DIRECTORY).unwrap();
+    let is_it = |issue: &Issue| matches!(issue, Issue::EndsEarly { end: 2, closed_at: 3 });
+    assert!(report.findings.iter().any(|one| is_it(&one.issue)), "{:#?}", report.findings);
+    assert!(!report.is_sound());
+}
