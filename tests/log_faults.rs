@@ -235,3 +235,38 @@ fn closing_makes_all_partitions_durable_though_one_meets_a_full_medium() {
     let counts = [0, 1, 2].map(|partition| read_all(&log, "z", partition).unwrap().len());
     assert_eq!(counts, [0, 1, 2]);
 }
+
+#[test]
+fn what_could_not_be_removed_of_a_front_is_removed_when_that_is_tried_again() {
+    let failures = [(Operation::RemoveFile, FIRST), (Operation::SyncDir, "z-0")];
+    for (failure, by_hand) in failures.into_iter().flat_map(|one| [(one, true), (one, false)]) {
+        let storage = FaultyStorage::new();
+        let log = open(&storage);
+        let topic = log.create_topic("z", small()).unwrap();
+        for _ in 0..30 {
+            topic.append_at(Level::Durable, &"x".repeat(90)).unwrap().wait().unwrap();
+        }
+        let files = segments(&storage).len();
+        storage.inject(fails(failure.0, failure.1, Errno::Io).from_then_on());
+        for _ in 0..2 {
+            topic.truncate_front(0, 20).unwrap_err();
+            assert_eq!(topic.describe_partition(0).unwrap().earliest, 20);
+        }
+        if failure.0 == Operation::RemoveFile {
+            assert_eq!(segments(&storage).len(), files, "there would be a gap");
+        }
+        storage.clear_faults();
+        match by_hand {
+            true => topic.truncate_front(0, 20).unwrap(),
+            false => drop(log.maintain().unwrap()),
+        }
+        let rest = topic.describe_partition(0).unwrap().segments;
+        for seed in 0..8 {
+            assert_eq!(segments(&storage.power_cut(seed).storage()).len(), rest);
+        }
+        // There is nothing left for another time.
+        let done = storage.recorded();
+        topic.truncate_front(0, 20).unwrap();
+        assert_eq!((segments(&storage).len(), storage.recorded()), (rest, done));
+    }
+}

@@ -16,7 +16,7 @@ use std::time::Duration;
 use peermq::log::storage::faulty::{Errno, Fault, FaultAction, FaultyStorage};
 use peermq::log::storage::{MemoryStorage, Operation};
 use peermq::log::{Follow, Level, Log, LogError, MemberOptions, Position, Topic, TopicOptions};
-use support::{DIRECTORY, open};
+use support::{DIRECTORY, open, small};
 
 /// Longer than anything takes here, so that a test that would wait for ever fails.
 const LONG: Duration = Duration::from_secs(20);
@@ -214,4 +214,46 @@ fn following_ends_when_what_is_written_can_not_be_synced() {
         drop(topic);
         assert!(log.close().is_err());
     }
+}
+
+#[test]
+fn who_reads_what_is_durable_in_another_process_gets_it_when_it_is() {
+    let storage = MemoryStorage::new();
+    let log = open(&storage);
+    let topic = log.create_topic("t", small()).unwrap();
+    let elsewhere = Log::options().storage(Arc::new(storage.clone()));
+    let there = elsewhere.clone().open_read_only(DIRECTORY).unwrap().topic("t").unwrap();
+    // Nobody reads in this one.
+    let described = elsewhere.open_read_only(DIRECTORY).unwrap();
+    let mut durable = there.read(0, Position::Earliest).unwrap().durable_only();
+    let mut written = there.read(0, Position::Earliest).unwrap();
+    let received = offsets(follow(&there), false);
+    let (mut followed, mut only_written) = (0, 0);
+    for round in 0..20 {
+        // Segments end in some rounds, and what they have is durable then.
+        for _ in 0..=round % 3 {
+            drop(topic.append_at(Level::Buffered, &"x".repeat(90)).unwrap());
+        }
+        topic.flush().unwrap();
+        let ends = topic.describe_partition(0).unwrap();
+        only_written += ends.end - ends.durable_end;
+        described.refresh().unwrap();
+        let seen = described.topic("t").unwrap().describe_partition(0).unwrap();
+        assert_eq!((seen.durable_end, seen.end), (ends.durable_end, ends.end));
+        durable.by_ref().for_each(|record| drop(record.unwrap()));
+        written.by_ref().for_each(|record| drop(record.unwrap()));
+        assert_eq!((durable.next_offset(), written.next_offset()), (ends.durable_end, ends.end));
+        topic.sync().unwrap();
+        durable.by_ref().for_each(|record| drop(record.unwrap()));
+        assert_eq!(durable.next_offset(), ends.end);
+        for offset in followed..ends.end {
+            assert_eq!(received.recv_timeout(LONG), Ok(offset));
+        }
+        followed = ends.end;
+    }
+    assert!(only_written > 0);
+    assert!(topic.describe_partition(0).unwrap().segments > 3);
+    // Whoever follows ends with that.
+    drop(received);
+    let _last = topic.append("last").unwrap().wait().unwrap();
 }

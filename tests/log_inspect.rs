@@ -455,7 +455,7 @@ fn every_file_of_a_log_is_shown_and_damage_in_it_said() {
         "  t 0 offset 2\n",
         "  epoch 1 from offset 0\n",
         "catalogue of 1 topics, opened 1 times",
-        "sequence 0, segment 0, byte 0, offset 0, largest time -1, epoch -1",
+        "sequence 0, partition 0, segment 0, byte 0, offset 0, largest time -1, epoch -1",
         "log directory: cluster peermq-log",
         "  time 1",
         " up to offset ",

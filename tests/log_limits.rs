@@ -189,3 +189,38 @@ fn what_compaction_would_make_too_large_stays_as_it_is() {
     log.close().unwrap();
     assert_sound(&storage);
 }
+
+/// Times that no two of lie within what one batch can hold, but for the last ones.
+const FAR_APART_MS: [i64; 8] = [7, i64::MIN, i64::MAX, -2, i64::MIN, 1 << 62, 8, 7];
+
+fn far_apart() -> Vec<NewRecord<'static>> {
+    let record = |time: &i64| NewRecord::new("v").key("k").timestamp_ms(*time);
+    FAR_APART_MS.iter().map(record).collect()
+}
+
+#[test]
+fn records_are_appended_however_far_apart_the_times_are_of_those_who_share_a_batch() {
+    let storage = MemoryStorage::new();
+    let clock = ManualClock::new(7);
+    let log = Log::options().storage(Arc::new(storage.clone())).clock(Arc::new(clock));
+    let log = log.linger(None).open(DIRECTORY).unwrap();
+    let topic = log.create_topic("t", TopicOptions::default()).unwrap();
+    for record in far_apart() {
+        let _ticket = topic.append_at(Level::Buffered, record).unwrap();
+    }
+    // The log's own time comes behind one that is as far away as can be.
+    let _ticket = topic.append_at(Level::Buffered, "now").unwrap();
+    topic.append_all(0, Level::Durable, &far_apart()).unwrap().unwrap().wait().unwrap();
+    let mut transaction = log.transaction();
+    far_apart().into_iter().for_each(|record| transaction.append("t", record).unwrap());
+    assert_eq!(transaction.commit().unwrap().len(), FAR_APART_MS.len());
+    let expected = [&FAR_APART_MS[..], &[7], &FAR_APART_MS, &FAR_APART_MS].concat();
+    let times = |log: &Log| {
+        let reader = log.topic("t").unwrap().read(0, Position::Earliest).unwrap();
+        reader.map(|record| record.unwrap().timestamp_ms).collect::<Vec<_>>()
+    };
+    assert_eq!(times(&log), expected);
+    log.close().unwrap();
+    assert_sound(&storage);
+    assert_eq!(times(&open(&storage)), expected);
+}

@@ -13,12 +13,15 @@ use std::time::Duration;
 
 use harness::SOON;
 use harness::futures::{Task, block_on};
-use peermq::log::storage::MemoryStorage;
+use peermq::log::storage::faulty::{Errno, Fault, FaultAction, FaultyStorage};
+use peermq::log::storage::{MemoryStorage, Operation};
 use peermq::log::{
     Fencing, Group, GroupEvent, Level, Log, LogError, ManualClock, MemberOptions, Polled, Position,
     TopicOptions,
 };
 
+/// The segment of a topic that was just made.
+const FIRST: &str = "t-0/00000000000000000000.log";
 const SESSION: Duration = Duration::from_secs(10);
 const SESSION_MS: i64 = 10_000;
 
@@ -141,6 +144,48 @@ fn a_task_that_waits_ends_with_the_log() {
 }
 
 #[test]
+fn a_task_that_waits_for_nothing_hears_of_a_failure_that_ends_the_log() {
+    let storage = FaultyStorage::new();
+    let log = Log::options().storage(Arc::new(storage.clone())).linger(None).open("/log").unwrap();
+    let topic = log.create_topic("t", TopicOptions::default()).unwrap();
+    let mut idle = log.group("g").unwrap().join(MemberOptions::new(["nothing"])).unwrap();
+    let mut idle = Task::pending(idle.poll_async());
+    storage.inject(Fault::at(0, FaultAction::Fail(Errno::Io)).of(Operation::SyncData).on(FIRST));
+    assert!(matches!(topic.append("x").unwrap().wait(), Err(LogError::Poisoned { .. })));
+    assert!(idle.is_woken());
+    assert!(matches!(idle.poll(), Some(Err(LogError::Poisoned { .. }))));
+}
+
+#[test]
+fn who_gets_a_partition_goes_on_behind_a_commit_of_its_owner_before_that_is_not_done_yet() {
+    for as_member in [true, false] {
+        let (log, group, _clock) = fresh();
+        append(&log, 0, "x");
+        append(&log, 1, "x");
+        log.sync().unwrap();
+        let mut before = group.join(options()).unwrap();
+        assert_eq!(values(&before.poll(Duration::ZERO).unwrap()).len(), 2);
+        let mut next = group.join(options()).unwrap();
+        let told = before.poll(Duration::ZERO).unwrap();
+        let [GroupEvent::Revoked(revoked)] = &told.events[..] else { panic!("{:?}", told.events) };
+        let commit = before.commit_ticket(Level::Durable).unwrap();
+        // It gives the partition up, for which nothing has to be made durable.
+        before.poll(Duration::ZERO).unwrap();
+        assert!(!commit.is_done());
+        if as_member {
+            let got = next.poll(Duration::ZERO).unwrap();
+            assert!(matches!(&got.events[..], [GroupEvent::Assigned(one)] if one == revoked));
+            assert_eq!(values(&got), Vec::<String>::new());
+        } else {
+            let position = Position::Committed("g".to_owned());
+            let topic = log.topic("t").unwrap();
+            assert_eq!(topic.offset_of(revoked[0].partition, position).unwrap(), 1);
+        }
+        commit.wait().unwrap();
+    }
+}
+
+#[test]
 fn a_member_whose_name_another_one_took_is_told_so_and_does_not_take_it_back() {
     let (log, group, _clock) = fresh();
     log.topic("t").unwrap().append_to(0, Level::Written, "x").unwrap().wait().unwrap();
@@ -209,5 +254,37 @@ fn who_is_woken_by_the_group_or_a_topic_may_look_at_the_log_at_once() {
     for expected in [2, 2, 3] {
         assert_eq!(hear.recv_timeout(SOON).expect("it is locked out"), expected);
     }
+    end.recv_timeout(SOON).unwrap();
+}
+
+#[test]
+fn who_is_woken_by_a_change_that_a_transaction_met_may_look_at_the_log_at_once() {
+    let (told, hear) = mpsc::channel();
+    // What has locked itself out does not end.
+    let (ended, end) = mpsc::channel();
+    thread::spawn(move || {
+        let (log, group, clock) = fresh();
+        log.create_topic("u", TopicOptions::default()).unwrap();
+        let lasting = MemberOptions::new(["t"]).session_timeout(1_000 * SESSION);
+        let mut committing = group.join(lasting).unwrap();
+        let mut waiting = group.join(options()).unwrap();
+        let silent = group.join(options()).unwrap();
+        for _ in 0..3 {
+            committing.poll(Duration::ZERO).unwrap();
+            waiting.poll(Duration::ZERO).unwrap();
+        }
+        let waker = Waker::from(Arc::new(Curious(log.clone(), told)));
+        let mut polling = Box::pin(waiting.poll_async());
+        let mut poll = || polling.as_mut().poll(&mut Context::from_waker(&waker)).is_pending();
+        assert!(poll());
+        clock.advance(2 * SESSION_MS);
+        let mut transaction = log.transaction();
+        transaction.append("u", "x").unwrap();
+        transaction.commit_offsets(&committing.membership(), &[]).unwrap();
+        assert_eq!(transaction.commit().unwrap().len(), 1);
+        drop(silent);
+        ended.send(()).unwrap();
+    });
+    assert_eq!(hear.recv_timeout(SOON).expect("it is locked out"), 3);
     end.recv_timeout(SOON).unwrap();
 }

@@ -11,7 +11,7 @@ use std::thread;
 use harness::{SOON, Transport};
 use peermq::log::storage::MemoryStorage;
 use peermq::log::{
-    Fencing, Log, LogClient, LogServer, MemberOptions, NewRecord, OffsetCommit, Position,
+    Fencing, Level, Log, LogClient, LogServer, MemberOptions, NewRecord, OffsetCommit, Position,
     RemoteCode, TopicOptions, TopicPartition,
 };
 use peermq::{Context, Endpoint};
@@ -36,7 +36,7 @@ fn what_is_made_of_records_is_appended_with_their_offsets_or_not_at_all() {
     let server = LogServer::bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
     let client = client(&context, server.endpoint());
     for n in 0..2 {
-        orders.append_to(n, peermq::log::Level::Durable, "order").unwrap().wait().unwrap();
+        orders.append_to(n, Level::Durable, "order").unwrap().wait().unwrap();
     }
     let mut member = client.group("packers").join(MemberOptions::new(["orders"])).unwrap();
     let mut seen = 0;
@@ -182,4 +182,24 @@ fn appends_are_made_smaller_once_one_was_too_large() {
     for ticket in tickets {
         ticket.wait().unwrap();
     }
+}
+
+#[test]
+fn records_with_times_far_apart_get_through_as_others_do() {
+    let log = Log::open_in(Arc::new(MemoryStorage::new()), "/log").unwrap();
+    log.create_topic("t", TopicOptions::default()).unwrap();
+    let context = Context::new();
+    let server = LogServer::bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
+    let client = client(&context, server.endpoint());
+    let times_ms = [7, i64::MIN, i64::MAX, 7];
+    let records = times_ms.map(|time| NewRecord::new("v").timestamp_ms(time));
+    let tickets = records.map(|record| client.append_to("t", 0, Level::Durable, record).unwrap());
+    let offsets = tickets.map(|ticket| ticket.wait().unwrap());
+    assert_eq!(offsets, [0, 1, 2, 3]);
+    let mut transaction = client.transaction();
+    records.into_iter().for_each(|record| transaction.append("t", record).unwrap());
+    assert_eq!(transaction.commit().unwrap().len(), 4);
+    let found = log.topic("t").unwrap().read(0, Position::Earliest).unwrap();
+    let found: Vec<_> = found.map(|record| record.unwrap().timestamp_ms).collect();
+    assert_eq!(found, [times_ms, times_ms].concat());
 }

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use peermq::Context;
 use peermq::log::format::batch::Producer;
 use peermq::log::format::{BatchBuilder, BatchOptions};
-use peermq::log::inspect::{Inspector, SalvageReport};
+use peermq::log::inspect::{Inspector, Issue, SalvageReport, Severity};
 use peermq::log::storage::{MemoryStorage, OpenMode, Storage};
-use peermq::log::{Level, Log, LogClient, LogError, LogServer, Position};
-use support::{DIRECTORY, files, open, small};
+use peermq::log::{Damage, Level, Log, LogClient, LogError, LogServer, Position};
+use support::{DIRECTORY, files, open, small, try_open};
 
 const OUT: &str = "/saved";
 
@@ -140,4 +140,71 @@ fn the_new_log_is_not_written_into_the_old_one_by_a_detour() {
     Inspector::new().salvage(&old, directory.join("old/../new")).unwrap();
     assert!(directory.join("new/topics.catalogue").exists());
     std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn partitions_that_changed_places_are_found_and_not_opened() {
+    let storage = MemoryStorage::new();
+    let log = open(&storage);
+    let topic = log.create_topic("t", small().partitions(2)).unwrap();
+    for partition in [0, 1, 1] {
+        topic.append_to(partition, Level::Durable, "x").unwrap().wait().unwrap();
+    }
+    drop(topic);
+    log.close().unwrap();
+    let path = |name: &str| Path::new(DIRECTORY).join(name);
+    for (from, to) in [("t-0", "aside"), ("t-1", "t-0"), ("aside", "t-1")] {
+        storage.rename(&path(from), &path(to)).unwrap();
+    }
+    let report = Inspector::new().storage(Arc::new(storage.clone())).verify(DIRECTORY).unwrap();
+    for (partition, other) in [(0, 1), (1, 0)] {
+        let told = report.findings.iter().any(|one| {
+            let wrong = |found: &u32| *found == other && one.severity == Severity::Unsound;
+            one.place.partition == Some(partition)
+                && matches!(&one.issue, Issue::Damaged(Damage::WrongPartition { found }) if wrong(found))
+        });
+        assert!(told, "{:#?}", report.findings);
+    }
+    match try_open(&storage).unwrap_err() {
+        LogError::Corrupt { damage: Damage::WrongPartition { found: 1 }, place } => {
+            assert_eq!(place.partition, Some(0));
+        }
+        other => panic!("{other}"),
+    }
+    for (from, to) in [("t-0", "aside"), ("t-1", "t-0"), ("aside", "t-1")] {
+        storage.rename(&path(from), &path(to)).unwrap();
+    }
+    let log = open(&storage);
+    let ends = [0, 1].map(|n| log.topic("t").unwrap().describe_partition(n).unwrap().end);
+    assert_eq!(ends, [1, 2]);
+}
+
+#[test]
+fn what_watermark_and_last_segment_lost_together_is_missed_if_the_log_was_closed_in_order() {
+    let storage = MemoryStorage::new();
+    let log = open(&storage);
+    let topic = log.create_topic("t", small()).unwrap();
+    for _ in 0..3 {
+        topic.append_to(0, Level::Durable, "x").unwrap().wait().unwrap();
+    }
+    drop(topic);
+    log.close().unwrap();
+    let newest = "sequence 3";
+    let mut inspector = Inspector::new().storage(Arc::new(storage.clone()));
+    let partition = Path::new(DIRECTORY).join("t-0");
+    let (watermark, mut text) = (partition.join("durable-watermark"), Vec::new());
+    inspector.dump(&watermark, &mut text).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    let line = text.lines().find(|line| line.contains(newest)).unwrap();
+    let at = line.split([' ', ':']).find_map(|word| word.parse::<u64>().ok()).unwrap();
+    let write = |path: &Path| storage.open(path, OpenMode::Write).unwrap();
+    write(&watermark).write_at(&[0xff], at + 40).unwrap();
+    let report = inspector.verify(DIRECTORY).unwrap();
+    assert!(report.is_sound(), "the other slot will do: {:#?}", report.findings);
+    let segment = write(&partition.join("00000000000000000000.log"));
+    segment.set_len(segment.len().unwrap() - 1).unwrap();
+    let report = inspector.verify(DIRECTORY).unwrap();
+    let is_it = |issue: &Issue| matches!(issue, Issue::EndsEarly { end: 2, closed_at: 3 });
+    assert!(report.findings.iter().any(|one| is_it(&one.issue)), "{:#?}", report.findings);
+    assert!(!report.is_sound());
 }

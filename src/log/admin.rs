@@ -201,7 +201,7 @@ impl LogInner {
             return Err(LogError::OffsetOutOfRange { place, earliest, end });
         }
         if offset <= earliest {
-            return Ok(());
+            return partition.remove_dropped();
         }
         // What is cut off must not be missed when a transaction has to be completed.
         let _turn = self.settle_transactions()?;
@@ -220,7 +220,7 @@ impl LogInner {
         partition.check()?;
         // Somebody else may have cut more meanwhile.
         if offset <= partition.log_start() {
-            return Ok(());
+            return partition.remove_dropped();
         }
         let key = (topic.name.clone(), partition.home.partition);
         let mut log_starts = state.log_starts.clone();
@@ -270,6 +270,7 @@ impl LogInner {
                 partition.let_go();
             }
         }
+        self.transactions.end();
         // Those of deleted topics too.
         self.shared.wake_all();
         drop(guard);

@@ -25,7 +25,7 @@ use super::maintenance::Maintenance;
 use super::options::LiveOptions;
 use super::partition::times::TimesFile;
 use super::partition::watermark::{Watermark, WatermarkFile};
-use super::partition::{Partition, Shared};
+use super::partition::{Partition, Shared, Waiters};
 use super::segment::{Home, OpenFiles, Segment};
 use super::storage::{EntryKind, LockError, LockGuard, Storage, this_process};
 use super::topic::TopicInner;
@@ -122,6 +122,7 @@ fn open_topics(
         producer_snapshot_bytes: options.producer_snapshot_bytes,
         files: Arc::new(OpenFiles::default()),
         partitions: Mutex::default(),
+        bystanders: Waiters::default(),
     });
     let mut topics = BTreeMap::new();
     for (name, entry) in &catalogue.topics {

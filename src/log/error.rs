@@ -102,6 +102,12 @@ pub enum Damage {
         /// What the batch says.
         found: i32,
     },
+    /// A file says that it is another partition's: it was put where it is, alone or with all of its directory.
+    #[error("is of partition {found}")]
+    WrongPartition {
+        /// The number of that.
+        found: u32,
+    },
     /// A file is shorter than what was made durable of it.
     #[error("has {found} bytes, but {expected} were durable")]
     Short {

@@ -190,7 +190,8 @@ impl LogInner {
         partition: &Partition,
         maintained: &mut Maintained,
     ) -> Result<(), LogError> {
-        let Some(start) = partition.retained_from() else { return Ok(()) };
+        // What could not be removed before may be by now.
+        let Some(start) = partition.retained_from() else { return partition.remove_dropped() };
         let before = partition.log_start();
         let indexes = || partition.drop_indexes(start);
         self.making_room(indexes, || {

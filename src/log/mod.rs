@@ -128,7 +128,7 @@ pub use peer::{
 };
 pub use read::{Follow, LogRecord, Position, ReadBatch, Reader};
 pub use topic::{PartitionDescription, Topic, TopicDescription};
-pub use transaction::Transaction;
+pub use transaction::{Transaction, TransactionTicket};
 
 use crate::sync::{Mutex, lock};
 use catalog::Catalogue;

@@ -258,9 +258,8 @@ impl Topic {
     fn resolve(&self, partition: u32, position: Position) -> Result<Position, LogError> {
         match position {
             Position::Committed(group) => {
-                let committed = self.log.committed(&group, self.name(), partition)?;
-                let offset = committed.map(|committed| Position::Offset(committed.offset));
-                Ok(offset.unwrap_or(Position::Earliest))
+                let committed = self.log.goes_on_at(&group, self.name(), partition)?;
+                Ok(committed.map_or(Position::Earliest, Position::Offset))
             }
             other => Ok(other),
         }
@@ -270,7 +269,8 @@ impl Topic {
     /// returns; what is before the offset is made durable first.
     ///
     /// # Errors
-    /// `OffsetOutOfRange` beyond the end; failures of the storage.
+    /// `OffsetOutOfRange` beyond the end; failures of the storage. If files could not be removed the records are forgotten
+    /// nevertheless; called again this tries again, and so does the next pass of maintenance.
     pub fn truncate_front(&self, partition: u32, offset: i64) -> Result<(), LogError> {
         self.log.truncate_front(&self.inner, partition, offset)
     }

@@ -161,16 +161,18 @@ impl Gather {
         partition: &Partition,
         record: &NewRecord<'_>,
     ) -> Result<i64, LogError> {
+        if self.open.is_some() && self.clock_left == 0 {
+            self.now_ms = partition.shared.clock.now_ms();
+            self.clock_left = RECORDS_PER_CLOCK;
+        }
         if let Some(open) = &self.open
-            && open.bytes() + bytes_bound(record) > partition.options.gather_limit()
+            && (open.bytes() + bytes_bound(record) > partition.options.gather_limit()
+                || !open.reaches(record.timestamp_ms.unwrap_or(self.now_ms)))
         {
             self.close();
         }
         if self.open.is_none() {
             self.open = Some(self.start(partition));
-        } else if self.clock_left == 0 {
-            self.now_ms = partition.shared.clock.now_ms();
-            self.clock_left = RECORDS_PER_CLOCK;
         }
         self.clock_left -= 1;
         let Some(open) = &mut self.open else { return Err(LogError::Closed) };

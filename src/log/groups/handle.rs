@@ -106,6 +106,17 @@ impl LogInner {
         state.table.settle();
         Ok(state.table.get(&TopicPartition::new(topic, partition)).cloned())
     }
+
+    /// Where a group goes on in a partition, if it has committed that: what is being committed counts, and is waited for.
+    pub(in crate::log) fn goes_on_at(
+        &self,
+        group: &str,
+        topic: &str,
+        partition: u32,
+    ) -> Result<Option<i64>, LogError> {
+        check_name(group)?;
+        Ok(self.group(group)?.final_offset(topic, partition))
+    }
 }
 
 impl Group {

@@ -12,11 +12,12 @@ use crate::sync::{MutexGuard, lock};
 pub(super) struct Locked<'a> {
     // The order matters: it is unlocked first.
     state: MutexGuard<'a, GroupState>,
-    _news: News<'a>,
+    /// `None` if somebody else tells.
+    _news: Option<News<'a>>,
 }
 
-/// Wakes the members if the group's version is not this any more.
-struct News<'a> {
+/// Wakes the members, when it is dropped, if the group's version is not this any more.
+pub(super) struct News<'a> {
     cell: &'a GroupCell,
     version: u64,
 }
@@ -36,7 +37,18 @@ impl GroupCell {
     /// Locks the group for what may change something for its members.
     pub(super) fn lock(&self) -> Locked<'_> {
         let state = lock(&self.state);
-        Locked { state, _news: News { cell: self, version: self.version() } }
+        Locked { state, _news: Some(self.news()) }
+    }
+
+    /// As [`lock`](Self::lock), for one who has other locks, and drops [`news`](Self::news) that are older than this when they
+    /// are given up.
+    pub(super) fn lock_quietly(&self) -> Locked<'_> {
+        Locked { state: lock(&self.state), _news: None }
+    }
+
+    /// Has members hear of what changes from now on.
+    pub(super) fn news(&self) -> News<'_> {
+        News { cell: self, version: self.version() }
     }
 
     /// Runs an operation on the coordinator, which hears of members that wait here first. If it changed something for the

@@ -61,6 +61,8 @@ pub struct GroupMember {
     presence: Arc<Presence>,
     /// By which it is registered for changes of the group, and as one that is here.
     task: u64,
+    /// By which it is registered for the end of the log: one without partitions would not hear of it.
+    bystander: u64,
 }
 
 /// A member while a task waits for its records.
@@ -74,7 +76,7 @@ impl Drop for Waiting<'_> {
 
 impl GroupMember {
     pub(super) fn join(group: Group, options: MemberOptions) -> Result<Self, LogError> {
-        let task = group.cell.waiting.id();
+        let (task, bystander) = (group.cell.waiting.id(), group.log.shared.bystanders.id());
         let presence = Presence::new(group.log.shared.clock.clone());
         let mut member = Self {
             group,
@@ -89,6 +91,7 @@ impl GroupMember {
             signal: Arc::default(),
             presence,
             task,
+            bystander,
         };
         member.arrive();
         member.heartbeat()?;
@@ -159,7 +162,8 @@ impl GroupMember {
     /// As [`poll`](Self::poll), for a task, and for as long as it takes. Dropping the future loses nothing.
     ///
     /// While the task waits the member is not silent: its session goes on when it was woken, or the future is dropped. A
-    /// change of the group is made durable within the poll of the future, which blocks for a sync then.
+    /// change of the group is made durable within the poll of the future, which blocks for a sync then; and so is what the
+    /// owner before committed last for a partition that comes.
     ///
     /// # Errors
     /// As [`poll`](Self::poll).
@@ -338,6 +342,7 @@ impl GroupMember {
     /// Has the waker called when there may be something to do.
     fn register(&self, waker: &Waker) {
         self.group.cell.waiting.register(self.task, waker);
+        self.group.log.shared.bystanders.register(self.bystander, waker);
         for lane in self.lanes.values().filter(|lane| !lane.revoked) {
             lane.source.watch.register(waker);
         }
@@ -363,7 +368,7 @@ fn begin(
     start: &Position,
 ) -> Result<Reader, LogError> {
     let (topic, number) = (partition.topic.as_str(), partition.partition);
-    if let Some(committed) = group.cell.committed_offset(topic, number) {
+    if let Some(committed) = group.cell.final_offset(topic, number) {
         return source.open(Position::Offset(committed));
     }
     let reader = source.open(start.clone())?;
@@ -392,6 +397,7 @@ impl Source {
 impl Drop for GroupMember {
     fn drop(&mut self) {
         self.group.cell.waiting.forget(self.task);
+        self.group.log.shared.bystanders.forget(self.bystander);
         lock(&self.group.cell.present).remove(&self.task);
         // One with a name comes back; and whoever wants to hear of failures calls `leave`.
         if self.options.instance.is_none() && self.generation != 0 {

@@ -64,6 +64,12 @@ impl Table {
         }
     }
 
+    /// The commits for a partition that are appended but have not reached their level yet.
+    pub(super) fn under_way(&self, partition: &TopicPartition) -> Vec<Ticket> {
+        let says = |one: &&Pending| one.said.iter().any(|(said, _)| said == partition);
+        self.pending.iter().filter(says).map(|one| one.ticket.twin()).collect()
+    }
+
     /// Takes in what consecutive records from offset `first` on say.
     pub(super) fn note_all(&mut self, first: i64, said: Vec<(TopicPartition, Option<Committed>)>) {
         for (at, (partition, committed)) in (first..).zip(said) {

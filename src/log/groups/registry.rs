@@ -10,7 +10,8 @@
 //! - The index is held while a group is looked for, and while the internal topic is read: the log's state and the partition
 //!   are asked for what is in it, and each record is noted under its group's lock. Two groups are never locked at once.
 //! - Under a group's lock topics are looked for, which nobody holds up, and the internal topic is made if there is none.
-//! - Members are woken when their group and the index are unlocked: who is woken may do anything at once.
+//! - Members are woken when their group, the index and the turn are unlocked: who is woken may do anything at once. Only a
+//!   failure that ends the log wakes them where it is met, whatever is locked there.
 //!
 //! A group's lock is held during a sync in three cases: while its generation is made durable, while a transaction of one of
 //! its members is, and while it is made durable that commits are forgotten, because their topic or the group is deleted. The
@@ -36,6 +37,7 @@ use crate::log::options::Level;
 use crate::log::partition::{Partition, Waiters};
 use crate::log::read::{LogRecord, Position, Reader};
 use crate::log::topic::TopicInner;
+use crate::log::transaction::Turn;
 use crate::sync::{Mutex, MutexGuard, lock};
 
 /// Largest text with a commit, in bytes.
@@ -122,6 +124,17 @@ impl GroupCell {
         state.table.settle();
         let committed = state.table.get(&TopicPartition::new(topic, partition));
         committed.map(|committed| committed.offset)
+    }
+
+    /// As [`committed_offset`](Self::committed_offset), once it is known what becomes of commits that are under way: where
+    /// the next owner of a partition goes on. The owner before may not commit for it any more.
+    pub(super) fn final_offset(&self, topic: &str, partition: u32) -> Option<i64> {
+        let under_way = lock(&self.state).table.under_way(&TopicPartition::new(topic, partition));
+        for ticket in under_way {
+            // Whoever committed hears of a failure; nothing is committed then.
+            let _ = ticket.wait();
+        }
+        self.committed_offset(topic, partition)
     }
 
     pub(super) fn fenced(&self, member: &str, generation: i32, why: Fencing) -> LogError {
@@ -413,15 +426,17 @@ impl LogInner {
         Ok(Some(ticket))
     }
 
-    /// Commits offsets as a part of something larger: `run` gets their records, if there are any, and returns the offset of
-    /// the first one. Nobody joins, leaves, or gets a partition of the group meanwhile.
+    /// Commits offsets as a part of a transaction: `run` gets their records, if there are any, and returns the offset of the
+    /// first one. Nobody joins, leaves, or gets a partition of the group meanwhile. The turn is given up before members hear
+    /// of a change.
     pub(in crate::log) fn commit_within<T>(
         &self,
+        turn: MutexGuard<'_, Turn>,
         group: &str,
         committer: Committer<'_>,
         offsets: &[OffsetCommit],
         prepared: Prepared,
-        run: impl FnOnce(Option<Vec<u8>>) -> Result<(T, Option<i64>), LogError>,
+        run: impl FnOnce(&mut Turn, Option<Vec<u8>>) -> Result<(T, Option<i64>), LogError>,
     ) -> Result<T, LogError> {
         check_name(group)?;
         let Prepared { said, topics } = prepared;
@@ -431,10 +446,13 @@ impl LogInner {
             true => None,
             false => Some(commit_batch(&log, group, &said)?),
         };
-        let mut state = cell.lock();
+        // Dropped in the opposite order.
+        let _news = cell.news();
+        let mut held = turn;
+        let mut state = cell.lock_quietly();
         self.check_topics(&topics)?;
         cell.authorise(&mut state, self.steady_ms(), committer, offsets)?;
-        let (result, first) = run(batch)?;
+        let (result, first) = run(&mut held, batch)?;
         if let Some(first) = first {
             state.table.note_all(first, said);
         }

@@ -243,7 +243,8 @@ fn dump_watermark(bytes: &[u8], out: &mut dyn Write) -> Result<bool, DumpError> 
         match slot.content {
             Some((sequence, watermark)) => writeln!(
                 out,
-                "sequence {sequence}, segment {}, byte {}, offset {}, largest time {}, epoch {}{}{}",
+                "sequence {sequence}{}, segment {}, byte {}, offset {}, largest time {}, epoch {}{}{}",
+                slot.partition.map(|number| format!(", partition {number}")).unwrap_or_default(),
                 watermark.segment,
                 watermark.position,
                 watermark.offset,

@@ -100,6 +100,14 @@ pub enum Issue {
         /// The offset after its last record.
         end: i64,
     },
+    /// The log was closed in order, but of the end there is less now.
+    #[error("ends at offset {end}, but ended at {closed_at} when the log was closed")]
+    EndsEarly {
+        /// The offset after its last record.
+        end: i64,
+        /// What that was.
+        closed_at: i64,
+    },
     /// An interrupted operation left it. The next opening completes the operation or removes it.
     #[error("is left over from an interrupted operation")]
     Leftover,

@@ -20,6 +20,9 @@ use crate::log::storage::{OpenMode, StorageError};
 pub(super) struct PartitionVerifier<'a, 'p> {
     pub(super) home: &'a Home,
     pub(super) log_start: i64,
+    /// Where it ends, if the log was closed in order. It counts only if the watermark may have said more than it does: the
+    /// file that tells has no checksum.
+    pub(super) closed_at: Option<i64>,
     pub(super) report: &'a mut VerifyReport,
     pub(super) meter: &'a mut Meter<'p>,
 }
@@ -53,6 +56,7 @@ struct Along {
 impl PartitionVerifier<'_, '_> {
     /// Fails only if the directory cannot be listed.
     pub(super) fn run(mut self, id: Option<Id>) -> Result<(), StorageError> {
+        let found_before = self.report.findings.len();
         // The watermark first: a writer may start a segment meanwhile.
         let watermark = self.watermark();
         let mut files = PartitionFiles::list(self.home)?;
@@ -99,6 +103,12 @@ impl PartitionVerifier<'_, '_> {
             let place = self.home.place().at_offset(start);
             self.report.find(Finding::unsound(place, Issue::StartBehindEnd { start, end }));
         }
+        let found = self.report.findings.iter().skip(found_before);
+        let is_sound = found.into_iter().all(|one| one.severity == super::Severity::Harmless);
+        if let Some(closed_at) = self.closed_at.filter(|closed_at| is_sound && end < *closed_at) {
+            let place = self.home.place().at_offset(end);
+            self.report.find(Finding::unsound(place, Issue::EndsEarly { end, closed_at }));
+        }
         for finding in along.snapshots.finish(self.home) {
             self.report.find(finding);
         }
@@ -119,6 +129,7 @@ impl PartitionVerifier<'_, '_> {
         let place = self.file_place(watermark::FILE);
         match WatermarkSurvey::read(self.home) {
             Ok(Some(survey)) => {
+                self.closed_at = self.closed_at.filter(|_| !survey.damaged.is_empty());
                 for position in survey.damaged {
                     let place = place.clone().at_position(position);
                     self.report.find(match survey.newest {
@@ -126,7 +137,10 @@ impl PartitionVerifier<'_, '_> {
                         None => Finding::unsound(place, Damage::Unreadable),
                     });
                 }
-                if survey.newest.is_none() {
+                if let Some((position, found)) = survey.foreign {
+                    let place = place.at_position(position);
+                    self.report.find(Finding::unsound(place, Damage::WrongPartition { found }));
+                } else if survey.newest.is_none() {
                     self.report.find(Finding::unsound(place, Damage::Unreadable));
                 }
                 survey.newest

@@ -157,7 +157,7 @@ fn salvage_partition(
         }
     };
     let target = copy.inner.partition(number)?.clone();
-    let WatermarkSurvey { newest: watermark, damaged } =
+    let WatermarkSurvey { newest: watermark, damaged, .. } =
         WatermarkSurvey::read(&home).ok().flatten().unwrap_or_default();
     let mut durable = watermark.map(|watermark| watermark.offset);
     if watermark.is_none() || !damaged.is_empty() {

@@ -14,7 +14,7 @@ use crate::log::disk;
 use crate::log::error::{Damage, LogError, Place};
 use crate::log::format::checkpoint::{decode_epochs, decode_offsets};
 use crate::log::format::names::{
-    CLEANER_OFFSETS, DirectoryName, FileKind, FileName, FileState, LEADER_EPOCHS,
+    CLEAN_SHUTDOWN, CLEANER_OFFSETS, DirectoryName, FileKind, FileName, FileState, LEADER_EPOCHS,
     LOG_START_OFFSETS, META_PROPERTIES, PARTITION_METADATA, RECOVERY_POINTS,
 };
 use crate::log::format::properties::{MetaProperties, PartitionMetadata};
@@ -58,6 +58,8 @@ pub(super) struct Survey {
     log_starts: BTreeMap<(String, u32), i64>,
     /// How far partitions reached when the log was closed last.
     recovery_points: BTreeMap<(String, u32), i64>,
+    /// Whether it was closed in order, and nothing was changed since.
+    is_closed: bool,
     /// What is wrong with the files of the log itself.
     pub(super) findings: Vec<Finding>,
 }
@@ -72,6 +74,7 @@ impl Survey {
             topics: Vec::new(),
             log_starts: BTreeMap::new(),
             recovery_points: BTreeMap::new(),
+            is_closed: false,
             findings: Vec::new(),
         };
         let entries = storage
@@ -115,6 +118,7 @@ impl Survey {
         // Nothing but damage to it is of interest: what was compacted, batches tell.
         let _ = survey.read_offsets(CLEANER_OFFSETS, false);
         survey.recovery_points = survey.read_offsets(RECOVERY_POINTS, false);
+        survey.is_closed = entries.iter().any(|entry| entry.name == CLEAN_SHUTDOWN);
         survey.check_log_starts();
         Ok(survey)
     }
@@ -283,6 +287,11 @@ impl Survey {
         self.recovery_points.get(&(topic.to_owned(), partition)).copied()
     }
 
+    /// Where a partition ends, if the log was closed in order and nothing was changed since.
+    pub(super) fn closed_at(&self, topic: &str, partition: u32) -> Option<i64> {
+        self.recovery_point(topic, partition).filter(|_| self.is_closed)
+    }
+
     /// A partition's place.
     pub(super) fn home(&self, topic: &str, partition: u32) -> Home {
         Home {
@@ -381,11 +390,13 @@ impl PartitionFiles {
     }
 }
 
-/// What the watermark's file says: the newest sound slot, and at which bytes there are damaged ones.
+/// What the watermark's file says: the newest sound slot, at which bytes there are damaged ones, and the first that is of
+/// another partition, with its number.
 #[derive(Debug, Default)]
 pub(super) struct WatermarkSurvey {
     pub(super) newest: Option<Watermark>,
     pub(super) damaged: Vec<u64>,
+    pub(super) foreign: Option<(u64, u32)>,
 }
 
 impl WatermarkSurvey {
@@ -396,6 +407,10 @@ impl WatermarkSurvey {
         let mut survey = Self::default();
         let mut sequence = 0;
         for slot in watermark::slots(&bytes) {
+            if let Some(found) = slot.partition.filter(|found| *found != home.partition) {
+                survey.foreign.get_or_insert((slot.position, found));
+                continue;
+            }
             match slot.content {
                 Some((number, watermark)) => {
                     if survey.newest.is_none() || number > sequence {

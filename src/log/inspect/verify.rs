@@ -64,7 +64,8 @@ fn verify_partition(
 ) {
     let home = survey.home(&topic.name, number);
     let log_start = survey.log_start(&topic.name, number);
-    let verifier = PartitionVerifier { home: &home, log_start, report, meter };
+    let closed_at = survey.closed_at(&topic.name, number);
+    let verifier = PartitionVerifier { home: &home, log_start, closed_at, report, meter };
     let place = home.place();
     if let Err(error) = verifier.run(topic.id) {
         let place = crate::log::Place { path: Some(home.directory.clone()), ..place };

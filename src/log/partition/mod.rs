@@ -59,6 +59,8 @@ pub(super) struct Shared {
     /// All partitions of the log: a failure in one is the end of the others too, and who waits there is to know. Its
     /// lock is held for moments, and no other is taken under it.
     pub(super) partitions: Mutex<Vec<Weak<Partition>>>,
+    /// Those who wait for something else than a partition, and have to know of such a failure, or that the log is closed.
+    pub(super) bystanders: Waiters,
 }
 
 impl Shared {
@@ -92,6 +94,7 @@ impl Shared {
             partition.durables.wake_all();
             partition.commit.call_all();
         }
+        self.bystanders.wake_all();
     }
 }
 
@@ -148,6 +151,9 @@ pub(super) struct Partition {
     pub(super) upkeep: Mutex<()>,
     /// Those who wait for `upkeep`, or will soon: whoever compacts gives up for them.
     pub(super) upkeep_wanted: AtomicUsize,
+    /// Base offsets of segments that were let go of, but whose files may be there still. Its lock is held while they are
+    /// removed; it comes after `upkeep` and before `writer`.
+    dropped: Mutex<Vec<i64>>,
     /// What was removed since the log was opened.
     pub(super) counters: Counters,
 }
@@ -195,6 +201,7 @@ impl Partition {
             lingering: AtomicBool::new(false),
             upkeep: Mutex::new(()),
             upkeep_wanted: AtomicUsize::new(0),
+            dropped: Mutex::default(),
             counters: Counters::default(),
         }
     }
@@ -355,14 +362,24 @@ impl Partition {
         self.write_if_wanted();
         let bytes = gone.iter().map(|segment| segment.end()).sum();
         self.counters.removed(offset.saturating_sub(before), bytes);
-        if gone.is_empty() {
+        lock(&self.dropped).extend(gone.iter().map(|segment| segment.base_offset));
+        self.remove_dropped()
+    }
+
+    /// Removes the files of segments that were let go of. While that fails there is something left for the next call.
+    pub(super) fn remove_dropped(&self) -> Result<(), LogError> {
+        let mut dropped = lock(&self.dropped);
+        if dropped.is_empty() {
             return Ok(());
         }
-        for segment in gone {
-            super::recovery::remove_segment(&self.home, segment.base_offset)?;
+        // From the front on, and no further than that goes: who reads in another process must not find a gap.
+        for base_offset in dropped.iter() {
+            super::recovery::remove_segment(&self.home, *base_offset)?;
         }
         let synced = self.home.storage.sync_dir(&self.home.directory);
-        synced.map_err(|error| self.home.failed(error))
+        synced.map_err(|error| self.home.failed(error))?;
+        dropped.clear();
+        Ok(())
     }
 }
 
@@ -389,23 +406,31 @@ impl Partition {
         if self.home.writable {
             return Ok(false);
         }
-        let mut writer = lock(&self.writer);
-        super::refresh::reload(self, &mut writer).map(|()| true)
+        self.look_anew(super::refresh::reload).map(|()| true)
     }
 
-    /// Looks what another process has written, if the log is open for reading only. Whether there is more than before.
-    pub(super) fn refresh(&self) -> Result<bool, LogError> {
-        if self.home.writable {
-            return Ok(false);
-        }
+    /// Looks what another process has written, and made durable, if the log is open for reading only.
+    pub(super) fn refresh(&self) -> Result<(), LogError> {
+        if self.home.writable { Ok(()) } else { self.look_anew(super::refresh::refresh) }
+    }
+
+    fn look_anew(
+        &self,
+        look: fn(&Self, &mut Writer) -> Result<(), LogError>,
+    ) -> Result<(), LogError> {
+        let ends = || (self.written_end(), self.durable_end());
         let mut writer = lock(&self.writer);
-        let before = self.written_end();
-        super::refresh::refresh(self, &mut writer)?;
-        let now = self.written_end();
+        let before = ends();
+        // First how far it is durable: that much was written before, and so is found.
+        let watermark = lock(&self.watermark).look_again(&self.home)?;
+        look(self, &mut writer)?;
+        let durable_end = watermark.offset.min(self.written_end());
+        self.durable_end.fetch_max(durable_end, Ordering::SeqCst);
+        let progressed = ends() != before;
         drop(writer);
-        if now > before {
+        if progressed {
             self.wake_readers();
         }
-        Ok(now > before)
+        Ok(())
     }
 }

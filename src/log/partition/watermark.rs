@@ -22,6 +22,8 @@ const SLOT_DISTANCE: u64 = 4096;
 /// Slots that are written in turn; the one after them is the first and last resort.
 const SLOTS: u64 = 2;
 const SLOT_BYTES: usize = 64;
+/// Where the partition's number plus one is; 0 says nothing of it.
+const PARTITION_AT: usize = CRC_AT - 4;
 const CRC_AT: usize = SLOT_BYTES - 4;
 
 const FLAG_PRODUCERS: u32 = 1;
@@ -60,7 +62,7 @@ impl Watermark {
         }
     }
 
-    fn encode(&self, sequence: u64) -> [u8; SLOT_BYTES] {
+    fn encode(&self, sequence: u64, partition: u32) -> [u8; SLOT_BYTES] {
         let flags = u32::from(self.producers) * FLAG_PRODUCERS
             + u32::from(self.sync_failed) * FLAG_SYNC_FAILED;
         let mut bytes = Vec::with_capacity(SLOT_BYTES);
@@ -72,7 +74,7 @@ impl Watermark {
         bytes.extend_from_slice(&self.max_timestamp.to_be_bytes());
         bytes.extend_from_slice(&self.epoch.to_be_bytes());
         bytes.extend_from_slice(&flags.to_be_bytes());
-        bytes.resize(CRC_AT, 0);
+        bytes.extend_from_slice(&partition.wrapping_add(1).to_be_bytes());
         let crc = crc32c(&bytes);
         bytes.extend_from_slice(&crc.to_be_bytes());
         let mut slot = [0; SLOT_BYTES];
@@ -80,7 +82,8 @@ impl Watermark {
         slot
     }
 
-    fn decode(slot: &[u8; SLOT_BYTES]) -> Option<(u64, Self)> {
+    /// The sequence number of a slot that is sound, what it says, and of which partition.
+    fn decode(slot: &[u8; SLOT_BYTES]) -> Option<(u64, Self, Option<u32>)> {
         let long = |at: usize| {
             let bytes = slot.get(at..)?.first_chunk::<8>()?;
             Some(u64::from_be_bytes(*bytes))
@@ -102,7 +105,7 @@ impl Watermark {
             producers: flags & FLAG_PRODUCERS != 0,
             sync_failed: flags & FLAG_SYNC_FAILED != 0,
         };
-        Some((long(8)?, watermark))
+        Some((long(8)?, watermark, int(PARTITION_AT)?.checked_sub(1)))
     }
 }
 
@@ -110,6 +113,7 @@ impl Watermark {
 #[derive(Debug)]
 pub(in crate::log) struct WatermarkFile {
     file: Arc<dyn StorageFile>,
+    partition: u32,
     sequence: u64,
     last: Watermark,
     /// Since it was opened a sync failed.
@@ -119,18 +123,19 @@ pub(in crate::log) struct WatermarkFile {
 impl WatermarkFile {
     /// Creates the file with its first slot, durably but for its name.
     pub(in crate::log) fn create(home: &Home, first: Watermark) -> Result<Self, LogError> {
-        let path = home.directory.join(FILE);
+        let (path, partition) = (home.directory.join(FILE), home.partition);
         let created = home.storage.open(&path, OpenMode::Create).and_then(|file| {
             file.set_len(0)?;
-            file.write_at(&first.encode(0), 0)?;
-            file.write_at(&first.encode(0), SLOTS * SLOT_DISTANCE)?;
+            let slot = first.encode(0, partition);
+            file.write_at(&slot, 0)?;
+            file.write_at(&slot, SLOTS * SLOT_DISTANCE)?;
             file.sync_data().map(|()| file)
         });
         let file = created.map_err(|error| home.failed(error))?;
-        Ok(Self { file, sequence: 0, last: first, failed: false })
+        Ok(Self { file, partition, sequence: 0, last: first, failed: false })
     }
 
-    /// Opens the file and finds the newest slot that is sound.
+    /// Opens the file and finds the newest slot that is sound. One of another partition is refused: what is here was put here.
     pub(in crate::log) fn open(home: &Home) -> Result<Self, LogError> {
         let path = home.directory.join(FILE);
         let place = || Place { path: Some(path.clone()), ..home.place() };
@@ -142,17 +147,23 @@ impl WatermarkFile {
             }
             Err(error) => return Err(home.failed(error)),
         };
-        let mut newest: Option<(u64, Watermark)> = None;
-        for at in (0..=SLOTS).map(|slot| slot * SLOT_DISTANCE) {
-            let mut slot = [0; SLOT_BYTES];
-            file.read_at(&mut slot, at).map_err(|error| home.failed(error))?;
-            let found = Watermark::decode(&slot);
-            newest = newest.max_by_sequence(found);
-        }
-        match newest {
-            Some((sequence, last)) => Ok(Self { file, sequence, last, failed: false }),
+        match newest(&*file, home)? {
+            Some((sequence, last)) => {
+                let partition = home.partition;
+                Ok(Self { file, partition, sequence, last, failed: false })
+            }
             None => Err(LogError::corrupt(place(), Damage::Unreadable)),
         }
+    }
+
+    /// What the newest slot says by now, of a file that another process writes. A slot that is being written does not count.
+    pub(in crate::log) fn look_again(&mut self, home: &Home) -> Result<Watermark, LogError> {
+        if let Some((sequence, last)) = newest(&*self.file, home)?
+            && sequence > self.sequence
+        {
+            (self.sequence, self.last) = (sequence, last);
+        }
+        Ok(self.last)
     }
 
     /// What the newest slot says.
@@ -171,7 +182,7 @@ impl WatermarkFile {
         }
         let sequence = self.sequence + 1;
         let at = (sequence % SLOTS) * SLOT_DISTANCE;
-        if self.file.write_at(&watermark.encode(sequence), at).is_ok() {
+        if self.file.write_at(&watermark.encode(sequence, self.partition), at).is_ok() {
             (self.sequence, self.last) = (sequence, watermark);
         }
     }
@@ -188,7 +199,7 @@ impl WatermarkFile {
         self.sync(home)?;
         let sequence = self.sequence + 1;
         let at = (sequence % SLOTS) * SLOT_DISTANCE;
-        let written = self.file.write_at(&self.last.encode(sequence), at);
+        let written = self.file.write_at(&self.last.encode(sequence, self.partition), at);
         written.map_err(|error| home.failed(error))?;
         self.sequence = sequence;
         self.sync(home)
@@ -207,6 +218,8 @@ pub(in crate::log) struct SlotFound {
     pub(in crate::log) position: u64,
     /// Sequence number and content, if it is sound.
     pub(in crate::log) content: Option<(u64, Watermark)>,
+    /// The number of the partition that it says it is of.
+    pub(in crate::log) partition: Option<u32>,
     /// Nothing was ever written to it.
     pub(in crate::log) is_blank: bool,
 }
@@ -218,9 +231,27 @@ pub(in crate::log) fn slots(file: &[u8]) -> impl Iterator<Item = SlotFound> + '_
         let start = usize::try_from(position).unwrap_or(usize::MAX);
         let rest = file.get(start..).unwrap_or_default();
         let bytes = rest.get(..SLOT_BYTES).unwrap_or(rest);
-        let content = bytes.first_chunk().and_then(Watermark::decode);
-        SlotFound { position, content, is_blank: bytes.iter().all(|byte| *byte == 0) }
+        let decoded = bytes.first_chunk().and_then(Watermark::decode);
+        let content = decoded.map(|(sequence, watermark, _)| (sequence, watermark));
+        let partition = decoded.and_then(|(_, _, partition)| partition);
+        SlotFound { position, content, partition, is_blank: bytes.iter().all(|byte| *byte == 0) }
     })
+}
+
+/// The newest slot that is sound.
+fn newest(file: &dyn StorageFile, home: &Home) -> Result<Option<(u64, Watermark)>, LogError> {
+    let mut newest: Option<(u64, Watermark)> = None;
+    for at in (0..=SLOTS).map(|slot| slot * SLOT_DISTANCE) {
+        let mut slot = [0; SLOT_BYTES];
+        file.read_at(&mut slot, at).map_err(|error| home.failed(error))?;
+        let Some((sequence, watermark, partition)) = Watermark::decode(&slot) else { continue };
+        if let Some(found) = partition.filter(|found| *found != home.partition) {
+            let place = Place { path: Some(home.directory.join(FILE)), ..home.place() };
+            return Err(LogError::corrupt(place.at_position(at), Damage::WrongPartition { found }));
+        }
+        newest = newest.max_by_sequence(Some((sequence, watermark)));
+    }
+    Ok(newest)
 }
 
 /// Which of two slots counts.
@@ -262,6 +293,22 @@ mod tests {
     }
 
     #[test]
+    fn who_looks_again_finds_what_was_stored_since_and_nothing_that_is_half_written() {
+        let home = Home::in_memory();
+        let mut file = WatermarkFile::create(&home, Watermark::empty(0)).unwrap();
+        file.store(at(3));
+        let mut other = WatermarkFile::open(&home).unwrap();
+        assert_eq!(other.look_again(&home).unwrap(), at(3));
+        file.store(at(7));
+        assert_eq!(other.look_again(&home).unwrap(), at(7));
+        let raw = home.storage.open(&home.directory.join(FILE), OpenMode::Write).unwrap();
+        for slot in 0..=SLOTS {
+            raw.write_at(&[0xff], slot * SLOT_DISTANCE + 33).unwrap();
+            assert_eq!(other.look_again(&home).unwrap(), at(7));
+        }
+    }
+
+    #[test]
     fn it_never_goes_back_and_remembers_a_failed_sync() {
         let home = Home::in_memory();
         let mut file = WatermarkFile::create(&home, Watermark::empty(0)).unwrap();
@@ -281,12 +328,33 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_of_a_slot_is_noticed() {
-        let slot = at(7).encode(9);
-        assert_eq!(Watermark::decode(&slot), Some((9, at(7))));
+        let slot = at(7).encode(9, 4);
+        assert_eq!(Watermark::decode(&slot), Some((9, at(7), Some(4))));
         for bit in 0..SLOT_BYTES * 8 {
             let mut flipped = slot;
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(Watermark::decode(&flipped), None, "bit {bit}");
         }
+    }
+
+    #[test]
+    fn a_slot_without_a_number_is_of_any_partition_and_one_with_another_of_none() {
+        let home = Home::in_memory();
+        let mut file = WatermarkFile::create(&home, Watermark::empty(0)).unwrap();
+        file.store(at(7));
+        let path = home.directory.join(FILE);
+        let raw = home.storage.open(&path, OpenMode::Write).unwrap();
+        for slot in 0..=SLOTS {
+            // As number -1, which leaves zeros.
+            let bytes = at(slot as i64).encode(slot, u32::MAX);
+            assert_eq!(bytes[PARTITION_AT..CRC_AT], [0; 4]);
+            raw.write_at(&bytes, slot * SLOT_DISTANCE).unwrap();
+        }
+        assert_eq!(WatermarkFile::open(&home).unwrap().last(), at(2));
+        raw.write_at(&at(1).encode(1, home.partition + 1), 0).unwrap();
+        let refused = WatermarkFile::open(&home).unwrap_err();
+        let found = home.partition + 1;
+        let LogError::Corrupt { damage, .. } = refused else { panic!("{refused}") };
+        assert_eq!(damage, Damage::WrongPartition { found });
     }
 }

@@ -117,7 +117,13 @@ impl Follow {
     fn watch(&self, timeout: Option<Duration>) -> Result<(), LogError> {
         let deadline = timeout.and_then(|timeout| now().checked_add(timeout));
         let mut pause = PAUSE_MIN;
-        while !self.reader.partition.refresh()? {
+        let next = self.reader.next_offset();
+        loop {
+            self.reader.partition.refresh()?;
+            // Perhaps another reader has found it.
+            if self.reader.end() > next {
+                return Ok(());
+            }
             let left = deadline.map_or(pause, |end| end.saturating_duration_since(now()));
             if left.is_zero() {
                 return Ok(());
@@ -125,7 +131,6 @@ impl Follow {
             std::thread::sleep(pause.min(left));
             pause = (pause * 2).min(PAUSE_MAX);
         }
-        Ok(())
     }
 
     /// The next record, for a task: registers it for when there is one. `None` when the log is closed, and after

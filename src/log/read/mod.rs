@@ -135,25 +135,29 @@ impl Reader {
     #[inline]
     fn try_next_batch(&mut self) -> Result<Option<ReadBatch>, LogError> {
         loop {
-            if self.window.left() > 0 {
-                // What was read may reach further than what is durable; it is read again when it is.
-                if self.level == Level::Durable && self.cursor.next_offset() >= self.end() {
-                    self.window = Window::default();
-                    return Ok(None);
+            // What was read may reach further than what is durable; it is read again when it is.
+            if self.level == Level::Durable && self.cursor.next_offset() >= self.end() {
+                self.window = Window::default();
+            }
+            if self.window.left() > 0
+                && let Some((batch, first_offset)) = self.cursor.cut_batch(&self.window.rest())?
+            {
+                self.window.take(batch.bytes().len());
+                if batch.header().last_offset() >= first_offset {
+                    return Ok(Some(ReadBatch { batch, first_offset }));
                 }
-                if let Some((batch, first_offset)) = self.cursor.cut_batch(&self.window.rest())? {
-                    self.window.take(batch.bytes().len());
-                    if batch.header().last_offset() >= first_offset {
-                        return Ok(Some(ReadBatch { batch, first_offset }));
-                    }
-                    continue;
-                }
+                continue;
             }
             let end = self.end();
             match self.cursor.fetch(&self.partition, end, self.chunk_bytes, &mut self.window) {
                 Ok(true) => {}
-                Ok(false) if self.partition.refresh()? => {}
-                Ok(false) => return Ok(None),
+                Ok(false) => {
+                    self.partition.refresh()?;
+                    // Whoever found it: another reader may have looked since.
+                    if self.end() <= end {
+                        return Ok(None);
+                    }
+                }
                 Err(error) => return Err(self.cut_meanwhile(error)),
             }
         }

@@ -76,12 +76,12 @@ impl LogInner {
             return self.carry_out_given(&mut turn, parts, &checked).map(|(offsets, _)| offsets);
         };
         let committer = Committer::Member(member, *generation);
-        self.commit_within(group, committer, commits, prepared, |batch| {
+        self.commit_within(turn, group, committer, commits, prepared, |turn, batch| {
             if let Some(batch) = batch {
                 let topic = self.internal_topic(OFFSETS, keyed_options())?;
                 parts.push(super::part(&topic, topic.partition(0)?, vec![batch])?);
             }
-            self.carry_out_given(&mut turn, parts, &checked)
+            self.carry_out_given(turn, parts, &checked)
         })
     }
 

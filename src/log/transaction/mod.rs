@@ -10,6 +10,7 @@
 //!
 //! One transaction is under way at a time: it has the *turn*, a lock before all others.
 
+mod aside;
 mod complete;
 mod given;
 mod intent;
@@ -29,6 +30,8 @@ use super::partition::producers::after;
 use super::topic::TopicInner;
 use super::{Log, LogInner};
 use crate::sync::{Mutex, MutexGuard, lock};
+use aside::Aside;
+pub use aside::TransactionTicket;
 pub(super) use given::{GIVEN, Given};
 use intent::{Part, encode_intent, encode_mark};
 
@@ -40,6 +43,8 @@ const PRODUCER_EPOCH: i16 = 0;
 #[derive(Debug, Default)]
 pub(super) struct Transactions {
     turn: Mutex<Turn>,
+    /// Commits for tasks.
+    aside: Aside,
 }
 
 /// What the next transaction has to know of the one before. That is complete, or nothing is appended any more.
@@ -154,13 +159,13 @@ impl Transaction {
             Some((membership, commits)) => {
                 let Membership { group, member, generation } = membership;
                 let committer = Committer::Member(member, *generation);
-                log.commit_within(group, committer, commits, prepared, |batch| {
+                log.commit_within(turn, group, committer, commits, prepared, |turn, batch| {
                     if let Some(batch) = batch {
                         let topic = log.internal_topic(OFFSETS, keyed_options())?;
                         let partition = topic.partition(0)?;
                         parts.push(part(&topic, partition, vec![batch])?);
                     }
-                    let found = log.carry_out(&mut turn, parts)?;
+                    let found = log.carry_out(turn, parts)?;
                     // The part of the offsets is the last one.
                     let first = found.last().and_then(|offsets| offsets.front().copied());
                     Ok((found, first))
@@ -168,7 +173,6 @@ impl Transaction {
             }
             None => log.carry_out(&mut turn, parts)?,
         };
-        drop(turn);
         Ok(self.places(found))
     }
 
@@ -216,12 +220,15 @@ impl Gathered {
         let headers = || record.headers.iter().copied();
         let new = || BatchBuilder::new(BatchOptions { codec: options.codec, ..Default::default() });
         let mut open = self.open.take().unwrap_or_else(new);
-        let bytes = open.bytes_of(timestamp_ms, record.key, record.value, headers());
-        if !open.is_empty() && open.bytes().saturating_add(bytes) > limit {
+        let bytes_with = |open: &BatchBuilder| {
+            let bytes = open.bytes_of(timestamp_ms, record.key, record.value, headers());
+            open.bytes().saturating_add(bytes)
+        };
+        if !open.is_empty() && (bytes_with(&open) > limit || !open.reaches(timestamp_ms)) {
             let full = std::mem::replace(&mut open, new());
             self.closed.push(full.finish().map_err(|error| partition.bad_batch(error))?);
         }
-        let bytes = open.bytes().saturating_add(bytes);
+        let bytes = bytes_with(&open);
         let fits = if bytes > limit {
             Err(partition.too_large(bytes, limit))
         } else {
@@ -346,6 +353,11 @@ impl Transactions {
     /// The turn, whatever has become of the log.
     pub(super) fn turn(&self) -> MutexGuard<'_, Turn> {
         lock(&self.turn)
+    }
+
+    /// Lets the thread that commits for tasks end; what waits for it is refused.
+    pub(super) fn end(&self) {
+        self.aside.end();
     }
 }
 

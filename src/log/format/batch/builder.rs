@@ -125,6 +125,13 @@ impl BatchBuilder {
         self
     }
 
+    /// Whether a record of this time, in milliseconds since 1970, can go into the batch: one may be too far from what times
+    /// count from, and goes into a batch of its own.
+    #[inline]
+    pub(in crate::log) fn reaches(&self, timestamp_ms: i64) -> bool {
+        timestamp_ms.checked_sub(self.base_for(timestamp_ms)).is_some()
+    }
+
     /// Records so far.
     pub fn records_count(&self) -> usize {
         self.records_count as usize

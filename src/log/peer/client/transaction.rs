@@ -263,7 +263,8 @@ impl Gathered {
         let headers = || record.headers.iter().copied();
         if let Some(open) = &self.open {
             let more = open.bytes_of(timestamp_ms, record.key, record.value, headers());
-            if open.bytes().saturating_add(more) > self.target.batch_bytes {
+            let bytes = open.bytes().saturating_add(more);
+            if bytes > self.target.batch_bytes || !open.reaches(timestamp_ms) {
                 self.close()?;
             }
         }

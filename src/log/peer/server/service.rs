@@ -395,13 +395,14 @@ fn administer(log: &Log, request: Request, body: Vec<Bytes>) -> Result<Reply, Lo
 fn offset_at(log: &Log, at: OffsetAt) -> Result<Reply, LogError> {
     let topic = log.topic(&at.topic)?;
     let position = Position::from(at.position);
-    let committed = match &position {
+    let offset = topic.offset_of(at.partition, position.clone())?;
+    // Afterwards: a commit that was under way is done by then.
+    let committed = match position {
         Position::Committed(group) => {
-            log.group(group)?.committed(&at.topic, at.partition)?.is_some()
+            log.group(&group)?.committed(&at.topic, at.partition)?.is_some()
         }
         _ => false,
     };
-    let offset = topic.offset_of(at.partition, position)?;
     let last_epoch = last_epoch(topic.inner.partition(at.partition)?);
     Ok(OffsetFound { offset, committed, last_epoch, topic_id: topic.inner.id }.into())
 }

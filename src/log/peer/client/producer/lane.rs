@@ -87,7 +87,8 @@ impl Lane {
         let headers = || record.headers.iter().copied();
         let fits = |open: &Open| {
             let more = open.builder.bytes_of(timestamp, record.key, record.value, headers());
-            open.builder.bytes().saturating_add(more) <= target.batch_bytes
+            let bytes = open.builder.bytes().saturating_add(more);
+            bytes <= target.batch_bytes && open.builder.reaches(timestamp)
         };
         // The server will refuse it, and should nothing else with it.
         let alone = target.compact && record.key.is_none();
