@@ -157,7 +157,7 @@ impl Service {
     fn take(&mut self, from: RoutingId, message: &Message) {
         let Some(peer) = message.peer().map(|peer| peer.id()) else { return };
         let decoded = protocol::decode_request(message);
-        let client = self.clients.entry(peer).or_insert_with(|| Client::new(from));
+        let client = self.clients.entry(peer).or_insert_with(|| Client::new(from, peer));
         let limits = self.options.limits;
         let (correlation, error) = match decoded {
             Ok((correlation, request, body)) => {
