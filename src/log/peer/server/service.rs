@@ -29,7 +29,7 @@ use crate::log::peer::protocol::{
 };
 use crate::log::read::Position;
 use crate::log::topic::Topic;
-use crate::log::{Log, LogError};
+use crate::log::{Log, LogError, threads};
 use crate::message::Message;
 use crate::pattern::{Router, RoutingId};
 use crate::peer::PeerId;
@@ -111,6 +111,7 @@ impl Service {
     /// Serves until it is told to stop, or the socket is closed.
     pub(super) fn run(mut self) {
         let mut woken = vec![RECEIVE];
+        threads::begin_work();
         while !self.control.stop.load(Ordering::SeqCst) {
             for task in woken {
                 match task {
