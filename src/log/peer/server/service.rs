@@ -160,6 +160,7 @@ impl Service {
         let decoded = protocol::decode_request(message);
         let client = self.clients.entry(peer).or_insert_with(|| Client::new(from, peer));
         let limits = self.options.limits;
+        let mut version = protocol::VERSION;
         let (correlation, error) = match decoded {
             Ok((correlation, request, body)) => {
                 if client.active.contains(&correlation) || client.polls.contains(&correlation) {
@@ -188,7 +189,12 @@ impl Service {
             Err(unreadable) => {
                 self.control.unreadable.fetch_add(1, Ordering::Relaxed);
                 match unreadable.correlation {
-                    Some(correlation) => (correlation, malformed(unreadable.reason)),
+                    Some(correlation) => {
+                        if let Malformed::Version { found } = unreadable.reason {
+                            version = found;
+                        }
+                        (correlation, malformed(unreadable.reason))
+                    }
                     None => return self.forget_if_idle(peer),
                 }
             }
@@ -198,7 +204,7 @@ impl Service {
             self.control.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        self.answer(peer, correlation, &Err(error));
+        self.refuse(peer, version, correlation, error);
     }
 
     fn begin(&mut self, peer: PeerId, correlation: u64, request: Request, body: Vec<Bytes>) {
