@@ -265,6 +265,22 @@ fn workers_that_wait_get_records_in_turn() {
 }
 
 #[test]
+fn a_worker_that_waits_gets_what_the_window_has_room_for_when_another_one_is_done() {
+    let (_storage, _clock, log) = fresh(1);
+    append(&log, 0..2);
+    let queue = queue(&log, DurableQueue::options().window(1));
+    let first = queue.acquire(9, LOCK, NOW).unwrap();
+    assert_eq!(jobs(&first), [0]);
+    let waiting = queue.clone();
+    let long = Duration::from_secs(3600);
+    let worker = thread::spawn(move || waiting.acquire(9, LOCK, long).unwrap());
+    wait_until("the worker waits", || queue.stats().waiting == 1);
+    queue.ack(&ids(&first)).unwrap();
+    wait_until("the worker has it", || worker.is_finished());
+    assert_eq!(jobs(&worker.join().unwrap()), [1]);
+}
+
+#[test]
 fn a_worker_that_waits_gets_a_record_whose_lock_ends() {
     let log = Log::open_in(Arc::new(MemoryStorage::new()), "/log").unwrap();
     log.create_topic("jobs", TopicOptions::default()).unwrap();

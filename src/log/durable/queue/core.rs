@@ -150,6 +150,11 @@ impl Core {
         room.then_some(window.end)
     }
 
+    /// How many partitions are not read on, for want of room.
+    pub(super) fn full(&self) -> usize {
+        self.windows.keys().filter(|partition| self.wants(**partition).is_none()).count()
+    }
+
     /// The first record of a partition that is not done with.
     #[cfg(test)]
     pub(super) fn floor(&self, partition: u32) -> Option<i64> {
