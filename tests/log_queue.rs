@@ -15,8 +15,8 @@ use peermq::Context;
 use peermq::log::storage::faulty::FaultyStorage;
 use peermq::log::storage::{MemoryStorage, Storage};
 use peermq::log::{
-    Delivery, DeliveryId, DurableQueue, Level, Log, LogClient, LogServer, ManualClock, Position,
-    QueueError, QueueOptions, RemoteCode, TopicOptions,
+    Delivery, DeliveryId, DurableQueue, Level, Log, LogClient, LogServer, ManualClock, NewRecord,
+    Position, QueueError, QueueOptions, RemoteCode, TopicOptions,
 };
 
 const LOCK: Duration = Duration::from_secs(30);
@@ -278,6 +278,28 @@ fn a_worker_that_waits_gets_what_the_window_has_room_for_when_another_one_is_don
     queue.ack(&ids(&first)).unwrap();
     wait_until("the worker has it", || worker.is_finished());
     assert_eq!(jobs(&worker.join().unwrap()), [1]);
+}
+
+#[test]
+fn of_large_records_only_so_many_bytes_are_read_ahead_and_all_are_delivered() {
+    let (_storage, _clock, log) = fresh(2);
+    let topic = log.topic("jobs").unwrap();
+    for partition in [0, 0, 0, 0, 0, 0, 1, 1] {
+        let record = NewRecord::new(&[7; 1000]);
+        topic.append_to(partition, Level::Durable, record).unwrap().wait().unwrap();
+    }
+    let queue = queue(&log, DurableQueue::options().ahead_bytes(3000));
+    let mut delivered = queue.acquire(1, LOCK, NOW).unwrap();
+    assert_eq!(queue.stats().available, 4, "three of the first partition, two of the second");
+    while delivered.len() < 8 {
+        let more = queue.acquire(9, LOCK, NOW).unwrap();
+        assert!((1..=5).contains(&more.len()), "{}", more.len());
+        delivered.extend(more);
+    }
+    assert!(queue.acquire(9, LOCK, NOW).unwrap().is_empty());
+    queue.release(&ids(&delivered)).unwrap();
+    let again = queue.acquire(9, LOCK, NOW).unwrap();
+    assert_eq!(again.len(), 8, "what was read before is not read again");
 }
 
 #[test]

@@ -27,7 +27,8 @@ pub(super) struct State {
     pub(super) core: Core,
     pub(super) journal: Journal,
     pub(super) readers: Vec<Reader>,
-    /// The records in the windows that are not done with.
+    /// The records in the windows that are not done with: those that are available up to `QueueOptions::ahead_bytes`, and those
+    /// that somebody has.
     pub(super) records: BTreeMap<Spot, LogRecord>,
     /// Where dead letters go.
     pub(super) dead_letters: Option<Topic>,
@@ -76,7 +77,7 @@ impl State {
         let (mut known, anew) = known_of(memory, name, topic)?;
         let mut state = Self {
             topic: topic.clone(),
-            core: Core::new(options.attempts_max, options.window),
+            core: Core::new(options.attempts_max, options.window, options.ahead_bytes),
             journal,
             readers: Vec::new(),
             records: BTreeMap::new(),
@@ -240,7 +241,7 @@ impl State {
             match reader.next_record() {
                 Ok(Some(record)) => {
                     let spot = (partition, record.offset);
-                    if self.core.offer(spot) {
+                    if self.core.offer(spot, bytes_of(&record)) {
                         self.records.insert(spot, record);
                     }
                 }
@@ -354,7 +355,7 @@ fn known_of(
     Ok(if id == topic.inner.id { (partitions, false) } else { (BTreeMap::new(), true) })
 }
 
-/// Bytes of a record in an answer, about.
+/// Bytes of a record in an answer or in memory, about.
 fn bytes_of(record: &LogRecord) -> usize {
     let len = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
     let headers = record.headers.iter();
