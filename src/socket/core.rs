@@ -169,7 +169,10 @@ impl<P: Behaviour> Core<P> {
             sole: true,
         };
         match pipe.offer(Content::Message(message), manner) {
-            Offer::Full => return false,
+            Offer::Full => {
+                self.inbound.heard().not_answered(answer);
+                return false;
+            }
             Offer::Accepted => {}
             Offer::AcceptedToWrite(role) => {
                 role.run();
@@ -214,6 +217,7 @@ impl<P: Behaviour> Core<P> {
                 next = state.senders.take_one();
             }
             Err(Unsent::NoRoom) => {
+                self.inbound.heard().not_answered(answer);
                 if let Some((key, waker)) = waiting {
                     state.senders.register(key, waker);
                 }
