@@ -343,6 +343,9 @@ impl Outbox {
         state.quick = 0;
         state.messages = 0;
         state.bytes = 0;
+        // A socket may know of its first pipe longer than of the peer.
+        state.spare = None;
+        state.control = Vec::new();
         // The chunks hold bodies of others, whose code must not run under the lock.
         drop(state);
         torn + queue.iter().map(|chunk| chunk.messages() as u64).sum::<u64>()

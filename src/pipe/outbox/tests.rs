@@ -92,6 +92,21 @@ fn subscriptions_that_a_peer_does_not_read_take_no_more_room_however_often_they_
 }
 
 #[test]
+fn nothing_is_kept_of_what_was_written_and_queued_for_a_peer_that_is_gone() {
+    let outbox = outbox(10, 100_000, false);
+    outbox.link(link(), &[1; 100]);
+    write(&outbox, usize::MAX).unwrap();
+    assert!(matches!(offer(&outbox, &"x".repeat(3_000), ANSWER), Some(Next::Write)));
+    write(&outbox, usize::MAX).unwrap();
+    assert!(outbox.state.lock().spare.is_some(), "for the next chunk");
+    outbox.control(b"anything");
+    outbox.abandon(Loss::Disconnect);
+    let state = outbox.state.lock();
+    assert!(state.spare.is_none());
+    assert_eq!((state.control.capacity(), state.queue.capacity()), (0, 0));
+}
+
+#[test]
 fn a_message_alone_on_an_idle_session_is_the_senders_to_write() {
     let outbox = outbox(10, 1_000, false);
     assert!(!outbox.link(link(), &[]), "nothing is queued yet");
