@@ -281,6 +281,16 @@ fn a_worker_that_waits_gets_what_the_window_has_room_for_when_another_one_is_don
 }
 
 #[test]
+fn a_record_that_dies_makes_room_in_the_window_for_whoever_looks_then() {
+    let (_storage, clock, log) = fresh(1);
+    append(&log, 0..3);
+    let queue = queue(&log, DurableQueue::options().window(1).attempts_max(1));
+    assert_eq!(jobs(&queue.acquire(9, LOCK, NOW).unwrap()), [0]);
+    clock.advance(30_000);
+    assert_eq!(jobs(&queue.acquire(9, LOCK, NOW).unwrap()), [1]);
+}
+
+#[test]
 fn of_large_records_only_so_many_bytes_are_read_ahead_and_all_are_delivered() {
     let (_storage, _clock, log) = fresh(2);
     let topic = log.topic("jobs").unwrap();

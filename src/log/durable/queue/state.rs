@@ -162,9 +162,15 @@ impl State {
         let now_ms = inner.clock.steady_ms();
         self.tidy_journal()?;
         self.core.expire(now_ms);
-        let mut found = self.fill();
-        // Letters that are refused are in the figures, and keep nobody from working.
-        self.bury(inner, now_ms)?;
+        let mut found = loop {
+            let (found, full) = (self.fill(), self.core.full());
+            // Letters that are refused are in the figures, and keep nobody from working.
+            self.bury(inner, now_ms)?;
+            // What was buried may have kept a window from going on.
+            if self.core.full() >= full {
+                break found;
+            }
+        };
         // Those who wait behind are to get their share.
         let share = self.core.available().div_ceil(self.waiters.len().max(1));
         let mut leases = self.core.next(wish.count_max.min(share));
