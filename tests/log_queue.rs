@@ -15,8 +15,8 @@ use peermq::Context;
 use peermq::log::storage::faulty::FaultyStorage;
 use peermq::log::storage::{MemoryStorage, Storage};
 use peermq::log::{
-    Delivery, DeliveryId, DurableQueue, Level, Log, LogClient, LogServer, ManualClock, Position,
-    QueueError, QueueOptions, RemoteCode, TopicOptions,
+    Delivery, DeliveryId, DurableQueue, Level, Log, LogClient, LogServer, ManualClock, NewRecord,
+    Position, QueueError, QueueOptions, RemoteCode, TopicOptions,
 };
 
 const LOCK: Duration = Duration::from_secs(30);
@@ -262,6 +262,54 @@ fn workers_that_wait_get_records_in_turn() {
     assert_eq!(order, [(0, 0), (1, 1), (2, 2), (3, 3)]);
     assert!(queue.acquire(1, LOCK, Duration::from_millis(1)).unwrap().is_empty());
     assert_eq!(queue.stats().waiting, 0);
+}
+
+#[test]
+fn a_worker_that_waits_gets_what_the_window_has_room_for_when_another_one_is_done() {
+    let (_storage, _clock, log) = fresh(1);
+    append(&log, 0..2);
+    let queue = queue(&log, DurableQueue::options().window(1));
+    let first = queue.acquire(9, LOCK, NOW).unwrap();
+    assert_eq!(jobs(&first), [0]);
+    let waiting = queue.clone();
+    let long = Duration::from_secs(3600);
+    let worker = thread::spawn(move || waiting.acquire(9, LOCK, long).unwrap());
+    wait_until("the worker waits", || queue.stats().waiting == 1);
+    queue.ack(&ids(&first)).unwrap();
+    wait_until("the worker has it", || worker.is_finished());
+    assert_eq!(jobs(&worker.join().unwrap()), [1]);
+}
+
+#[test]
+fn a_record_that_dies_makes_room_in_the_window_for_whoever_looks_then() {
+    let (_storage, clock, log) = fresh(1);
+    append(&log, 0..3);
+    let queue = queue(&log, DurableQueue::options().window(1).attempts_max(1));
+    assert_eq!(jobs(&queue.acquire(9, LOCK, NOW).unwrap()), [0]);
+    clock.advance(30_000);
+    assert_eq!(jobs(&queue.acquire(9, LOCK, NOW).unwrap()), [1]);
+}
+
+#[test]
+fn of_large_records_only_so_many_bytes_are_read_ahead_and_all_are_delivered() {
+    let (_storage, _clock, log) = fresh(2);
+    let topic = log.topic("jobs").unwrap();
+    for partition in [0, 0, 0, 0, 0, 0, 1, 1] {
+        let record = NewRecord::new(&[7; 1000]);
+        topic.append_to(partition, Level::Durable, record).unwrap().wait().unwrap();
+    }
+    let queue = queue(&log, DurableQueue::options().ahead_bytes(3000));
+    let mut delivered = queue.acquire(1, LOCK, NOW).unwrap();
+    assert_eq!(queue.stats().available, 4, "three of the first partition, two of the second");
+    while delivered.len() < 8 {
+        let more = queue.acquire(9, LOCK, NOW).unwrap();
+        assert!((1..=5).contains(&more.len()), "{}", more.len());
+        delivered.extend(more);
+    }
+    assert!(queue.acquire(9, LOCK, NOW).unwrap().is_empty());
+    queue.release(&ids(&delivered)).unwrap();
+    let again = queue.acquire(9, LOCK, NOW).unwrap();
+    assert_eq!(again.len(), 8, "what was read before is not read again");
 }
 
 #[test]

@@ -135,6 +135,7 @@ impl Maintenance {
 }
 
 fn run(state: &State, interval: Duration) {
+    super::threads::begin_work();
     let mut calls = lock(&state.calls);
     while !calls.ended {
         if !calls.wanted {

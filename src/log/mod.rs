@@ -96,6 +96,7 @@ mod room;
 mod segment;
 mod starts;
 pub mod storage;
+mod threads;
 mod topic;
 mod transaction;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::LimitExceeded;
+use super::{LimitExceeded, To};
 use crate::message::Message;
 use crate::options::Options;
 use crate::peer::PeerId;
@@ -61,7 +61,7 @@ pub(crate) trait Behaviour: Sized + Send + 'static {
     fn route(
         &mut self,
         message: &mut Message,
-        to: Option<&[u8]>,
+        to: Option<To<'_>>,
         sending: &mut Sending,
     ) -> Result<(), Unsent>;
 

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::Balance;
 use super::behaviour::{Behaviour, Ready, Sending, Unsent};
 use super::push::balance_route;
+use super::{Balance, To};
 use crate::message::Message;
 use crate::options::Options;
 use crate::peer::PeerId;
@@ -59,7 +59,7 @@ impl Behaviour for Dealer {
     fn route(
         &mut self,
         message: &mut Message,
-        _: Option<&[u8]>,
+        _: Option<To<'_>>,
         sending: &mut Sending,
     ) -> Result<(), Unsent> {
         balance_route(&mut self.peers, message, sending)

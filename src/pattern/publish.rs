@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::behaviour::{Behaviour, Ready, Sending, Unsent};
-use super::{SubscriptionLimits, Subscriptions};
+use super::{SubscriptionLimits, Subscriptions, To};
 use crate::message::Message;
 use crate::options::{Marks, Options};
 use crate::peer::Refusal;
@@ -89,7 +89,7 @@ impl Behaviour for Pub {
     fn route(
         &mut self,
         message: &mut Message,
-        _: Option<&[u8]>,
+        _: Option<To<'_>>,
         sending: &mut Sending,
     ) -> Result<(), Unsent> {
         self.matched.clear();

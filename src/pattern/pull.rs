@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::To;
 use super::behaviour::{Behaviour, Ready, Sending, Unsent};
 use crate::message::Message;
 use crate::options::Options;
@@ -32,7 +33,7 @@ impl Behaviour for Pull {
 
     fn gone(&mut self, _: PeerId) {}
 
-    fn route(&mut self, _: &mut Message, _: Option<&[u8]>, _: &mut Sending) -> Result<(), Unsent> {
+    fn route(&mut self, _: &mut Message, _: Option<To<'_>>, _: &mut Sending) -> Result<(), Unsent> {
         Err(Unsent::Invalid { reason: "a PULL socket does not send" })
     }
 }

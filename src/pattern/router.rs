@@ -53,6 +53,19 @@ impl<T: Into<Frame>> From<T> for RoutingId {
     }
 }
 
+/// The peer that a message is for: whoever has the routing id, or, of several that have it one after another, a certain one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct To<'a> {
+    pub(crate) id: &'a [u8],
+    pub(crate) peer: Option<PeerId>,
+}
+
+impl<'a> From<&'a RoutingId> for To<'a> {
+    fn from(id: &'a RoutingId) -> Self {
+        Self { id: id.as_slice(), peer: None }
+    }
+}
+
 impl std::hash::Hash for RoutingId {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         self.as_slice().hash(state);
@@ -111,18 +124,18 @@ impl Behaviour for Router {
     fn route(
         &mut self,
         message: &mut Message,
-        to: Option<&[u8]>,
+        to: Option<To<'_>>,
         sending: &mut Sending,
     ) -> Result<(), Unsent> {
-        if let Some(id) = to {
-            return self.route_to(id, message, sending);
+        if let Some(to) = to {
+            return self.route_to(to, message, sending);
         }
         if message.frames().len() < 2 {
             let reason = "a ROUTER's message is a routing id and at least one frame more";
             return Err(Unsent::Invalid { reason });
         }
         let id = message.pop_front().unwrap_or_default();
-        let routed = self.route_to(&id, message, sending);
+        let routed = self.route_to(To { id: &id, peer: None }, message, sending);
         if routed.is_err() {
             message.push_front(id);
         }
@@ -139,13 +152,14 @@ impl Behaviour for Router {
 impl Router {
     fn route_to(
         &mut self,
-        id: &[u8],
+        to: To<'_>,
         message: &Message,
         sending: &mut Sending,
     ) -> Result<(), Unsent> {
-        let Some((_, pipe)) = self.peers.find(id) else {
+        let found = self.peers.find(to.id);
+        let Some((_, pipe)) = found.filter(|(id, _)| to.peer.is_none_or(|peer| peer == *id)) else {
             if self.mandatory {
-                return Err(Unsent::Unroutable { routing_id: id.to_vec() });
+                return Err(Unsent::Unroutable { routing_id: to.id.to_vec() });
             }
             sending.dropped_unroutable += 1;
             return Ok(());

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::behaviour::{Behaviour, Ready, Sending, Unsent};
-use super::{SubscriptionLimits, Subscriptions};
+use super::{SubscriptionLimits, Subscriptions, To};
 use crate::error::OptionError;
 use crate::message::Message;
 use crate::options::{Options, TOPIC_BYTES_MAX, check_topic};
@@ -75,7 +75,7 @@ impl Behaviour for Sub {
         self.peers.retain(|(pipe, _)| pipe.id() != id);
     }
 
-    fn route(&mut self, _: &mut Message, _: Option<&[u8]>, _: &mut Sending) -> Result<(), Unsent> {
+    fn route(&mut self, _: &mut Message, _: Option<To<'_>>, _: &mut Sending) -> Result<(), Unsent> {
         Err(Unsent::Invalid { reason: "a SUB socket does not send" })
     }
 

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 pub(super) use self::offer::Next;
 pub(crate) use self::offer::{Content, Manner, Room};
-use self::state::{GATHER_MAX, Phase, STREAMING_GAP, State};
+use self::state::{CONTROL_BYTES, GATHER_MAX, Phase, STREAMING_GAP, State};
 use super::chunk::{Chunk, LargeBody};
 use super::{Doorbell, Loss, Now};
 use crate::options::Marks;
@@ -188,6 +188,7 @@ impl Outbox {
             flight: None,
             flight_is_out: false,
             control: Vec::new(),
+            control_max: CONTROL_BYTES,
             link: None,
             session: 0,
             messages: 0,
@@ -310,7 +311,7 @@ impl Outbox {
         if state.link.is_none() {
             return false;
         }
-        state.control.extend_from_slice(commands);
+        state.append_control(commands);
         state.claim_if(|phase| matches!(phase, Phase::Idle | Phase::Scheduled))
     }
 
@@ -342,6 +343,9 @@ impl Outbox {
         state.quick = 0;
         state.messages = 0;
         state.bytes = 0;
+        // A socket may know of its first pipe longer than of the peer.
+        state.spare = None;
+        state.control = Vec::new();
         // The chunks hold bodies of others, whose code must not run under the lock.
         drop(state);
         torn + queue.iter().map(|chunk| chunk.messages() as u64).sum::<u64>()

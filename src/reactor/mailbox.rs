@@ -12,7 +12,7 @@ use super::dialer::Dialed;
 use super::errand::Errand;
 use super::listener::Accepted;
 use crate::completion::Guard;
-use crate::pipe::{Owner, Pipe, Ring};
+use crate::pipe::{Owner, Pipe};
 use crate::sync::atomic::{AtomicBool, Ordering, fence};
 use crate::sync::{Fault, Mutex, lock, planted};
 use crate::transport::readiness::Waker;
@@ -63,7 +63,12 @@ impl Scope {
 
 /// Work for a reactor.
 pub(crate) enum Job {
-    Ring(Ring),
+    /// The inbox of this connection drained: read on.
+    Resume(usize),
+    /// The outbox of this closing connection is empty.
+    Drained(usize),
+    /// Writing to this connection failed.
+    Broken(usize),
     Listen {
         listener: Listener,
         belongs: Belongs,

@@ -98,8 +98,9 @@ impl<T: Turning> Doorbell for Slot<T> {
             }
             Ring::Answers(owner) => self.gathers(Gathering::Socket(owner)),
             // Whoever reads slowly brings the turn back itself, or the keeper takes it soon.
-            Ring::Resume(_) => self.mailbox.post(Job::Ring(ring)),
-            Ring::Drained(_) | Ring::Broken(_) => self.post(Job::Ring(ring)),
+            Ring::Resume(token) => self.mailbox.post(Job::Resume(token)),
+            Ring::Drained(token) => self.post(Job::Drained(token)),
+            Ring::Broken(token) => self.post(Job::Broken(token)),
         }
     }
 }

@@ -23,7 +23,7 @@ use super::slot::{Slot, Turning};
 use super::timers::Timers;
 use crate::completion::Guard;
 use crate::monitor::{DisconnectReason, Event, Failure};
-use crate::pipe::{Pipe, Ring};
+use crate::pipe::Pipe;
 use crate::sync::atomic::AtomicUsize;
 use crate::transport::readiness::{Events, Interest, Poll, Token, Waker};
 use crate::transport::{self, Listener, Stream};
@@ -224,15 +224,13 @@ impl Turn {
 
     fn on_job(&mut self, job: Job, now: Instant) {
         match job {
-            Job::Ring(Ring::Flush(pipe)) => pipe.flush(),
-            Job::Ring(Ring::Answers(owner)) => drop(owner.tick()),
-            Job::Ring(Ring::Resume(token)) => self.with_connection(token, now, Connection::resume),
-            Job::Ring(Ring::Drained(token)) => {
+            Job::Resume(token) => self.with_connection(token, now, Connection::resume),
+            Job::Drained(token) => {
                 self.with_connection(token, now, |connection, io| {
                     connection.leave_if_drained(io.now)
                 });
             }
-            Job::Ring(Ring::Broken(token)) => {
+            Job::Broken(token) => {
                 self.with_connection(token, now, |connection, io| connection.broken(io));
             }
             Job::Listen { listener, belongs } => self.listen(listener, belongs, now),

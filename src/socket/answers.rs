@@ -44,6 +44,18 @@ impl Heard {
         self.0.store(what, Ordering::Relaxed);
     }
 
+    /// What was to be sent in this way was not: what is sent next is the answer still.
+    #[cold]
+    pub(super) fn not_answered(&self, answer: Answer) {
+        let what = match answer {
+            Answer::No => return,
+            Answer::AtOnce => Self::LAST,
+            Answer::Together => Self::MORE_AT_HAND,
+        };
+        // What was received meanwhile says it better.
+        let _ = self.0.compare_exchange(Self::NOTHING, what, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     /// Something was sent: what is sent next answers nothing.
     #[inline]
     fn answered(&self) {
@@ -226,5 +238,41 @@ mod tests {
         assert_eq!(answers.tick(), Tick::Over, "nothing gathers");
         assert!(!answers.note([], 0, false), "the reactor ticks over these itself");
         assert!(answers.note([], 0, true));
+    }
+
+    #[test]
+    fn an_answer_for_which_there_is_no_room_is_as_urgent_when_it_is_sent_again() {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let context = crate::Context::new();
+        let router = context.router().mandatory(true).send_hwm(1).open().unwrap();
+        let endpoint = router.bind("inproc://urgent").unwrap();
+        let dealer = context.dealer().send_hwm(1).recv_hwm(1).routing_id("x").open().unwrap();
+        dealer.connect(endpoint).unwrap();
+        dealer.send("question").unwrap();
+        let (to, _) = router.recv_from_timeout(PATIENCE).unwrap();
+        while router.try_send_to(&to, "answer").is_ok() {}
+        dealer.send("another").unwrap();
+        router.recv_from_timeout(PATIENCE).unwrap();
+        assert!(router.try_send_to(&to, "its answer").is_err());
+        let core = router.core();
+        assert_eq!(core.answers.next(core.inbound.heard()), Answer::AtOnce);
+    }
+
+    #[test]
+    fn an_answer_to_the_only_peer_stays_urgent_without_room_too() {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let context = crate::Context::new();
+        let asks = context.dealer().send_hwm(1).recv_hwm(1).open().unwrap();
+        let endpoint = asks.bind("inproc://urgent").unwrap();
+        let answers = context.dealer().send_hwm(1).open().unwrap();
+        answers.connect(endpoint).unwrap();
+        let core = answers.core();
+        // By the short way only: the long one closes it for want of room.
+        let is_sent = || core.send_short(&crate::Message::from("answer"));
+        while is_sent() {}
+        asks.send("question").unwrap();
+        answers.recv_timeout(PATIENCE).unwrap();
+        assert!(!is_sent());
+        assert_eq!(core.answers.next(core.inbound.heard()), Answer::AtOnce);
     }
 }

@@ -20,7 +20,7 @@ use crate::error::{SetupError, WaitError};
 use crate::message::Message;
 use crate::monitor::{DisconnectReason, Event, Reporter};
 use crate::options::Options;
-use crate::pattern::{Behaviour, Sending, Unsent};
+use crate::pattern::{Behaviour, Sending, To, Unsent};
 use crate::peer::PeerId;
 use crate::pipe::{Content, Loss, Manner, Offer, Pipe};
 use crate::reactor::{EndpointId, Job, Scope, Slot, SocketId, random_seed};
@@ -169,7 +169,10 @@ impl<P: Behaviour> Core<P> {
             sole: true,
         };
         match pipe.offer(Content::Message(message), manner) {
-            Offer::Full => return false,
+            Offer::Full => {
+                self.inbound.heard().not_answered(answer);
+                return false;
+            }
             Offer::Accepted => {}
             Offer::AcceptedToWrite(role) => {
                 role.run();
@@ -188,7 +191,7 @@ impl<P: Behaviour> Core<P> {
     pub(crate) fn send_attempt(
         &self,
         message: &mut Message,
-        to: Option<&[u8]>,
+        to: Option<To<'_>>,
         waiting: Option<(&mut Key, &Waker)>,
     ) -> Result<(), NotSent> {
         let answer = self.next_answer();
@@ -214,6 +217,7 @@ impl<P: Behaviour> Core<P> {
                 next = state.senders.take_one();
             }
             Err(Unsent::NoRoom) => {
+                self.inbound.heard().not_answered(answer);
                 if let Some((key, waker)) = waiting {
                     state.senders.register(key, waker);
                 }

@@ -11,7 +11,8 @@ use super::shared::WaitingTask;
 use super::wait::Key;
 use crate::error::{RecvError, SendError};
 use crate::message::{Frame, Message};
-use crate::pattern::{Behaviour, Pattern, Router, RoutingId, Unsent, sender_of};
+use crate::pattern::{Behaviour, Pattern, Router, RoutingId, To, Unsent, sender_of};
+use crate::peer::PeerId;
 
 /// Sends without waiting.
 #[allow(clippy::result_large_err)]
@@ -19,7 +20,7 @@ use crate::pattern::{Behaviour, Pattern, Router, RoutingId, Unsent, sender_of};
 pub(super) fn try_send<P: Behaviour>(
     core: &Core<P>,
     mut message: Message,
-    to: Option<&[u8]>,
+    to: Option<To<'_>>,
 ) -> Result<(), SendError> {
     core.send_attempt(&mut message, to, None).map_err(|not_sent| send_error(not_sent, message))
 }
@@ -91,12 +92,31 @@ pub(super) fn with_sender(message: Message) -> (RoutingId, Message) {
     (sender_of(&message), message)
 }
 
+/// [`To`] for as long as a send takes.
+#[derive(Clone, Debug)]
+pub(super) struct Destination {
+    pub(super) id: RoutingId,
+    pub(super) peer: Option<PeerId>,
+}
+
+impl Destination {
+    pub(super) fn to(&self) -> To<'_> {
+        To { id: self.id.as_slice(), peer: self.peer }
+    }
+}
+
+impl From<RoutingId> for Destination {
+    fn from(id: RoutingId) -> Self {
+        Self { id, peer: None }
+    }
+}
+
 /// A send that waits for room; see [`Socket::send_async`](super::Socket::send_async).
 #[must_use = "futures do nothing unless awaited"]
 pub struct SendFuture<P: Pattern> {
     core: Arc<Core<P>>,
     message: Option<Message>,
-    to: Option<RoutingId>,
+    to: Option<Destination>,
     key: Key,
     waiter: Waiter,
 }
@@ -109,12 +129,12 @@ enum Waiter {
 }
 
 impl<P: Pattern> SendFuture<P> {
-    pub(super) fn new(core: Arc<Core<P>>, message: Message, to: Option<RoutingId>) -> Self {
+    pub(super) fn new(core: Arc<Core<P>>, message: Message, to: Option<Destination>) -> Self {
         Self { core, message: Some(message), to, key: None, waiter: Waiter::Task(None) }
     }
 
     /// The future of a blocking send.
-    pub(super) fn of_thread(core: Arc<Core<P>>, message: Message, to: Option<RoutingId>) -> Self {
+    pub(super) fn of_thread(core: Arc<Core<P>>, message: Message, to: Option<Destination>) -> Self {
         Self { core, message: Some(message), to, key: None, waiter: Waiter::Thread }
     }
 
@@ -133,7 +153,7 @@ impl<P: Pattern> Future for SendFuture<P> {
         let this = &mut *self;
         let Some(mut message) = this.message.take() else { return Poll::Pending };
         let waiting = Some((&mut this.key, context.waker()));
-        let to = this.to.as_ref().map(RoutingId::as_slice);
+        let to = this.to.as_ref().map(Destination::to);
         match this.core.send_attempt(&mut message, to, waiting) {
             Ok(()) => {
                 this.core.leave_senders(&mut this.key, true);

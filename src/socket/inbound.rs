@@ -20,6 +20,9 @@ use crate::pipe::{Loss, Pipe, Resume, Run};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Biased, BiasedGuard, Fault, Mutex, lock, planted};
 
+/// Messages that one look at a flood of rejected ones takes, and those that had arrived before it in any case.
+const REJECTED_MAX: usize = 1024;
+
 /// Messages and bytes received, and messages that a filter refused.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct ReceivedCounts {
@@ -214,6 +217,9 @@ impl Inbound {
     }
 
     /// Takes the next message that `admits` lets through. Without one, registers `waiting` in the same breath.
+    ///
+    /// All that has arrived before is looked at, but what arrives meanwhile only up to a number of messages: whoever waits is
+    /// woken then instead, looks at his deadline, and comes again.
     #[inline]
     pub(crate) fn take(
         &self,
@@ -222,13 +228,15 @@ impl Inbound {
     ) -> Result<Message, RecvError> {
         let mut resumes = Resumes::default();
         let mut consumer = self.consumer.lock();
+        let mut rejected = 0_usize;
         loop {
-            if self.arrived.load(Ordering::Acquire) {
+            if rejected < REJECTED_MAX && self.arrived.load(Ordering::Acquire) {
                 self.take_arrivals(&mut consumer);
             }
             if let Some(message) = consumer.lanes.next(|lane| lane.cut(&mut resumes)) {
                 if !admits(&message) {
                     consumer.counts.filtered += 1;
+                    rejected += 1;
                     continue;
                 }
                 consumer.counts.messages += 1;
@@ -250,6 +258,13 @@ impl Inbound {
             let mut arrivals = lock(&self.arrivals);
             if arrivals.closed {
                 return Err(RecvError::Closed);
+            }
+            if rejected >= REJECTED_MAX {
+                drop(arrivals);
+                drop(consumer);
+                resumes.run();
+                waiting.into_iter().for_each(|(_, waker)| waker.wake_by_ref());
+                return Err(RecvError::Empty);
             }
             if !arrivals.runs.is_empty() {
                 continue;
@@ -386,3 +401,6 @@ impl Resumes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

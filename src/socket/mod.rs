@@ -30,11 +30,14 @@ pub(crate) use shared::Shared;
 pub use stats::Stats;
 
 use self::core::Core;
+use self::futures::Destination;
 use self::wait::block_on;
 use crate::error::{CloseError, RecvError, SendError, SetupError, WaitError};
 use crate::message::Message;
 use crate::monitor::{Monitor, monitor};
-use crate::pattern::{Behaviour, CanReceive, CanSend, Pattern, Pub, Router, RoutingId, Sub};
+use crate::pattern::{Behaviour, CanReceive, CanSend, Pattern, Pub, Router, RoutingId, Sub, To};
+#[cfg(feature = "log")]
+use crate::peer::PeerId;
 use crate::transport::{self, Endpoint, ToEndpoint};
 
 /// A socket of type `P`.
@@ -223,11 +226,12 @@ impl<P: CanSend> Socket<P> {
         to: Option<&RoutingId>,
         timeout: Option<Duration>,
     ) -> Result<(), SendError> {
-        match futures::try_send(self.core(), message, to.map(RoutingId::as_slice)) {
+        match futures::try_send(self.core(), message, to.map(To::from)) {
             Err(SendError::Full(message)) => {
                 let deadline = timeout.and_then(|timeout| transport::now().checked_add(timeout));
                 let core = Arc::clone(self.core());
-                let mut future = SendFuture::of_thread(core, message, to.cloned());
+                let to = to.cloned().map(Destination::from);
+                let mut future = SendFuture::of_thread(core, message, to);
                 match block_on(&mut future, self.core().slot(), deadline) {
                     Some(sent) => sent,
                     None => Err(SendError::Timeout(future.into_message())),
@@ -386,12 +390,38 @@ impl Socket<Router> {
         to: &RoutingId,
         message: impl Into<Message>,
     ) -> Result<(), SendError> {
-        futures::try_send(self.core(), message.into(), Some(to.as_slice()))
+        futures::try_send(self.core(), message.into(), Some(to.into()))
     }
 
     /// [`send_to`](Self::send_to) as a future; cancel-safe as [`send_async`](Self::send_async).
     pub fn send_to_async(&self, to: RoutingId, message: impl Into<Message>) -> SendFuture<Router> {
-        SendFuture::new(Arc::clone(self.core()), message.into(), Some(to))
+        SendFuture::new(Arc::clone(self.core()), message.into(), Some(to.into()))
+    }
+
+    /// [`try_send_to`](Self::try_send_to) as long as the routing id is this very peer's: nothing goes to another one that has it
+    /// after this one is gone.
+    #[cfg(feature = "log")]
+    #[allow(clippy::result_large_err)]
+    pub(crate) fn try_send_to_peer(
+        &self,
+        to: &RoutingId,
+        peer: PeerId,
+        message: Message,
+    ) -> Result<(), SendError> {
+        let to = To { id: to.as_slice(), peer: Some(peer) };
+        futures::try_send(self.core(), message, Some(to))
+    }
+
+    /// [`try_send_to_peer`](Self::try_send_to_peer) as a future; cancel-safe as [`send_async`](Self::send_async).
+    #[cfg(feature = "log")]
+    pub(crate) fn send_to_peer_async(
+        &self,
+        to: RoutingId,
+        peer: PeerId,
+        message: Message,
+    ) -> SendFuture<Router> {
+        let to = Destination { id: to, peer: Some(peer) };
+        SendFuture::new(Arc::clone(self.core()), message, Some(to))
     }
 
     /// Receives the next message and its sender's routing id.

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use crate::reactor::Slot;
 use crate::reactor::parker::Lease;
+use crate::transport::now;
 
 /// A waiter's place in a list; `None` while it has none.
 pub(crate) type Key = Option<u64>;
@@ -84,9 +85,14 @@ pub(crate) fn block_on<F: Future>(
     let waker = Waker::from(Arc::clone(parker));
     let mut context = Context::from_waker(&waker);
     let mut seat = None;
+    let mut woken = false;
     loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
             return Some(output);
+        }
+        // News that brings nothing may come without end.
+        if woken && deadline.is_some_and(|deadline| deadline <= now()) {
+            return None;
         }
         let notified = match slot {
             Some(slot) => seat.get_or_insert_with(|| slot.sit()).wait(parker, deadline),
@@ -95,6 +101,7 @@ pub(crate) fn block_on<F: Future>(
         if !notified {
             return None;
         }
+        woken = true;
     }
 }
 
@@ -125,6 +132,18 @@ mod tests {
         let deadline = now() + Duration::from_millis(5);
         assert_eq!(block_on(std::future::pending::<()>(), None, Some(deadline)), None);
         assert_eq!(block_on(std::future::ready(7), None, Some(deadline)), Some(7));
+    }
+
+    #[test]
+    fn a_future_that_is_woken_for_nothing_again_and_again_ends_at_the_deadline() {
+        let mut polls = 0;
+        let future = std::future::poll_fn(|context| {
+            polls += 1;
+            assert!(polls < 1000, "the deadline is over");
+            context.waker().wake_by_ref();
+            Poll::<()>::Pending
+        });
+        assert_eq!(block_on(future, None, Some(now())), None);
     }
 
     #[test]

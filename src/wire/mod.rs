@@ -12,6 +12,7 @@
 //! buffer. Whatever a peer can do wrong is a [`ProtocolError`]; nothing here panics on input, and
 //! nothing allocates by what a peer merely claims.
 
+mod coalesce;
 mod command;
 mod error;
 mod frame;
@@ -27,6 +28,7 @@ pub use error::ProtocolError;
 pub use kind::SocketKind;
 pub use metadata::Metadata;
 
+pub(crate) use coalesce::coalesce_subscriptions;
 pub(crate) use command::{
     Command, Subscription, SubscriptionChange, put_error, put_ping, put_pong, put_subscription,
 };

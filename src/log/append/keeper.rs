@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::log::partition::Partition;
+use crate::log::threads;
 use crate::sync::{Condvar, Mutex, lock};
 use crate::transport::now;
 
@@ -104,6 +105,7 @@ impl Keeper {
 }
 
 fn run(state: &State, linger: Duration) {
+    threads::begin_work();
     let mut jobs = lock(&state.jobs);
     // When what lingers is written.
     let mut until: Option<Instant> = None;

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use super::live::{self, Header};
 use crate::context::Context;
 use crate::error::SetupError;
-use crate::log::Log;
 use crate::log::append::{NewRecord, Ticket};
 use crate::log::error::LogError;
 use crate::log::format::Id;
@@ -20,6 +19,7 @@ use crate::log::peer::watch::Watch;
 use crate::log::peer::{LogServer, LogServerOptions};
 use crate::log::read::{Position, Reader};
 use crate::log::topic::Topic;
+use crate::log::{Log, threads};
 use crate::pattern::Pub;
 use crate::socket::Socket;
 use crate::sync::{Mutex, lock};
@@ -277,10 +277,7 @@ impl Drop for DurablePublisher {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.alarm.ring(CONTROL);
-        if let Some(thread) = self.thread.take() {
-            // A panic there has been reported by its own hook.
-            let _ = thread.join();
-        }
+        self.thread.take().into_iter().for_each(threads::join);
     }
 }
 
@@ -313,6 +310,7 @@ struct Tails {
 
 impl Tails {
     fn run(mut self, interval: Duration) {
+        threads::begin_work();
         let mut announce_at: Option<Instant> = None;
         while !self.shared.stop.load(Ordering::SeqCst) {
             let due = announce_at.is_none_or(|at| at <= now());

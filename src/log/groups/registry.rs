@@ -18,6 +18,8 @@
 //! index is, too, when that is found out at the first use. For other commits the lock is held until they are appended; what
 //! they say was dealt with is made durable before it is taken.
 
+mod known;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

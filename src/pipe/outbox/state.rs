@@ -10,12 +10,16 @@ use super::super::chunk::{Chunk, LargeBody, SHORT_WIRE_BYTES_MAX, UNIT_BYTES};
 use super::{Content, Flight, Link, Manner, Next, Note, Room, Step, Written};
 use crate::options::Marks;
 use crate::pipe::{Loss, Now};
+use crate::wire;
 
 /// A message that comes sooner than this after the end of the last write belongs to a stream, and gathers.
 pub(super) const STREAMING_GAP: Duration = Duration::from_micros(20);
 
 /// A streaming sender writes what it gathered once the last write is this long ago, though the unit is not full.
 pub(super) const GATHER_MAX: Duration = Duration::from_micros(50);
+
+/// Commands that wait to be written may take so many bytes, whatever they are.
+pub(super) const CONTROL_BYTES: usize = 64 * 1024;
 
 /// Messages from one look at the clock to the next while gathering: a look costs a third of a message.
 const LOOK_AFTER: u8 = 16;
@@ -37,6 +41,8 @@ pub(super) struct State {
     pub(super) flight_is_out: bool,
     /// Commands for the current session, written at the next chunk boundary.
     pub(super) control: Vec<u8>,
+    /// When there are more bytes of them, those that undo each other are dropped.
+    pub(super) control_max: usize,
     pub(super) link: Option<Arc<Link>>,
     /// Counts sessions, so that a writer notices that its session ended while it wrote.
     pub(super) session: u64,
@@ -88,6 +94,16 @@ impl State {
         content.push_onto(chunk);
         self.messages += content.messages();
         self.bytes += wire_bytes;
+    }
+
+    /// Queues commands. Of subscriptions that the peer is slow to read no more are kept than tell it what is true now.
+    pub(super) fn append_control(&mut self, commands: &[u8]) {
+        self.control.extend_from_slice(commands);
+        if self.control.len() > self.control_max {
+            self.control = wire::coalesce_subscriptions(&self.control);
+            // So that each command is gone through a few times at most, however many there are.
+            self.control_max = CONTROL_BYTES.max(2 * self.control.len());
+        }
     }
 
     pub(super) fn after_append(

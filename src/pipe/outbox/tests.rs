@@ -10,6 +10,7 @@ use super::state::GATHER_MAX;
 use super::*;
 use crate::message::Message;
 use crate::pipe::chunk::UNIT_BYTES;
+use crate::wire::{self, Version};
 
 #[derive(Default)]
 struct NoBell;
@@ -67,6 +68,42 @@ fn framed(texts: &[&str]) -> Vec<u8> {
     let mut chunk = Chunk::default();
     texts.iter().for_each(|text| chunk.push(&Message::from(*text)));
     flight_bytes(&Flight::Chunk { chunk, written: 0 })
+}
+
+#[test]
+fn subscriptions_that_a_peer_does_not_read_take_no_more_room_however_often_they_change() {
+    let outbox = outbox(10, 1_000, false);
+    outbox.link(link(), &[]);
+    let tell = |subscribes, topic: &[u8]| {
+        let mut command = Vec::new();
+        wire::put_subscription(&mut command, Version::V3_1, subscribes, topic);
+        outbox.control(&command)
+    };
+    assert!(tell(true, b"first"), "the role is held from now on, and nothing is written");
+    for _ in 0..20_000 {
+        tell(true, b"flickering");
+        tell(false, b"flickering");
+        assert!(outbox.control_bytes() <= CONTROL_BYTES);
+    }
+    tell(true, b"last");
+    let (bytes, _) = write(&outbox, usize::MAX).unwrap();
+    let left = wire::coalesce_subscriptions(&bytes);
+    assert_eq!(left, b"\x04\x0f\x09SUBSCRIBEfirst\x04\x0e\x09SUBSCRIBElast");
+}
+
+#[test]
+fn nothing_is_kept_of_what_was_written_and_queued_for_a_peer_that_is_gone() {
+    let outbox = outbox(10, 100_000, false);
+    outbox.link(link(), &[1; 100]);
+    write(&outbox, usize::MAX).unwrap();
+    assert!(matches!(offer(&outbox, &"x".repeat(3_000), ANSWER), Some(Next::Write)));
+    write(&outbox, usize::MAX).unwrap();
+    assert!(outbox.state.lock().spare.is_some(), "for the next chunk");
+    outbox.control(b"anything");
+    outbox.abandon(Loss::Disconnect);
+    let state = outbox.state.lock();
+    assert!(state.spare.is_none());
+    assert_eq!((state.control.capacity(), state.queue.capacity()), (0, 0));
 }
 
 #[test]

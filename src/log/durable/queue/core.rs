@@ -41,6 +41,8 @@ struct Entry {
     state: State,
     /// Deliveries so far.
     attempts: u32,
+    /// What the record takes in memory.
+    bytes: usize,
 }
 
 /// The window of one partition.
@@ -56,6 +58,8 @@ struct Window {
     ahead: BTreeSet<i64>,
     /// Attempts at records that have not been looked at since the queue was opened.
     attempts: BTreeMap<i64, u32>,
+    /// Bytes of the records that are available.
+    available_bytes: usize,
 }
 
 impl Window {
@@ -107,12 +111,13 @@ pub(super) struct Core {
     dying: BTreeSet<Spot>,
     attempts_max: u32,
     window_max: usize,
+    ahead_bytes_max: usize,
 }
 
 impl Core {
-    /// A queue that gives up a record after so many attempts and has at most so many records of a partition in its
-    /// window.
-    pub(super) fn new(attempts_max: u32, window_max: usize) -> Self {
+    /// A queue that gives up a record after so many attempts, has at most so many records of a partition in its window, and
+    /// reads on in one only while fewer bytes of it are available than these.
+    pub(super) fn new(attempts_max: u32, window_max: usize, ahead_bytes_max: usize) -> Self {
         Self {
             windows: BTreeMap::new(),
             available: BTreeSet::new(),
@@ -120,6 +125,7 @@ impl Core {
             dying: BTreeSet::new(),
             attempts_max: attempts_max.max(1),
             window_max: window_max.max(1),
+            ahead_bytes_max: ahead_bytes_max.max(1),
         }
     }
 
@@ -147,7 +153,12 @@ impl Core {
     pub(super) fn wants(&self, partition: u32) -> Option<i64> {
         let window = self.windows.get(&partition)?;
         let room = window.entries.len() + window.done.len() < self.window_max;
-        room.then_some(window.end)
+        (room && window.available_bytes < self.ahead_bytes_max).then_some(window.end)
+    }
+
+    /// How many partitions are not read on, for want of room.
+    pub(super) fn full(&self) -> usize {
+        self.windows.keys().filter(|partition| self.wants(**partition).is_none()).count()
     }
 
     /// The first record of a partition that is not done with.
@@ -156,8 +167,8 @@ impl Core {
         self.windows.get(&partition).map(Window::floor)
     }
 
-    /// A record was read. Whether it is to be kept: it is not done with.
-    pub(super) fn offer(&mut self, (partition, offset): Spot) -> bool {
+    /// A record was read, which takes so many bytes. Whether it is to be kept: it is not done with.
+    pub(super) fn offer(&mut self, (partition, offset): Spot, bytes: usize) -> bool {
         let Some(window) = self.windows.get_mut(&partition) else { return false };
         if offset < window.end {
             return false;
@@ -174,9 +185,10 @@ impl Core {
             State::Dying(Cause::Attempts)
         } else {
             self.available.insert((offset, partition));
+            window.available_bytes += bytes;
             State::Available
         };
-        window.entries.insert(offset, Entry { state, attempts });
+        window.entries.insert(offset, Entry { state, attempts, bytes });
         true
     }
 
@@ -212,8 +224,10 @@ impl Core {
     pub(super) fn lock(&mut self, lease: Lease, until_ms: i64) {
         let (partition, offset) = lease.spot;
         if self.available.remove(&(offset, partition))
-            && let Some(entry) = self.entry_mut(lease.spot)
+            && let Some(window) = self.windows.get_mut(&partition)
+            && let Some(entry) = window.entries.get_mut(&offset)
         {
+            window.available_bytes -= entry.bytes;
             entry.attempts = lease.attempt;
             entry.state = State::Locked { until_ms };
             self.locks.insert((until_ms, lease.spot));
@@ -259,13 +273,15 @@ impl Core {
     fn back(&mut self, spot: Spot) {
         let Some(attempts) = self.unlock(spot) else { return };
         let last = attempts >= self.attempts_max;
+        let Some(window) = self.windows.get_mut(&spot.0) else { return };
+        let Some(entry) = window.entries.get_mut(&spot.1) else { return };
         if last {
+            entry.state = State::Dying(Cause::Attempts);
             self.dying.insert(spot);
         } else {
+            entry.state = State::Available;
+            window.available_bytes += entry.bytes;
             self.available.insert((spot.1, spot.0));
-        }
-        if let Some(entry) = self.entry_mut(spot) {
-            entry.state = if last { State::Dying(Cause::Attempts) } else { State::Available };
         }
     }
 
@@ -307,7 +323,7 @@ impl Core {
     /// The records that die and are not postponed, with their attempts and the cause.
     pub(super) fn dying(&self) -> Vec<(Lease, Cause)> {
         let dying = self.dying.iter().filter_map(|spot| {
-            let Entry { state: State::Dying(cause), attempts } = *self.entry(*spot)? else {
+            let Entry { state: State::Dying(cause), attempts, .. } = *self.entry(*spot)? else {
                 return None;
             };
             Some((Lease { spot: *spot, attempt: attempts }, cause))

@@ -336,12 +336,15 @@ impl DurableQueue {
             refused.push((!holds).then_some(QueueError::LockLost { partition, offset }));
             leases.extend(holds.then(|| id.lease()));
         }
-        let before = state.core.next_expiry();
+        let (before, full) = (state.core.next_expiry(), state.core.full());
         let outcome = state.settle(inner, verdict, &leases, now_ms);
         // Who waits has counted on the lock that ended first.
         let sooner =
             state.core.next_expiry().is_some_and(|next| before.is_none_or(|was| next < was));
-        let next = state.first_waiter().filter(|_| sooner || state.core.available() > 0);
+        // Or has found that there was no room for what the log has.
+        let readable = state.core.full() < full;
+        let news = sooner || readable || state.core.available() > 0;
+        let next = state.first_waiter().filter(|_| news);
         drop(state);
         next.into_iter().for_each(Waker::wake);
         match outcome {

@@ -16,6 +16,7 @@ pub struct QueueOptions {
     pub(super) dead_letters: Option<String>,
     pub(super) level: Level,
     pub(super) window: usize,
+    pub(super) ahead_bytes: usize,
     pub(super) start: Position,
 }
 
@@ -26,6 +27,7 @@ impl Default for QueueOptions {
             dead_letters: None,
             level: Level::Durable,
             window: 1024,
+            ahead_bytes: 16 << 20,
             start: Position::Earliest,
         }
     }
@@ -58,10 +60,18 @@ impl QueueOptions {
     }
 
     /// Records of a partition that are out at a time, counted from the first one that is not done with; 1024, at most
-    /// 32768. They are held in memory.
+    /// 32768. They are held in memory; [`ahead_bytes`](Self::ahead_bytes) bounds those that nobody has yet.
     #[must_use]
     pub fn window(mut self, records: usize) -> Self {
         self.window = records.clamp(1, WINDOW_MAX);
+        self
+    }
+
+    /// Bytes of a partition's records that are read before somebody wants them; 16 MiB, exceeded by at most one record. So
+    /// large records come in smaller numbers than one asked for.
+    #[must_use]
+    pub fn ahead_bytes(mut self, bytes: usize) -> Self {
+        self.ahead_bytes = bytes.max(1);
         self
     }
 
@@ -74,10 +84,10 @@ impl QueueOptions {
 
     /// Whether these make the same queue as others. Where it began is past.
     pub(super) fn are_those_of(&self, other: &Self) -> bool {
-        let Self { attempts_max, dead_letters, level, window, start: _ } = self;
-        let same =
-            (attempts_max, level, window) == (&other.attempts_max, &other.level, &other.window);
-        same && *dead_letters == other.dead_letters
+        let Self { attempts_max, dead_letters, level, window, ahead_bytes, start: _ } = self;
+        let rules = (attempts_max, level) == (&other.attempts_max, &other.level);
+        let bounds = (window, ahead_bytes) == (&other.window, &other.ahead_bytes);
+        rules && bounds && *dead_letters == other.dead_letters
     }
 
     /// Opens the queue of this name over a topic, or begins it.

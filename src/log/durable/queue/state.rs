@@ -27,7 +27,8 @@ pub(super) struct State {
     pub(super) core: Core,
     pub(super) journal: Journal,
     pub(super) readers: Vec<Reader>,
-    /// The records in the windows that are not done with.
+    /// The records in the windows that are not done with: those that are available up to `QueueOptions::ahead_bytes`, and those
+    /// that somebody has.
     pub(super) records: BTreeMap<Spot, LogRecord>,
     /// Where dead letters go.
     pub(super) dead_letters: Option<Topic>,
@@ -76,7 +77,7 @@ impl State {
         let (mut known, anew) = known_of(memory, name, topic)?;
         let mut state = Self {
             topic: topic.clone(),
-            core: Core::new(options.attempts_max, options.window),
+            core: Core::new(options.attempts_max, options.window, options.ahead_bytes),
             journal,
             readers: Vec::new(),
             records: BTreeMap::new(),
@@ -161,9 +162,15 @@ impl State {
         let now_ms = inner.clock.steady_ms();
         self.tidy_journal()?;
         self.core.expire(now_ms);
-        let mut found = self.fill();
-        // Letters that are refused are in the figures, and keep nobody from working.
-        self.bury(inner, now_ms)?;
+        let mut found = loop {
+            let (found, full) = (self.fill(), self.core.full());
+            // Letters that are refused are in the figures, and keep nobody from working.
+            self.bury(inner, now_ms)?;
+            // What was buried may have kept a window from going on.
+            if self.core.full() >= full {
+                break found;
+            }
+        };
         // Those who wait behind are to get their share.
         let share = self.core.available().div_ceil(self.waiters.len().max(1));
         let mut leases = self.core.next(wish.count_max.min(share));
@@ -240,7 +247,7 @@ impl State {
             match reader.next_record() {
                 Ok(Some(record)) => {
                     let spot = (partition, record.offset);
-                    if self.core.offer(spot) {
+                    if self.core.offer(spot, bytes_of(&record)) {
                         self.records.insert(spot, record);
                     }
                 }
@@ -354,7 +361,7 @@ fn known_of(
     Ok(if id == topic.inner.id { (partitions, false) } else { (BTreeMap::new(), true) })
 }
 
-/// Bytes of a record in an answer, about.
+/// Bytes of a record in an answer or in memory, about.
 fn bytes_of(record: &LogRecord) -> usize {
     let len = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
     let headers = record.headers.iter();

@@ -5,6 +5,8 @@
 //! sends what was not sent in the present one. Requests are made so that the server can do them twice.
 
 mod pending;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -198,7 +200,7 @@ impl Core {
 
     /// Puts a request under way, waiting for room if there are very many.
     pub(super) fn begin(
-        &self,
+        self: &Arc<Self>,
         request: Request,
         body: Vec<Bytes>,
         deadline: Option<Instant>,
@@ -225,12 +227,13 @@ impl Core {
             _ => None,
         };
         let correlation = link.submit(state, &request, body, Sink::Slot(Arc::clone(&slot)));
-        Ok(Pending { correlation, request: request.name(), queue, slot })
+        let core = Arc::clone(self);
+        Ok(Pending { core, correlation, request: request.name(), queue, slot })
     }
 
     /// Puts a request of a task under way, at once.
     pub(super) fn begin_task(
-        &self,
+        self: &Arc<Self>,
         request: &Request,
         body: Vec<Bytes>,
     ) -> Result<Pending, PeerError> {
@@ -241,7 +244,8 @@ impl Core {
         let slot = Arc::new(Slot::default());
         let sink = Sink::Task(Arc::clone(&slot));
         let correlation = self.link.submit(state, request, body, sink);
-        Ok(Pending { correlation, request: request.name(), queue: None, slot })
+        let core = Arc::clone(self);
+        Ok(Pending { core, correlation, request: request.name(), queue: None, slot })
     }
 
     /// Sends what a member of a group has to say. False if the client is closed.
@@ -290,15 +294,17 @@ impl Core {
     pub(super) fn give_up(&self, pending: &Pending) {
         let mut state = lock(&self.link.state);
         let Some(call) = state.calls.get_mut(&pending.correlation) else { return };
+        if matches!(call.sink, Sink::GiveBack(_)) {
+            return;
+        }
+        let counts = matches!(call.sink, Sink::Slot(_));
         match &pending.queue {
             // The server may be about to lock records for it.
             Some(queue) if call.sent_in > 0 => call.sink = Sink::GiveBack(queue.clone()),
-            _ => {
-                let call = state.calls.remove(&pending.correlation);
-                if call.is_some_and(|call| !matches!(call.sink, Sink::Slot(_))) {
-                    return;
-                }
-            }
+            _ => drop(state.calls.remove(&pending.correlation)),
+        }
+        if !counts {
+            return;
         }
         state.waited = state.waited.saturating_sub(1);
         drop(state);
@@ -360,6 +366,8 @@ impl Core {
     fn send_unsent(&self, sending: &mut Option<(SendFuture<Dealer>, u64, u64)>) {
         let send = self.link.alarm.waker(SEND);
         let mut state = lock(&self.link.state);
+        // Dropped, it has sent nothing.
+        sending.take_if(|(_, correlation, _)| !state.calls.contains_key(correlation));
         if let Some((future, correlation, session)) = sending {
             match Pin::new(future).poll(&mut TaskContext::from_waker(&send)) {
                 // It goes over whatever connection comes; until then the others wait behind it.

@@ -451,30 +451,30 @@ impl Core {
 
     /// Asks, and waits for the answer.
     pub(super) fn call(
-        &self,
+        self: &Arc<Self>,
         request: Request,
         body: Vec<Bytes>,
         wait: Duration,
     ) -> Result<Reply, PeerError> {
         let deadline = self.deadline(wait);
-        self.begin(request, body, deadline)?.wait(self, deadline)
+        self.begin(request, body, deadline)?.wait(deadline)
     }
 
-    fn topic_call(&self, request: Request) -> Result<RemoteTopic, PeerError> {
+    fn topic_call(self: &Arc<Self>, request: Request) -> Result<RemoteTopic, PeerError> {
         let name = request.name();
         let reply = self.call(request, Vec::new(), Duration::ZERO)?;
         answer_of!(self, name, reply, TopicState).map(RemoteTopic::from)
     }
 
-    fn done_call(&self, request: Request) -> Result<(), PeerError> {
+    fn done_call(self: &Arc<Self>, request: Request) -> Result<(), PeerError> {
         let name = request.name();
         let reply = self.call(request, Vec::new(), Duration::ZERO)?;
         answer_of!(self, name, reply, Done).map(drop)
     }
 
-    fn new_producer(&self, deadline: Option<Instant>) -> Result<i64, PeerError> {
+    fn new_producer(self: &Arc<Self>, deadline: Option<Instant>) -> Result<i64, PeerError> {
         let request = NewProducer(Nothing {}).into();
-        let reply = self.begin(request, Vec::new(), deadline)?.wait(self, deadline)?;
+        let reply = self.begin(request, Vec::new(), deadline)?.wait(deadline)?;
         answer_of!(self, "NewProducer", reply, ProducerId).map(|producer| producer.id)
     }
 

@@ -169,7 +169,7 @@ impl Lanes {
 impl Core {
     /// What is known of a topic; asked for the first time.
     pub(super) fn target(
-        &self,
+        self: &Arc<Self>,
         topic: &str,
         deadline: Option<Instant>,
     ) -> Result<Arc<Target>, PeerError> {
@@ -177,7 +177,7 @@ impl Core {
             return Ok(Arc::clone(target));
         }
         let request = DescribeTopic(TopicName { topic: topic.to_owned() });
-        let reply = self.begin(request.into(), Vec::new(), deadline)?.wait(self, deadline)?;
+        let reply = self.begin(request.into(), Vec::new(), deadline)?.wait(deadline)?;
         let state = super::answer_of!(self, "DescribeTopic", reply, TopicState)?;
         let target = self.new_target(state);
         let mut topics = lock(&self.producer.topics);

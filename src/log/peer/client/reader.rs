@@ -98,12 +98,6 @@ impl LogClient {
     }
 }
 
-impl Drop for Fetching {
-    fn drop(&mut self) {
-        self.client.core().give_up(&self.pending);
-    }
-}
-
 /// Reads a partition in another process. As an iterator it ends at the end for now, and goes on when it is asked later;
 /// after [`follow`](Self::follow) it waits there instead. After an error it stays where it is.
 #[derive(Debug)]
@@ -327,7 +321,7 @@ impl RemoteReader {
     fn answer(&mut self) -> Result<(), PeerError> {
         let Some((pending, wait)) = self.pending.take() else { return Ok(()) };
         let core = self.client.core();
-        let reply = pending.wait(core, core.deadline(wait))?;
+        let reply = pending.wait(core.deadline(wait))?;
         self.take_in(reply)
     }
 
@@ -348,13 +342,5 @@ impl Iterator for RemoteReader {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.next_record().transpose()
-    }
-}
-
-impl Drop for RemoteReader {
-    fn drop(&mut self) {
-        if let Some((pending, _)) = &self.pending {
-            self.client.core().give_up(pending);
-        }
     }
 }

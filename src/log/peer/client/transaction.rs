@@ -288,7 +288,7 @@ impl Gathered {
 
 impl Core {
     /// A producer that no other transaction uses.
-    fn transactor(&self) -> Result<Transactor, PeerError> {
+    fn transactor(self: &Arc<Self>) -> Result<Transactor, PeerError> {
         if let Some(known) = lock(&self.transactors).pop() {
             return Ok(known);
         }

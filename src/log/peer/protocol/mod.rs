@@ -348,9 +348,9 @@ wire_kinds! {
 }
 
 /// The bytes every head begins with: version, kind, correlation.
-fn head(kind: u8, correlation: u64) -> Vec<u8> {
+fn head(version: u8, kind: u8, correlation: u64) -> Vec<u8> {
     let mut out = Vec::with_capacity(64);
-    VERSION.put(&mut out);
+    version.put(&mut out);
     kind.put(&mut out);
     correlation.put(&mut out);
     out
@@ -369,7 +369,7 @@ pub(in crate::log) fn encode_request(
     request: &Request,
     body: Vec<Bytes>,
 ) -> Message {
-    let mut out = head(request.code(), correlation);
+    let mut out = head(VERSION, request.code(), correlation);
     request.put_fields(&mut out);
     message(out, body)
 }
@@ -378,16 +378,30 @@ pub(in crate::log) fn encode_request(
 pub(in crate::log) fn encode_answer(correlation: u64, outcome: &Outcome) -> Message {
     match outcome {
         Ok(Reply { answer, body }) => {
-            let mut out = head(answer.code() | ANSWER, correlation);
+            let mut out = head(VERSION, answer.code() | ANSWER, correlation);
             answer.put_fields(&mut out);
             message(out, body.clone())
         }
+        Err(error) if error.code == RemoteCode::Version => {
+            encode_version_refusal(VERSION, correlation, error)
+        }
         Err(error) => {
-            let mut out = head(REFUSED, correlation);
+            let mut out = head(VERSION, REFUSED, correlation);
             error.put(&mut out);
             message(out, Vec::new())
         }
     }
+}
+
+/// Refuses a request of another version, in that version: whoever sent it is to understand this one answer.
+pub(in crate::log) fn encode_version_refusal(
+    version: u8,
+    correlation: u64,
+    error: &RemoteError,
+) -> Message {
+    let mut out = head(version, REFUSED, correlation);
+    error.put_in_all_versions(&mut out);
+    message(out, Vec::new())
 }
 
 /// An answer with the batches that go with it.
@@ -450,11 +464,22 @@ pub(in crate::log) fn decode_request(
     Ok((correlation, request, body(message)))
 }
 
-/// Decodes an answer: its number, and how the request ended.
+/// Decodes an answer: its number, and how the request ended. One of another version is a refusal to speak this one.
 pub(in crate::log) fn decode_answer(message: &Message) -> Result<(u64, Outcome), Unreadable> {
-    let (kind, correlation, mut input) = begin(message)?;
+    let (kind, correlation, mut input) = match begin(message) {
+        Err(Unreadable {
+            correlation: Some(correlation),
+            reason: Malformed::Version { found },
+        }) => {
+            return Ok((correlation, Err(RemoteError::of_version(found))));
+        }
+        begun => begun?,
+    };
     let failed = |reason| Unreadable { correlation: Some(correlation), reason };
     if kind == REFUSED {
+        if let Some(error) = RemoteError::take_in_all_versions(&input) {
+            return Ok((correlation, Err(error)));
+        }
         let error = RemoteError::take(&mut input).map_err(failed)?;
         input.end().map_err(failed)?;
         return Ok((correlation, Err(error)));

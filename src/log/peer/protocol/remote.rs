@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::VERSION;
 use super::groups::MemberFencing;
 use super::wire::{Input, Malformed, Wire, wire_struct};
 use crate::log::error::{LogError, Place};
@@ -76,7 +77,7 @@ codes! {
     16 Diverged,
     /// The request makes no sense.
     17 Malformed,
-    /// The server speaks other versions of the protocol; the text names them.
+    /// Client and server speak different versions of the protocol; the text names them.
     18 Version,
     /// The client has too many requests in flight; this one was not looked at.
     19 Busy,
@@ -129,6 +130,47 @@ impl RemoteError {
         let (topic, partition, offset) = (None, None, None);
         let (earliest, end, fencing) = (None, None, None);
         Self { code, topic, partition, offset, earliest, end, fencing, text: text.into() }
+    }
+}
+
+/// What is the same in every version: of a refusal the code and, if it is about the version, all that version 1 had. Whatever
+/// follows in other versions is passed over.
+impl RemoteError {
+    /// The refusal of a version.
+    pub(super) fn put_in_all_versions(&self, out: &mut Vec<u8>) {
+        self.code.put(out);
+        self.topic.put(out);
+        self.partition.put(out);
+        for offset in [&self.offset, &self.earliest, &self.end] {
+            offset.put(out);
+        }
+        self.text.put(out);
+    }
+
+    /// The refusal of a version, if this is one.
+    pub(super) fn take_in_all_versions(input: &Input<'_>) -> Option<Self> {
+        let mut input = input.clone();
+        let code = RemoteCode::take(&mut input).ok().filter(|code| *code == RemoteCode::Version)?;
+        Some(Self::take_version(&mut input).unwrap_or_else(|_| {
+            let text = format!("version {VERSION} of the protocol is not spoken by the server");
+            Self::new(code, text)
+        }))
+    }
+
+    fn take_version(input: &mut Input<'_>) -> Result<Self, Malformed> {
+        let (topic, partition) = (Wire::take(input)?, Wire::take(input)?);
+        let (offset, earliest, end) = (Wire::take(input)?, Wire::take(input)?, Wire::take(input)?);
+        let text = Wire::take(input)?;
+        let (code, fencing) = (RemoteCode::Version, None);
+        Ok(Self { code, topic, partition, offset, earliest, end, fencing, text })
+    }
+
+    /// What an answer in another version says.
+    pub(super) fn of_version(found: u8) -> Self {
+        let text = format!(
+            "the server answers in version {found} of the protocol; version {VERSION} is spoken here"
+        );
+        Self::new(RemoteCode::Version, text)
     }
 }
 

@@ -193,6 +193,7 @@ fn remote_error() -> impl Strategy<Value = RemoteError> {
             let mut bytes = Vec::new();
             number.put(&mut bytes);
             let code = RemoteCode::take(&mut Input::new(&bytes)).unwrap();
+            let fencing = fencing.filter(|_| code != RemoteCode::Version);
             RemoteError { code, topic, partition, offset, earliest, end, fencing, text }
         },
     )
@@ -296,7 +297,9 @@ proptest! {
         if let Ok((correlation, request, body)) = decode_request(&message) {
             prop_assert_eq!(encode_request(correlation, &request, body), message.clone());
         }
-        if let Ok((correlation, outcome)) = decode_answer(&message) {
+        if let Ok((correlation, outcome)) = decode_answer(&message)
+            && !is_of_version(&outcome)
+        {
             prop_assert_eq!(encode_answer(correlation, &outcome), message);
         }
     }
@@ -335,6 +338,39 @@ fn another_version_is_told_from_nonsense_and_keeps_its_number() {
     let failed = decode_request(&Message::from(head)).unwrap_err();
     let reason = Malformed::Version { found: 9 };
     assert_eq!(failed, Unreadable { correlation: Some(77), reason });
+}
+
+/// Such a refusal is understood whatever else is in the message.
+fn is_of_version(outcome: &Outcome) -> bool {
+    matches!(outcome, Err(error) if error.code == RemoteCode::Version)
+}
+
+#[test]
+fn the_refusal_of_a_version_is_in_that_version_and_as_the_first_one_had_it() {
+    let error = RemoteError::new(RemoteCode::Version, "no");
+    let refusal = encode_version_refusal(1, 6, &error);
+    let expected = [&[1, 255, 0, 0, 0, 0, 0, 0, 0, 6, 0, 18][..], &[0; 5], &[0, 0, 0, 2], b"no"];
+    assert_eq!(refusal.body(), expected.concat());
+}
+
+#[test]
+fn an_answer_of_another_version_is_the_refusal_of_this_one_whatever_is_in_it() {
+    for kind in [132, REFUSED] {
+        let head = [&[VERSION + 1, kind, 0, 0, 0, 0, 0, 0, 0, 6][..], b"anything"].concat();
+        let (correlation, outcome) = decode_answer(&Message::from(head)).unwrap();
+        assert!(correlation == 6 && is_of_version(&outcome), "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_refusal_of_the_version_is_understood_though_more_fields_than_are_known_follow() {
+    let error = RemoteError::new(RemoteCode::Version, "only 3 is spoken");
+    let refusal = encode_version_refusal(VERSION, 6, &error);
+    let more = [refusal.body(), b"fields of version 3"].concat();
+    assert_eq!(decode_answer(&Message::from(more)), Ok((6, Err(error))));
+    let other = [&refusal.body()[..12], b"\xff other fields"].concat();
+    let (_, outcome) = decode_answer(&Message::from(other)).unwrap();
+    assert!(is_of_version(&outcome), "{outcome:?}");
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub enum Malformed {
 }
 
 /// The bytes that are left to be decoded.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::log) struct Input<'a> {
     left: &'a [u8],
 }

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use crate::log::peer::alarm::Alarm;
 use crate::log::peer::protocol::Outcome;
+use crate::log::threads;
 use crate::sync::{Mutex, lock};
 
 /// What a blocking request does.
@@ -40,6 +41,7 @@ impl Blocking {
         let stopped = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&stopped);
         let thread = builder.spawn(move || {
+            threads::begin_work();
             for (task, place, job) in jobs {
                 if stop.load(Ordering::SeqCst) {
                     return;
@@ -73,7 +75,8 @@ impl Drop for Blocking {
         self.stop();
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
-            // A panic there has been reported by its own hook.
+            // The service waits for it, and nothing that runs here waits for the service (`threads`). A panic there has
+            // been reported by its own hook.
             let _ = thread.join();
         }
     }

@@ -23,6 +23,8 @@ pub(super) type Deferred = (u64, Request, Vec<Bytes>);
 #[derive(Debug)]
 pub(super) struct Client {
     routing_id: RoutingId,
+    /// The connection: a client that comes back under its routing id is another one, and gets none of these answers.
+    peer: PeerId,
     /// Numbers of requests that are not answered, but for those that only wait for something to come.
     pub(super) active: HashSet<u64>,
     /// Those.
@@ -46,9 +48,10 @@ pub(super) enum Sent {
 }
 
 impl Client {
-    pub(super) fn new(routing_id: RoutingId) -> Self {
+    pub(super) fn new(routing_id: RoutingId, peer: PeerId) -> Self {
         Self {
             routing_id,
+            peer,
             active: HashSet::new(),
             polls: HashSet::new(),
             deferred: VecDeque::new(),
@@ -106,10 +109,11 @@ impl Client {
                 return Sent::Going;
             };
             let bytes = answer.body_bytes();
-            match socket.try_send_to(&self.routing_id, answer) {
+            match socket.try_send_to_peer(&self.routing_id, self.peer, answer) {
                 Ok(()) => self.answer_bytes = self.answer_bytes.saturating_sub(bytes),
                 Err(SendError::Full(answer)) => {
-                    let future = socket.send_to_async(self.routing_id.clone(), answer);
+                    let to = self.routing_id.clone();
+                    let future = socket.send_to_peer_async(to, self.peer, answer);
                     self.sending = Some((future, bytes, task));
                 }
                 Err(_) => return Sent::Gone,
@@ -132,3 +136,73 @@ impl PollSending for Pin<&mut SendFuture<Router>> {
 
 /// All clients of which there is something.
 pub(super) type Clients = HashMap<PeerId, Client>;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::message::Frame;
+    use crate::pattern::Dealer;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A server's socket with room for one answer, a client's that is known there as `x`, and what is known of it.
+    fn connected() -> (crate::Context, Socket<Router>, Socket<Dealer>, Client) {
+        let context = crate::Context::new();
+        let router = context.router().mandatory(true).send_hwm(1).open().unwrap();
+        let endpoint = router.bind("inproc://log").unwrap();
+        let dealer = context.dealer().routing_id("x").recv_hwm(1).open().unwrap();
+        dealer.connect(endpoint).unwrap();
+        dealer.send("request").unwrap();
+        let (from, request) = router.recv_from_timeout(PATIENCE).unwrap();
+        let peer = request.peer().unwrap().id();
+        (context, router, dealer, Client::new(from, peer))
+    }
+
+    /// Another client under the routing id of the first, which is gone.
+    fn replaced(
+        context: &crate::Context,
+        router: &Socket<Router>,
+        first: Socket<Dealer>,
+    ) -> Socket<Dealer> {
+        let monitor = router.monitor();
+        first.close(Duration::ZERO).ok();
+        while !matches!(monitor.recv_timeout(PATIENCE).unwrap(), crate::Event::Disconnected { .. })
+        {
+        }
+        let next = context.dealer().routing_id("x").open().unwrap();
+        next.connect(router.endpoint().unwrap()).unwrap();
+        router.wait_for_peers(1, PATIENCE).unwrap();
+        next
+    }
+
+    fn text(message: Message) -> Vec<u8> {
+        message.frames().iter().flat_map(|frame| frame.to_vec()).collect()
+    }
+
+    #[test]
+    fn an_answer_does_not_reach_another_connection_with_the_routing_id() {
+        let (context, router, dealer, mut client) = connected();
+        let next = replaced(&context, &router, dealer);
+        client.push(Message::from("for the first"));
+        let alarm = Arc::new(Alarm::default());
+        assert_eq!(client.send(&router, &alarm, 2), Sent::Gone);
+        router.send_to(&client.routing_id, "for the second").unwrap();
+        assert_eq!(text(next.recv_timeout(PATIENCE).unwrap()), b"for the second");
+    }
+
+    #[test]
+    fn an_answer_that_waits_for_room_is_not_sent_over_the_next_connection() {
+        let (context, router, dealer, mut client) = connected();
+        let alarm = Arc::new(Alarm::default());
+        while client.sending.is_none() {
+            client.push(Message::from(Frame::from("for the first")));
+            assert_eq!(client.send(&router, &alarm, 2), Sent::Going);
+        }
+        let next = replaced(&context, &router, dealer);
+        assert_eq!(client.send(&router, &alarm, 2), Sent::Gone);
+        router.send_to(&client.routing_id, "for the second").unwrap();
+        assert_eq!(text(next.recv_timeout(PATIENCE).unwrap()), b"for the second");
+    }
+}

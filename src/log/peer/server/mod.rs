@@ -12,6 +12,8 @@ mod clients;
 mod deadlines;
 mod groups;
 mod service;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::collections::BTreeMap;
@@ -23,8 +25,8 @@ use std::time::Duration;
 use super::alarm::Alarm;
 use crate::context::Context;
 use crate::error::SetupError;
-use crate::log::Log;
 use crate::log::durable::DurableQueue;
+use crate::log::{Log, threads};
 use crate::monitor::{Event, Monitor};
 use crate::peer::PeerId;
 use crate::sync::{Mutex, lock};
@@ -160,7 +162,8 @@ pub(in crate::log) struct Control {
 pub(in crate::log) const CONTROL: u64 = 1;
 
 /// Serves a log until it is dropped. What is appended stays appended; requests that wait are not answered any more, and
-/// clients ask the next server of the same endpoint.
+/// clients ask the next server of the same endpoint. Dropping it waits for the request that is being carried out, unless that
+/// happens on a thread of a log or server, by a waker for instance: then it ends by itself.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -251,10 +254,7 @@ impl Drop for LogServer {
     fn drop(&mut self) {
         self.control.stop.store(true, Ordering::SeqCst);
         self.alarm.ring(CONTROL);
-        if let Some(thread) = self.thread.take() {
-            // A panic there has been reported by its own hook.
-            let _ = thread.join();
-        }
+        self.thread.take().into_iter().for_each(threads::join);
     }
 }
 

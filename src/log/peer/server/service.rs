@@ -23,17 +23,18 @@ use crate::log::groups::GroupWatch;
 use crate::log::options::TopicOptions;
 use crate::log::peer::alarm::Alarm;
 use crate::log::peer::protocol::{
-    self, Done, Malformed, Nothing, OffsetAt, OffsetFound, Outcome, PartitionState, ProducerId,
-    QueueState, RemoteCode, RemoteError, Reply, Request, TopicNames, TopicSetup, TopicState,
-    Verdict, WirePosition,
+    self, AwaitGroup, Done, Malformed, Nothing, OffsetAt, OffsetFound, Outcome, PartitionState,
+    ProducerId, QueueState, RemoteCode, RemoteError, Reply, Request, TopicNames, TopicSetup,
+    TopicState, Verdict, WirePosition,
 };
 use crate::log::read::Position;
 use crate::log::topic::Topic;
-use crate::log::{Log, LogError};
+use crate::log::{Log, LogError, threads};
 use crate::message::Message;
 use crate::pattern::{Router, RoutingId};
 use crate::peer::PeerId;
 use crate::socket::{RecvFromFuture, Socket};
+use crate::sync::{Mutex, lock};
 use crate::transport::now;
 
 /// The task that receives.
@@ -110,6 +111,7 @@ impl Service {
 
     /// Serves until it is told to stop, or the socket is closed.
     pub(super) fn run(mut self) {
+        threads::begin_work();
         let mut woken = vec![RECEIVE];
         while !self.control.stop.load(Ordering::SeqCst) {
             for task in woken {
@@ -157,8 +159,9 @@ impl Service {
     fn take(&mut self, from: RoutingId, message: &Message) {
         let Some(peer) = message.peer().map(|peer| peer.id()) else { return };
         let decoded = protocol::decode_request(message);
-        let client = self.clients.entry(peer).or_insert_with(|| Client::new(from));
+        let client = self.clients.entry(peer).or_insert_with(|| Client::new(from, peer));
         let limits = self.options.limits;
+        let mut version = protocol::VERSION;
         let (correlation, error) = match decoded {
             Ok((correlation, request, body)) => {
                 if client.active.contains(&correlation) || client.polls.contains(&correlation) {
@@ -187,7 +190,12 @@ impl Service {
             Err(unreadable) => {
                 self.control.unreadable.fetch_add(1, Ordering::Relaxed);
                 match unreadable.correlation {
-                    Some(correlation) => (correlation, malformed(unreadable.reason)),
+                    Some(correlation) => {
+                        if let Malformed::Version { found } = unreadable.reason {
+                            version = found;
+                        }
+                        (correlation, malformed(unreadable.reason))
+                    }
                     None => return self.forget_if_idle(peer),
                 }
             }
@@ -197,7 +205,7 @@ impl Service {
             self.control.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        self.answer(peer, correlation, &Err(error));
+        self.refuse(peer, version, correlation, error);
     }
 
     fn begin(&mut self, peer: PeerId, correlation: u64, request: Request, body: Vec<Bytes>) {
@@ -321,8 +329,7 @@ impl Service {
             }
             Request::AwaitGroup(request) => {
                 let wait = Duration::from_millis(request.wait_ms.into());
-                let watch = GroupWatch::new(refused(self.log.group(&request.group))?);
-                Step::Wait(Work::AwaitGroup { watch, version: request.version }, wait)
+                Step::Wait(self.await_group(task, request), wait)
             }
             Request::QueueStats(name) => done(queue_state(self.queue(&name.queue)?.stats())),
             blocking => self.step_aside(task, blocking, body),
@@ -336,6 +343,22 @@ impl Service {
         let job = move || refused(administer(&log, request, body));
         let place = thread.run(task, Box::new(job));
         Step::Wait(Work::Blocking(place), Duration::MAX)
+    }
+
+    /// What is known of groups may have to be read, which others should not wait for.
+    fn await_group(&self, task: u64, request: AwaitGroup) -> Work {
+        let AwaitGroup { group, version, .. } = request;
+        if let Some(group) = self.log.known_group(&group) {
+            return Work::AwaitGroup { watch: GroupWatch::new(group), version };
+        }
+        let (log, found) = (self.log.clone(), Arc::new(Mutex::new(None)));
+        let finds = Arc::clone(&found);
+        let job = move || {
+            *lock(&finds) = Some(refused(log.group(&group))?);
+            Ok(Done(Nothing {}).into())
+        };
+        let place = self.coordinating.run(task, Box::new(job));
+        Work::FindGroup { place, found, version, over: false }
     }
 
     fn new_producer(&self) -> ProducerId {

@@ -14,7 +14,7 @@ use crate::log::append::Ticket;
 use crate::log::durable::{Acquiring, Settling};
 use crate::log::error::LogError;
 use crate::log::format::Id;
-use crate::log::groups::GroupWatch;
+use crate::log::groups::{Group, GroupWatch};
 use crate::log::options::Level;
 use crate::log::partition::Partition;
 use crate::log::peer::protocol::{
@@ -23,7 +23,7 @@ use crate::log::peer::protocol::{
 use crate::log::peer::watch::Watch;
 use crate::log::read::{Position, Reader};
 use crate::log::topic::Topic;
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 
 /// Batches in one answer; each is a frame.
 pub(super) const BATCHES_MAX: usize = 1024;
@@ -43,6 +43,8 @@ pub(super) enum Work {
     Settle(Settling),
     /// For another version of a group.
     AwaitGroup { watch: GroupWatch, version: u64 },
+    /// For another thread to find a group, of which another version is waited for then. `over`: the time for that is up.
+    FindGroup { place: Place, found: Arc<Mutex<Option<Group>>>, version: u64, over: bool },
     /// For the other thread.
     Blocking(Place),
 }
@@ -68,6 +70,14 @@ impl Work {
             Self::AwaitGroup { watch, version } => {
                 let polled = watch.poll_version(*version, waker, over);
                 polled.map(|version| Ok(GroupVersion { version }.into()))
+            }
+            Self::FindGroup { place, found, version, over: was_over } => {
+                *was_over |= over;
+                let Some(outcome) = place.take() else { return Poll::Pending };
+                let (group, version, over) = (lock(found).take(), *version, *was_over);
+                let Some(group) = group else { return Poll::Ready(outcome) };
+                *self = Self::AwaitGroup { watch: GroupWatch::new(group), version };
+                self.poll(waker, over)
             }
             Self::Blocking(place) => place.take().map_or(Poll::Pending, Poll::Ready),
         }

@@ -48,6 +48,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 const ATTEMPTS_MAX: u32 = 3;
 const WINDOW_MAX: usize = 6;
+const RECORD_BYTES: usize = 10;
+const AHEAD_BYTES_MAX: usize = 25;
 
 struct Model {
     core: Core,
@@ -105,7 +107,7 @@ impl Model {
             Step::Fill => {
                 while let Some(offset) = self.core.wants(0).filter(|offset| *offset < self.appended)
                 {
-                    let kept = self.core.offer((0, offset));
+                    let kept = self.core.offer((0, offset), RECORD_BYTES);
                     let known = *self.known.entry(offset).or_insert(Plain::Available(0));
                     assert_eq!(kept, known != Plain::Done);
                 }
@@ -152,7 +154,7 @@ impl Model {
     /// A new process: locks are gone, attempts and what is done with are remembered.
     fn restart(&mut self, all: bool) {
         let remembered = self.core.remembered();
-        self.core = Core::new(ATTEMPTS_MAX, WINDOW_MAX);
+        self.core = Core::new(ATTEMPTS_MAX, WINDOW_MAX, AHEAD_BYTES_MAX);
         for (partition, mut remembered) in remembered {
             if !all {
                 let done = self.known.iter().filter(|(_, plain)| **plain == Plain::Done);
@@ -210,13 +212,16 @@ impl Model {
         }
         let window = &self.core.windows[&0];
         assert!(window.entries.len() + window.done.len() <= WINDOW_MAX);
+        assert_eq!(window.available_bytes, found.len() * RECORD_BYTES);
+        let ahead_max = AHEAD_BYTES_MAX.div_ceil(RECORD_BYTES);
+        assert!(found.len() < ahead_max || self.core.wants(0).is_none());
     }
 }
 
 proptest! {
     #[test]
     fn each_record_is_available_or_locked_once_or_dying_or_done_and_none_is_lost(steps in steps()) {
-        let core = Core::new(ATTEMPTS_MAX, WINDOW_MAX);
+        let core = Core::new(ATTEMPTS_MAX, WINDOW_MAX, AHEAD_BYTES_MAX);
         let (known, leases) = (BTreeMap::new(), Vec::new());
         let mut model = Model { core, now_ms: 0, appended: 0, known, leases };
         model.core.open(0, Remembered::default());
@@ -229,18 +234,18 @@ proptest! {
 
 #[test]
 fn a_record_that_was_offered_before_is_not_offered_twice() {
-    let mut core = Core::new(1, 10);
+    let mut core = Core::new(1, 10, usize::MAX);
     core.open(3, Remembered::default());
-    assert!(core.offer((3, 0)));
-    assert!(!core.offer((3, 0)));
+    assert!(core.offer((3, 0), 1));
+    assert!(!core.offer((3, 0), 1));
     assert_eq!(core.available(), 1);
 }
 
 #[test]
 fn holes_in_the_offsets_are_done_with() {
-    let mut core = Core::new(1, 10);
+    let mut core = Core::new(1, 10, usize::MAX);
     core.open(0, Remembered::default());
-    assert!(core.offer((0, 7)));
+    assert!(core.offer((0, 7), 1));
     assert_eq!(core.floor(0), Some(7));
     let lease = core.next(1)[0];
     core.lock(lease, 10);

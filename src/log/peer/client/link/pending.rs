@@ -34,8 +34,12 @@ impl Slot {
 }
 
 /// A request that is under way. Dropped, its answer is of no interest any more.
+///
+/// What was not sent until then is not sent any more, and what was is not sent again over another connection: later requests,
+/// of which it knows nothing, may have been answered before.
 #[derive(Debug)]
 pub(in crate::log::peer::client) struct Pending {
+    pub(super) core: Arc<Core>,
     pub(super) correlation: u64,
     pub(super) request: &'static str,
     /// The queue that deliveries are asked of.
@@ -47,16 +51,12 @@ impl Pending {
     /// Waits for the answer.
     pub(in crate::log::peer::client) fn wait(
         self,
-        core: &Core,
         deadline: Option<Instant>,
     ) -> Result<Reply, PeerError> {
         if !self.wait_until(deadline) {
-            core.give_up(&self);
+            self.core.give_up(&self);
         }
-        match lock(&self.slot.state).outcome.take() {
-            Some(outcome) => outcome,
-            None => Err(core.timed_out(self.request)),
-        }
+        self.take().unwrap_or_else(|| Err(self.core.timed_out(self.request)))
     }
 
     /// The answer, if it is there.
@@ -91,5 +91,11 @@ impl Pending {
             };
         }
         true
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.core.give_up(self);
     }
 }

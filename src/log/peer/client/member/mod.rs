@@ -262,13 +262,14 @@ impl RemoteMember {
         let offsets = self.uncommitted();
         let pending = self.identity.begin_commit(&self.client, &offsets)?;
         let core = self.client.core();
-        let reply = pending.wait(core, core.deadline(Duration::ZERO))?;
+        let reply = pending.wait(core.deadline(Duration::ZERO))?;
         answer_of!(core, "Commit", reply, Done)?;
         self.committed(&offsets);
         Ok(())
     }
 
-    /// As [`commit`](Self::commit), for a task. A future that is dropped may have committed.
+    /// As [`commit`](Self::commit), for a task. A future that is dropped may have committed, if there was a connection; what was
+    /// not sent then is not sent later.
     ///
     /// # Errors
     /// As [`commit`](Self::commit), without `Timeout`.

@@ -156,6 +156,6 @@ fn no_heartbeat_is_due_of_a_member_that_has_left_before_its_last_one_was_answere
     let behind = core.begin_task(&ListTopics(Nothing {}).into(), Vec::new()).unwrap();
     server.answer(&asked, &membership(&last.member, 1, 1, 0, &[]));
     server.answer(&server.next().0, &Ok(Reply::from(TopicNames { topics: Vec::new() })));
-    behind.wait(&core, core.deadline(Duration::ZERO)).unwrap();
+    behind.wait(core.deadline(Duration::ZERO)).unwrap();
     assert_eq!(core.beat_if_due(), None);
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::{Service, Task};
-use crate::log::peer::protocol::{self, Outcome};
+use crate::log::peer::protocol::{self, Outcome, RemoteError};
 use crate::log::peer::server::clients::{Client, Sent};
 use crate::peer::PeerId;
 use crate::sync::lock;
@@ -24,6 +24,24 @@ impl Service {
         }
         if let Some(client) = self.clients.get_mut(&peer) {
             client.push(protocol::encode_answer(correlation, outcome));
+            self.send(peer);
+        }
+    }
+
+    /// Refuses a request that was not looked at, in the version in which it came.
+    pub(super) fn refuse(
+        &mut self,
+        peer: PeerId,
+        version: u8,
+        correlation: u64,
+        error: RemoteError,
+    ) {
+        if version == protocol::VERSION {
+            return self.answer(peer, correlation, &Err(error));
+        }
+        self.control.refused.fetch_add(1, Ordering::Relaxed);
+        if let Some(client) = self.clients.get_mut(&peer) {
+            client.push(protocol::encode_version_refusal(version, correlation, &error));
             self.send(peer);
         }
     }
