@@ -7,17 +7,20 @@
 pub(crate) mod futures;
 pub(crate) mod raw;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use peermq::{
     DisconnectReason, Endpoint, Event, HandshakeFailure, Message, Monitor, Pattern, Pub, RecvError,
     SendError, Socket, Sub,
 };
+use socket2::{Domain, Type};
 
-/// Whatever a test waits for has come by then, or never will.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
+/// Whatever a test waits for has come by then, or never will: however slow the machine is and whatever else it does.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// How long a test watches that something does not happen.
 pub(crate) const MOMENT: Duration = Duration::from_millis(30);
@@ -49,14 +52,23 @@ impl Transport {
     /// An endpoint that nobody is bound to and that can be bound later.
     pub(crate) fn vacant(self) -> String {
         match self {
-            Self::Tcp => {
-                let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-                format!("tcp://{}", listener.local_addr().unwrap())
-            }
+            Self::Tcp => format!("tcp://{}", reserve_port()),
             Self::Ipc => unique("ipc://@peermq-test"),
             Self::Inproc => unique("inproc://vacant"),
         }
     }
+}
+
+/// A port at which nobody listens and anybody may. A socket that is bound there and does not listen keeps it, to the end
+/// of this process, from those who ask the system for any free port, and from connections' own ends.
+pub(crate) fn reserve_port() -> SocketAddr {
+    static RESERVED: Mutex<Vec<socket2::Socket>> = Mutex::new(Vec::new());
+    let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    RESERVED.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
+    address
 }
 
 /// `stem` with a number that nothing else on this machine uses at the same time.
@@ -126,14 +138,16 @@ pub(crate) fn texts(message: &Message) -> Vec<String> {
     message.frames().iter().map(|frame| String::from_utf8_lossy(frame).into_owned()).collect()
 }
 
-/// Sends numbers from `first` on until the socket has taken nothing for a moment; returns how many it took.
+/// Sends numbers from `first` on until the socket has taken nothing for a moment; returns how many it took. The first
+/// `surely` of them it takes, however long the threads that make room for them are kept waiting.
 pub(crate) fn send_until_blocked(
     first: usize,
+    surely: usize,
     mut send: impl FnMut(String, Duration) -> Result<(), SendError>,
 ) -> usize {
     let mut sent = 0;
     loop {
-        match send((first + sent).to_string(), MOMENT) {
+        match send((first + sent).to_string(), if sent < surely { SOON } else { MOMENT }) {
             Ok(()) => sent += 1,
             Err(SendError::Timeout(message)) => {
                 assert_eq!(message.to_text(), (first + sent).to_string(), "it is handed back");

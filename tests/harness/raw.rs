@@ -120,21 +120,37 @@ impl Raw {
 
     /// The whole handshake, as version 3.`minor`.
     pub(crate) fn shake_hands(&mut self, minor: u8, socket_type: &str, identity: &[u8]) {
-        self.greet(minor);
+        self.try_shake_hands(minor, socket_type, identity).unwrap();
+    }
+
+    /// The whole handshake with a side that may close meanwhile.
+    pub(crate) fn try_shake_hands(
+        &mut self,
+        minor: u8,
+        socket_type: &str,
+        identity: &[u8],
+    ) -> io::Result<()> {
+        self.try_greet(minor)?;
         let mut properties = property("Socket-Type", socket_type.as_bytes());
         properties.extend(property("Identity", identity));
-        self.send(&command("READY", &properties));
-        let (flags, body) = self.read_frame();
+        self.try_send(&command("READY", &properties))?;
+        let (flags, body) = self.try_read_frame().ok_or(io::ErrorKind::UnexpectedEof)?;
         assert_eq!(flags, COMMAND, "{:?}", body.escape_ascii().to_string());
         assert!(body.starts_with(b"\x05READY"), "{:?}", body.escape_ascii().to_string());
+        Ok(())
     }
 
     /// Exchanges greetings.
     pub(crate) fn greet(&mut self, minor: u8) {
-        self.send(&greeting(minor));
+        self.try_greet(minor).unwrap();
+    }
+
+    fn try_greet(&mut self, minor: u8) -> io::Result<()> {
+        self.try_send(&greeting(minor))?;
         let mut theirs = [0; 64];
-        self.stream.read_exact(&mut theirs).unwrap();
+        self.stream.read_exact(&mut theirs)?;
         assert_eq!(theirs[..12], greeting(1)[..12]);
+        Ok(())
     }
 
     /// Sends bytes; the other side is expected to take them.
@@ -162,10 +178,10 @@ impl Raw {
     /// The next frame, or `None` at the end of the stream.
     pub(crate) fn try_read_frame(&mut self) -> Option<(u8, Vec<u8>)> {
         let mut flags = [0];
-        match self.stream.read(&mut flags) {
-            Ok(0) => return None,
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
-            other => drop(other.unwrap()),
+        // As `read_exact` goes on where a signal broke the call off.
+        match self.stream.read_exact(&mut flags).map_err(|error| error.kind()) {
+            Err(io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => return None,
+            other => other.unwrap(),
         }
         let length = if flags[0] & LONG == 0 {
             usize::from(self.read(1)[0])
