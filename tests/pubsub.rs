@@ -9,8 +9,8 @@ use std::time::Duration;
 use harness::futures::Task;
 use harness::raw::{self, COMMAND, Raw};
 use harness::{
-    MOMENT, SOON, TRANSPORTS, WIRES, assert_silent, endpoint, send_until_blocked, settle, texts,
-    unique, wait_until,
+    MOMENT, SOON, TRANSPORTS, WIRES, assert_silent, endpoint, send_at_least, settle, texts, unique,
+    wait_until,
 };
 use peermq::{Context, Pub, SendError, Socket, Sub};
 
@@ -330,7 +330,7 @@ fn without_dropping_a_publisher_waits_and_delivers_everything_it_accepted() {
     let slow = context.subscribe().topic("").recv_hwm(5).connect(endpoint(&publisher)).unwrap();
     let fast = context.subscribe().topic("").connect(endpoint(&publisher)).unwrap();
     publisher.wait_for_subscribers(2, SOON).unwrap();
-    let sent = send_until_blocked(0, 10, |text, timeout| publisher.send_timeout(text, timeout));
+    let sent = send_at_least(10, 0, |text, timeout| publisher.send_timeout(text, timeout));
     assert_eq!(sent, 10);
     assert_eq!(publisher.try_send("10"), Err(SendError::Full("10".into())));
     // A refused message reached nobody.

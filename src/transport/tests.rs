@@ -38,7 +38,7 @@ fn bind_tcp(text: &str, options: &TransportOptions) -> io::Result<(Listener, Tcp
     }
 }
 
-/// Waits until the poller reports something, at most 20 seconds.
+/// Waits until the poller reports something, at most a minute.
 fn wait(poll: &mut Poll) {
     let mut events = Events::with_capacity(8);
     loop {

@@ -138,11 +138,19 @@ pub(crate) fn texts(message: &Message) -> Vec<String> {
     message.frames().iter().map(|frame| String::from_utf8_lossy(frame).into_owned()).collect()
 }
 
-/// Sends numbers from `first` on until the socket has taken nothing for a moment; returns how many it took. The first
-/// `surely` of them it takes, however long the threads that make room for them are kept waiting.
+/// Sends numbers from `first` on until the socket has taken nothing for a moment; returns how many it took.
 pub(crate) fn send_until_blocked(
     first: usize,
+    send: impl FnMut(String, Duration) -> Result<(), SendError>,
+) -> usize {
+    send_at_least(0, first, send)
+}
+
+/// As [`send_until_blocked`], but the first `surely` of them are taken however long the threads that make room for them
+/// are kept waiting.
+pub(crate) fn send_at_least(
     surely: usize,
+    first: usize,
     mut send: impl FnMut(String, Duration) -> Result<(), SendError>,
 ) -> usize {
     let mut sent = 0;
