@@ -14,8 +14,9 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
+#[path = "harness/ports.rs"]
+mod ports;
 // The parts of `wordcount` that have tests of their own.
-mod harness;
 #[allow(dead_code)]
 #[path = "../examples/wordcount/protocol.rs"]
 mod protocol;
@@ -148,7 +149,7 @@ fn path_of(name: &str) -> PathBuf {
 
 /// A port for the processes of this test.
 fn tcp_endpoint() -> String {
-    format!("tcp://{}", harness::reserve_port())
+    format!("tcp://{}", ports::reserve_port())
 }
 
 /// An empty directory of this test's own, removed with the value.

@@ -13,7 +13,6 @@ use peermq::{Event, Monitor};
 
 #[path = "interop/body.rs"]
 mod body;
-mod harness;
 #[path = "interop/heartbeats.rs"]
 mod heartbeats;
 #[path = "interop/limits.rs"]
@@ -22,6 +21,8 @@ mod limits;
 mod matrix;
 #[path = "interop/peer.rs"]
 mod peer;
+#[path = "harness/ports.rs"]
+mod ports;
 #[path = "interop/raw.rs"]
 mod raw;
 #[path = "interop/reconnect.rs"]

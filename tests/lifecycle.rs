@@ -163,7 +163,7 @@ fn close_gives_up_a_peer_that_reads_nothing() {
 #[test]
 fn a_slow_receiver_gets_everything_however_long_it_takes_in_all() {
     const COUNT: usize = 20;
-    // Twenty pauses are longer; one is so much shorter that no machine is slow enough to make the reader miss it.
+    // Twenty pauses are longer; one is so much shorter that a busy machine does not make the reader miss it.
     const DEADLINE: Duration = Duration::from_secs(5);
     const PAUSE: Duration = Duration::from_millis(270);
     const KERNEL: usize = 32 << 10;

@@ -11,10 +11,11 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use harness::ports::reserve_port;
 use harness::raw::{self, MORE, Raw};
 use harness::{
     MOMENT, SOON, TRANSPORTS, Transport, WIRES, assert_silent, disconnection, endpoint, peer_ready,
-    reserve_port, texts, unique, wait_until,
+    texts, unique, wait_until,
 };
 use peermq::{Context, Message, Pull, SendError, Socket};
 

@@ -5,19 +5,17 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed expectation fails the test")]
 
 pub(crate) mod futures;
+pub(crate) mod ports;
 pub(crate) mod raw;
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use peermq::{
     DisconnectReason, Endpoint, Event, HandshakeFailure, Message, Monitor, Pattern, Pub, RecvError,
     SendError, Socket, Sub,
 };
-use socket2::{Domain, Type};
 
 /// Whatever a test waits for has come by then, or never will: however slow the machine is and whatever else it does.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -52,23 +50,11 @@ impl Transport {
     /// An endpoint that nobody is bound to and that can be bound later.
     pub(crate) fn vacant(self) -> String {
         match self {
-            Self::Tcp => format!("tcp://{}", reserve_port()),
+            Self::Tcp => format!("tcp://{}", ports::reserve_port()),
             Self::Ipc => unique("ipc://@peermq-test"),
             Self::Inproc => unique("inproc://vacant"),
         }
     }
-}
-
-/// A port at which nobody listens and anybody may. A socket that is bound there and does not listen keeps it, to the end
-/// of this process, from those who ask the system for any free port, and from connections' own ends.
-pub(crate) fn reserve_port() -> SocketAddr {
-    static RESERVED: Mutex<Vec<socket2::Socket>> = Mutex::new(Vec::new());
-    let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.set_reuse_address(true).unwrap();
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    RESERVED.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
-    address
 }
 
 /// `stem` with a number that nothing else on this machine uses at the same time.

@@ -179,19 +179,36 @@ impl Raw {
 
     /// The next frame, or `None` at the end of the stream.
     pub(crate) fn try_read_frame(&mut self) -> Option<(u8, Vec<u8>)> {
-        let mut flags = [0];
-        // As `read_exact` goes on where a signal broke the call off.
-        match self.stream.read_exact(&mut flags).map_err(|error| error.kind()) {
-            Err(io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => return None,
-            other => other.unwrap(),
+        match self.next_frame() {
+            Ok(frame) => Some(frame),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                None
+            }
+            Err(error) => panic!("{error}"),
         }
+    }
+
+    fn next_frame(&mut self) -> io::Result<(u8, Vec<u8>)> {
+        // All by `read_exact`, which goes on where a signal broke a call off.
+        let mut flags = [0];
+        self.stream.read_exact(&mut flags)?;
         let length = if flags[0] & LONG == 0 {
-            usize::from(self.read(1)[0])
+            let mut length = [0];
+            self.stream.read_exact(&mut length)?;
+            usize::from(length[0])
         } else {
-            let bytes: [u8; 8] = self.read(8).try_into().unwrap();
-            usize::try_from(u64::from_be_bytes(bytes)).unwrap()
+            let mut length = [0; 8];
+            self.stream.read_exact(&mut length)?;
+            usize::try_from(u64::from_be_bytes(length)).unwrap()
         };
-        Some((flags[0] & !LONG, self.read(length)))
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body)?;
+        Ok((flags[0] & !LONG, body))
     }
 
     /// Waits until the other side has heard everything that was said: it answers a PING after that. Nothing else may be

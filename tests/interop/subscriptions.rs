@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use peermq::{Context, Event, Message, Pub, Socket};
 
-use crate::harness::Transport;
+use crate::matrix::vacant_tcp;
 use crate::peer::Peer;
 use crate::raw::{COMMAND, Raw};
 use crate::{PATIENCE, hex, wait_for};
@@ -187,7 +187,7 @@ fn many_subscriptions_reach_a_libzmq_xpub_and_again_after_it_restarts() {
     let Some(mut peer) = Peer::start() else { return };
     let context = Context::new();
     peer.ask("socket s XPUB");
-    let endpoint = Transport::Tcp.vacant();
+    let endpoint = vacant_tcp();
     peer.ask(&format!("bind s {endpoint}"));
     let sub = context.subscribe().recv_timeout(PATIENCE).reconnect_interval(PAUSE);
     let sub = sub.reconnect_interval_max(PAUSE).connect(&endpoint).unwrap();
@@ -214,7 +214,7 @@ fn many_subscriptions_reach_a_libzmq_xpub_and_again_after_it_restarts() {
 fn many_subscriptions_of_a_libzmq_sub_are_known_again_after_the_pub_restarts() {
     let Some(mut peer) = Peer::start() else { return };
     let context = Context::new();
-    let endpoint = Transport::Tcp.vacant();
+    let endpoint = vacant_tcp();
     peer.ask("socket s SUB sndhwm=0 reconnect_ivl=20");
     peer.ask(&format!("subscribe_many s {MANY}"));
     for round in 0..2 {
