@@ -31,9 +31,9 @@ const USAGE: &str = "usage: chat serve ENDPOINT
        chat demo";
 
 /// How long a member that leaves waits until its last lines are sent.
-const FAREWELL: Duration = Duration::from_secs(2);
+const FAREWELL: Duration = Duration::from_secs(10);
 /// How long the members of the demo wait for a line.
-const DEMO_PATIENCE: Duration = Duration::from_secs(5);
+const DEMO_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a member of the demo looks for a refusal while it waits for its welcome.
 const TICK: Duration = Duration::from_millis(20);
 

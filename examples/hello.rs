@@ -41,7 +41,7 @@ fn answer(router: &Socket<Router>) -> Result<(), Box<dyn Error>> {
 
 /// Asks three times and prints the exchange.
 fn ask(context: &Context, endpoint: &Endpoint) -> Result<(), Box<dyn Error>> {
-    let dealer = context.dealer().recv_timeout(Duration::from_secs(5)).connect(endpoint)?;
+    let dealer = context.dealer().recv_timeout(Duration::from_secs(30)).connect(endpoint)?;
     for name in ["Berlin", "Lima", "Nairobi"] {
         dealer.send(name)?;
         let reply = dealer.recv()?;

@@ -27,7 +27,7 @@ const DEMO_HOURS: u32 = 3;
 /// The topic that tells the subscribers of the run in one process that it is over.
 const END: &str = "end";
 /// How long the two sides of the run in one process wait for each other.
-const DEMO_PATIENCE: Duration = Duration::from_secs(5);
+const DEMO_PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

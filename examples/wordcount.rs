@@ -72,7 +72,7 @@ exit status: 0, 1 for an error or a failed check, 2 for bad usage, 3 when some t
 /// How often progress is shown.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 /// How long worker processes may take to end once everything is over.
-const WORKERS_END: Duration = Duration::from_secs(2);
+const WORKERS_END: Duration = Duration::from_secs(10);
 
 /// Any error, on its way to the user.
 type Problem = Box<dyn Error + Send + Sync>;

@@ -171,7 +171,8 @@ fn a_mute_peer_is_given_up_after_the_handshake_timeout() {
         mute.expect_closed();
         assert_eq!(victim.failure(), HandshakeFailure::Timeout(LIMIT));
         let mut half = Raw::connect(&victim.endpoint);
-        half.greet(1);
+        // On a busy machine it may be given up before that.
+        let _ = half.try_send(&raw::greeting(1));
         half.expect_closed();
         assert_eq!(victim.failure(), HandshakeFailure::Timeout(LIMIT));
     }
@@ -179,11 +180,13 @@ fn a_mute_peer_is_given_up_after_the_handshake_timeout() {
 
 #[test]
 fn the_handshake_deadline_is_one_for_all_its_bytes() {
-    const LIMIT: Duration = Duration::from_millis(100);
+    const LIMIT: Duration = Duration::from_secs(1);
     let victim = Victim::with(Transport::Tcp, |builder| builder.handshake_timeout(LIMIT));
     let mut slow = Raw::connect(&victim.endpoint);
-    // One byte every few milliseconds: never silent for long, and never done in time.
-    let failure = raw::greeting(1).iter().find_map(|byte| {
+    // One byte every few milliseconds: never silent for long, and not done for half a minute.
+    let mut bytes = raw::greeting(1).to_vec();
+    bytes.extend(ready(&[("X-endless", &[b'x'; 6_000])]));
+    let failure = bytes.iter().find_map(|byte| {
         let _ = slow.try_send(&[*byte]);
         match victim.monitor.recv_timeout(Duration::from_millis(5)) {
             Ok(Event::HandshakeFailed { reason, .. }) => Some(reason),
@@ -196,7 +199,7 @@ fn the_handshake_deadline_is_one_for_all_its_bytes() {
 
 #[test]
 fn a_connecting_socket_gives_up_a_mute_listener_too_and_comes_again() {
-    const LIMIT: Duration = Duration::from_millis(40);
+    const LIMIT: Duration = Duration::from_millis(200);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let context = Context::new();
     let push = context
@@ -210,10 +213,14 @@ fn a_connecting_socket_gives_up_a_mute_listener_too_and_comes_again() {
     let mut first = Raw::accept(&listener);
     assert_eq!(handshake_failure(&monitor).1, HandshakeFailure::Timeout(LIMIT));
     first.expect_closed();
-    let mut second = Raw::accept(&listener);
-    second.shake_hands(1, "PULL", b"");
     push.send("at last").unwrap();
-    assert_eq!(second.read_frame(), (0, b"at last".to_vec()));
+    // It gives up this test too, and comes again, when a busy machine makes it answer late.
+    let heard = std::iter::repeat_with(|| {
+        let mut next = Raw::accept(&listener);
+        next.try_shake_hands(1, "PULL", b"").ok()?;
+        next.try_read_frame()
+    });
+    assert_eq!(heard.flatten().next(), Some((0, b"at last".to_vec())));
 }
 
 #[test]

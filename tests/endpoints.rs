@@ -41,7 +41,10 @@ fn assert_in_use<T: std::fmt::Debug>(result: Result<T, SetupError>, at: &Endpoin
 
 /// A path in the temporary directory that nothing else uses.
 fn fresh_path() -> PathBuf {
-    std::env::temp_dir().join(unique("peermq-endpoints"))
+    let path = std::env::temp_dir().join(unique("peermq-endpoints"));
+    // Left by an earlier process of this number.
+    let _ = std::fs::remove_file(&path);
+    path
 }
 
 #[test]

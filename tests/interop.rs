@@ -21,6 +21,8 @@ mod limits;
 mod matrix;
 #[path = "interop/peer.rs"]
 mod peer;
+#[path = "harness/ports.rs"]
+mod ports;
 #[path = "interop/raw.rs"]
 mod raw;
 #[path = "interop/reconnect.rs"]
@@ -31,7 +33,7 @@ mod subscriptions;
 mod versions;
 
 /// How long a step that must succeed may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits for the first event that `wanted` accepts, passing over others.
 #[track_caller]

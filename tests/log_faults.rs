@@ -22,7 +22,7 @@ use peermq::log::{Level, Log, LogError, NewRecord, Position, Ticket, TopicOption
 use support::{DIRECTORY, open, read_all, segments, small, try_open};
 
 /// Longer than anything takes that comes at all.
-const HANG: Duration = Duration::from_secs(20);
+const HANG: Duration = Duration::from_secs(60);
 
 const FIRST: &str = "z-0/00000000000000000000.log";
 

@@ -19,7 +19,7 @@ use peermq::log::{Follow, Level, Log, LogError, MemberOptions, Position, Topic, 
 use support::{DIRECTORY, open, small};
 
 /// Longer than anything takes here, so that a test that would wait for ever fails.
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 
 /// Wakes a thread.
 struct Unparker(thread::Thread);

@@ -19,7 +19,7 @@ use peermq::log::storage::faulty::{Errno, Fault, FaultAction, FaultyStorage};
 use peermq::log::storage::{MemoryStorage, Operation, Storage};
 use peermq::log::{
     AppendTicket, DurablePublisher, DurableSubscriber, Level, Log, LogClient, LogRecord, LogServer,
-    NewRecord, Position, RemoteCode, SubscribeError, TopicOptions,
+    NewRecord, Position, RemoteCode, SubscribeError, SubscriberOptions, TopicOptions,
 };
 
 const OFTEN: Duration = Duration::from_millis(20);
@@ -57,8 +57,13 @@ fn publish(context: &Context, log: &Log, [live, replay]: &[String; 2]) -> Durabl
     options.bind(context, log, "t", &live[..], &replay[..]).unwrap()
 }
 
+/// A publisher that is kept waiting on a busy machine is not taken for one that is gone.
+fn options() -> SubscriberOptions {
+    DurableSubscriber::options().client(LogClient::options().timeout(SOON)).silence(SOON)
+}
+
 fn subscribe(context: &Context, [live, replay]: &[String; 2], from: Position) -> DurableSubscriber {
-    DurableSubscriber::connect(context, &live[..], &replay[..], "t", from).unwrap()
+    options().connect(context, &live[..], &replay[..], "t", from).unwrap()
 }
 
 fn client(context: &Context, server: &LogServer) -> LogClient {
@@ -190,7 +195,7 @@ fn a_bookmark_in_another_topic_of_the_same_name_is_told_of() {
 }
 
 fn resume(context: &Context, [live, replay]: &[String; 2], kept: &str) -> DurableSubscriber {
-    let options = DurableSubscriber::options().resume(kept.parse().unwrap());
+    let options = options().resume(kept.parse().unwrap());
     options.connect(context, &live[..], &replay[..], "t", Position::Earliest).unwrap()
 }
 
@@ -205,7 +210,7 @@ fn a_partition_that_nothing_is_heard_of_is_read_though_others_are_heard_of() {
     let mut announcement = b"t\0\x02".to_vec();
     announcement.extend(topic.describe().id.bits().to_be_bytes());
     announcement.extend([0; 4 + 4 + 3 * 8]);
-    let options = DurableSubscriber::options().silence(10 * OFTEN);
+    let options = options().silence(10 * OFTEN);
     let (live_at, replay_at) = (live.endpoint().unwrap(), server.endpoint().clone());
     let mut subscriber =
         options.connect(&context, live_at, replay_at, "t", Position::Earliest).unwrap();

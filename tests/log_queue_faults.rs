@@ -301,7 +301,7 @@ fn everything_is_noted_however_much_is_out() {
     }
     topic.sync().unwrap();
     let queue = queue(&log, DurableQueue::options().window(32 << 10).level(Level::Written));
-    let got = queue.acquire(usize::MAX, LOCK, NOW).unwrap();
+    let got = queue.acquire(usize::MAX, LONG, NOW).unwrap();
     assert_eq!(got.len(), 9 << 15, "a note of all these deliveries is larger than a record may be");
     queue.ack(&ids(&got[..got.len() - 1])).unwrap();
     drop(queue);

@@ -122,6 +122,8 @@ fn a_copy_of_a_segment_under_another_name_is_not_taken_in() {
 #[test]
 fn the_new_log_is_not_written_into_the_old_one_by_a_detour() {
     let directory = std::env::temp_dir().join(format!("peermq-detour-{}", std::process::id()));
+    // Left by an earlier process of this number.
+    let _ = std::fs::remove_dir_all(&directory);
     let old = directory.join("old");
     Log::open(&old).unwrap().close().unwrap();
     std::fs::create_dir_all(directory.join("other")).unwrap();

@@ -22,6 +22,13 @@ fn ok(finished: Finished) -> String {
     finished.out
 }
 
+/// What a run says on stderr, without how far it is: it tells that once a second, if it takes so long.
+fn complaints(finished: &Finished) -> Vec<&str> {
+    let is_progress =
+        |line: &str| [" records appended", " records", " MB"].iter().any(|end| line.ends_with(end));
+    finished.err.lines().filter(|line| !is_progress(line)).collect()
+}
+
 /// A log with the topic `t`.
 fn created(name: &str, partitions: &str) -> (Directory, String) {
     let directory = Directory::new(name);
@@ -293,7 +300,7 @@ fn a_reader_that_has_had_enough_ends_the_program_quietly() {
     stdout.read_exact(&mut first).unwrap();
     drop(stdout);
     let finished: Finished = child.wait_with_output().unwrap().into();
-    assert_eq!((finished.status, finished.err.as_str()), (Some(0), ""));
+    assert_eq!((finished.status, complaints(&finished)), (Some(0), vec![]));
 
     let mut child = command(&["append", &log, "t", "--acks"]).spawn().unwrap();
     drop(child.stdout.take());
@@ -301,7 +308,7 @@ fn a_reader_that_has_had_enough_ends_the_program_quietly() {
     // Its end shows as a broken pipe here, too.
     while stdin.write_all(b"more\n").is_ok() {}
     let finished: Finished = child.wait_with_output().unwrap().into();
-    assert_eq!((finished.status, finished.err.as_str()), (Some(1), ""));
+    assert_eq!((finished.status, complaints(&finished)), (Some(1), vec![]));
     assert_eq!(run(&["verify", &log]).status, Some(0));
 }
 
@@ -374,7 +381,7 @@ fn damage_is_found_shown_and_what_is_left_is_saved() {
     assert_eq!(run(&["dump", segment(&log).to_str().unwrap()]).status, Some(1));
     let out = directory.join("saved");
     let saved = run(&["salvage", &log, &out]);
-    assert_eq!((saved.status, saved.err.as_str()), (Some(1), ""), "not all of it is saved");
+    assert_eq!((saved.status, complaints(&saved)), (Some(1), vec![]), "not all of it is saved");
     let saved = saved.out;
     assert!(saved.contains("lost: t 0 offsets 1 to 1\n"), "{saved}");
     assert!(saved.contains("saved: 1 topics, 2 batches, 2 records, 0 batches mended"), "{saved}");
@@ -429,7 +436,9 @@ fn check_perf(out: &str, start: &str) {
     let fields: Vec<&str> = rest.trim_end().split(' ').collect();
     let [records, "records/s", bytes, "MB/s", p50, p99, "us"] = fields[..] else { panic!("{out}") };
     let number = |text: &str| text.parse::<f64>().unwrap();
-    assert!(number(records) > 0.0 && number(bytes) > 0.0, "{out}");
+    // Records of 100 bytes. Both are rounded, to nothing on a medium that is slow enough.
+    let (records, bytes) = (number(records), number(bytes));
+    assert!(records >= 0.0 && (bytes - records * 100.0 / 1e6).abs() < 0.1, "{out}");
     let (p50, p99) = (p50.strip_prefix("p50=").unwrap(), p99.strip_prefix("p99=").unwrap());
     assert!(number(p50) <= number(p99), "{out}");
 }
@@ -492,7 +501,7 @@ fn wrong_usage_is_explained_with_status_2_and_failures_with_status_1() {
     for (arguments, text) in failures {
         let finished = run(arguments);
         assert_eq!((finished.status, finished.out.as_str()), (Some(1), ""), "{arguments:?}");
-        let lines: Vec<&str> = finished.err.lines().collect();
+        let lines = complaints(&finished);
         assert!(lines.len() == 1 && lines[0].contains(text), "{arguments:?}: {lines:?}");
     }
     assert!(!Path::new(&nowhere).exists());

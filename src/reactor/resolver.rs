@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     /// Far longer than any test takes: a wait that ends by it has failed.
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     /// An address that differs for each number.
     fn address(number: u16) -> SocketAddr {

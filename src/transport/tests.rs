@@ -38,11 +38,11 @@ fn bind_tcp(text: &str, options: &TransportOptions) -> io::Result<(Listener, Tcp
     }
 }
 
-/// Waits until the poller reports something, at most 20 seconds.
+/// Waits until the poller reports something, at most a minute.
 fn wait(poll: &mut Poll) {
     let mut events = Events::with_capacity(8);
     loop {
-        match poll.poll(&mut events, Some(Duration::from_secs(20))) {
+        match poll.poll(&mut events, Some(Duration::from_secs(60))) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => panic!("{error}"),
             Ok(()) => return assert!(!events.is_empty(), "nothing became ready in time"),

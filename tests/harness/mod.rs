@@ -5,6 +5,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a failed expectation fails the test")]
 
 pub(crate) mod futures;
+pub(crate) mod ports;
 pub(crate) mod raw;
 
 use std::process::Command;
@@ -16,8 +17,8 @@ use peermq::{
     SendError, Socket, Sub,
 };
 
-/// Whatever a test waits for has come by then, or never will.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
+/// Whatever a test waits for has come by then, or never will: however slow the machine is and whatever else it does.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// How long a test watches that something does not happen.
 pub(crate) const MOMENT: Duration = Duration::from_millis(30);
@@ -49,10 +50,7 @@ impl Transport {
     /// An endpoint that nobody is bound to and that can be bound later.
     pub(crate) fn vacant(self) -> String {
         match self {
-            Self::Tcp => {
-                let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-                format!("tcp://{}", listener.local_addr().unwrap())
-            }
+            Self::Tcp => format!("tcp://{}", ports::reserve_port()),
             Self::Ipc => unique("ipc://@peermq-test"),
             Self::Inproc => unique("inproc://vacant"),
         }
@@ -129,11 +127,21 @@ pub(crate) fn texts(message: &Message) -> Vec<String> {
 /// Sends numbers from `first` on until the socket has taken nothing for a moment; returns how many it took.
 pub(crate) fn send_until_blocked(
     first: usize,
+    send: impl FnMut(String, Duration) -> Result<(), SendError>,
+) -> usize {
+    send_at_least(0, first, send)
+}
+
+/// As [`send_until_blocked`], but the first `surely` of them are taken however long the threads that make room for them
+/// are kept waiting.
+pub(crate) fn send_at_least(
+    surely: usize,
+    first: usize,
     mut send: impl FnMut(String, Duration) -> Result<(), SendError>,
 ) -> usize {
     let mut sent = 0;
     loop {
-        match send((first + sent).to_string(), MOMENT) {
+        match send((first + sent).to_string(), if sent < surely { SOON } else { MOMENT }) {
             Ok(()) => sent += 1,
             Err(SendError::Timeout(message)) => {
                 assert_eq!(message.to_text(), (first + sent).to_string(), "it is handed back");

@@ -108,6 +108,8 @@ impl Raw {
 
     /// Takes the next connection of a listener.
     pub(crate) fn accept(listener: &TcpListener) -> Self {
+        // Where the system has no such limit, a test whose connection does not come hangs.
+        socket2::SockRef::from(listener).set_read_timeout(Some(SOON)).unwrap();
         Self::over_tcp(listener.accept().unwrap().0)
     }
 
@@ -120,21 +122,37 @@ impl Raw {
 
     /// The whole handshake, as version 3.`minor`.
     pub(crate) fn shake_hands(&mut self, minor: u8, socket_type: &str, identity: &[u8]) {
-        self.greet(minor);
+        self.try_shake_hands(minor, socket_type, identity).unwrap();
+    }
+
+    /// The whole handshake with a side that may close meanwhile.
+    pub(crate) fn try_shake_hands(
+        &mut self,
+        minor: u8,
+        socket_type: &str,
+        identity: &[u8],
+    ) -> io::Result<()> {
+        self.try_greet(minor)?;
         let mut properties = property("Socket-Type", socket_type.as_bytes());
         properties.extend(property("Identity", identity));
-        self.send(&command("READY", &properties));
-        let (flags, body) = self.read_frame();
+        self.try_send(&command("READY", &properties))?;
+        let (flags, body) = self.try_read_frame().ok_or(io::ErrorKind::UnexpectedEof)?;
         assert_eq!(flags, COMMAND, "{:?}", body.escape_ascii().to_string());
         assert!(body.starts_with(b"\x05READY"), "{:?}", body.escape_ascii().to_string());
+        Ok(())
     }
 
     /// Exchanges greetings.
     pub(crate) fn greet(&mut self, minor: u8) {
-        self.send(&greeting(minor));
+        self.try_greet(minor).unwrap();
+    }
+
+    fn try_greet(&mut self, minor: u8) -> io::Result<()> {
+        self.try_send(&greeting(minor))?;
         let mut theirs = [0; 64];
-        self.stream.read_exact(&mut theirs).unwrap();
+        self.stream.read_exact(&mut theirs)?;
         assert_eq!(theirs[..12], greeting(1)[..12]);
+        Ok(())
     }
 
     /// Sends bytes; the other side is expected to take them.
@@ -161,19 +179,36 @@ impl Raw {
 
     /// The next frame, or `None` at the end of the stream.
     pub(crate) fn try_read_frame(&mut self) -> Option<(u8, Vec<u8>)> {
-        let mut flags = [0];
-        match self.stream.read(&mut flags) {
-            Ok(0) => return None,
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
-            other => drop(other.unwrap()),
+        match self.next_frame() {
+            Ok(frame) => Some(frame),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                None
+            }
+            Err(error) => panic!("{error}"),
         }
+    }
+
+    fn next_frame(&mut self) -> io::Result<(u8, Vec<u8>)> {
+        // All by `read_exact`, which goes on where a signal broke a call off.
+        let mut flags = [0];
+        self.stream.read_exact(&mut flags)?;
         let length = if flags[0] & LONG == 0 {
-            usize::from(self.read(1)[0])
+            let mut length = [0];
+            self.stream.read_exact(&mut length)?;
+            usize::from(length[0])
         } else {
-            let bytes: [u8; 8] = self.read(8).try_into().unwrap();
-            usize::try_from(u64::from_be_bytes(bytes)).unwrap()
+            let mut length = [0; 8];
+            self.stream.read_exact(&mut length)?;
+            usize::try_from(u64::from_be_bytes(length)).unwrap()
         };
-        Some((flags[0] & !LONG, self.read(length)))
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body)?;
+        Ok((flags[0] & !LONG, body))
     }
 
     /// Waits until the other side has heard everything that was said: it answers a PING after that. Nothing else may be

@@ -1,6 +1,7 @@
 //! High-water marks and linger across the two implementations: what was accepted arrives once and in order, what was not
 //! is counted.
 
+use std::iter;
 use std::thread;
 use std::time::Duration;
 
@@ -28,13 +29,19 @@ fn a_push_to_a_libzmq_pull_that_does_not_read_gets_full_and_loses_nothing() {
     let endpoint = peer.ask("bind s tcp://127.0.0.1:*");
     let push = context.push().send_hwm(100).connect(&endpoint).unwrap();
     let mut accepted = 0;
-    while push.send_timeout(sequence(accepted, BODY_BYTES), SETTLED).is_ok() {
-        accepted += 1;
+    loop {
+        // Full for a while, and still full: the I/O threads of a busy machine may have been kept waiting all the while.
+        while push.send_timeout(sequence(accepted, BODY_BYTES), SETTLED).is_ok() {
+            accepted += 1;
+        }
+        let queued = push.stats().queued_messages;
+        assert!(queued <= 100, "{queued} messages are queued at a mark of 100");
+        match push.try_send(sequence(accepted, BODY_BYTES)) {
+            Ok(()) => accepted += 1,
+            Err(SendError::Full(_)) if queued > 0 => break,
+            other => assert!(matches!(other, Err(SendError::Full(_))), "{other:?}"),
+        }
     }
-    let refused = push.try_send(sequence(accepted, BODY_BYTES));
-    assert!(matches!(refused, Err(SendError::Full(_))), "{refused:?}");
-    let queued = push.stats().queued_messages;
-    assert!((1..=100).contains(&queued), "{queued} messages are queued at a mark of 100");
 
     peer.tell(&format!("recv_sequence s {} {BODY_BYTES}", accepted + 1));
     push.send_timeout(sequence(accepted, BODY_BYTES), PATIENCE).unwrap();
@@ -73,10 +80,11 @@ fn a_pub_counts_what_it_drops_for_a_slow_libzmq_sub() {
         publisher.send(sequence(sent, BODY_BYTES)).unwrap();
         sent += 1;
     }
-    let received: u64 = peer.ask(&format!("recv_increasing s {BODY_BYTES} 500")).parse().unwrap();
     let stats = publisher.stats();
     assert_eq!(stats.sent_messages, sent as u64);
-    assert_eq!(received + stats.dropped_hwm, sent as u64, "{stats:?}");
+    let left = stats.sent_messages - stats.dropped_hwm;
+    peer.ask(&format!("recv_increasing s {left} {BODY_BYTES}"));
+    assert_eq!(peer.ask("recv s 100"), "none", "{stats:?}");
 }
 
 #[test]
@@ -92,8 +100,10 @@ fn a_slow_sub_gets_what_a_libzmq_pub_did_not_drop_in_order() {
     assert_eq!(sub.recv().unwrap().body(), probe);
     peer.ask(&format!("send_sequence s 5000 {BODY_BYTES}"));
     peer.answer();
-    let numbers: Vec<u64> = std::iter::from_fn(|| sub.recv_timeout(SETTLED).ok())
-        .filter(|message| message.body() != probe)
+    let first = iter::repeat_with(|| sub.recv().unwrap()).find(|message| message.body() != probe);
+    let numbers: Vec<u64> = first
+        .into_iter()
+        .chain(iter::from_fn(|| sub.recv_timeout(SETTLED).ok()))
         .map(|message| {
             let number = number_of(&message);
             assert_same(number as usize, &message, &sequence(number as usize, BODY_BYTES));

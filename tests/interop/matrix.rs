@@ -9,6 +9,7 @@ use peermq::{Builder, Context, Message, Pattern, RoutingId, Socket};
 
 use crate::body::{LARGEST_BODY_BYTES, assert_same, sequence, shapes};
 use crate::peer::Peer;
+use crate::ports::reserve_port;
 use crate::{PATIENCE, hex};
 
 /// Messages of a burst, and of one where each waits for the reply to the one before.
@@ -48,6 +49,11 @@ pub(crate) fn fresh_endpoint(transport: &str) -> String {
         "ipc-path" => format!("ipc://{}", env::temp_dir().join(name).display()),
         _ => format!("ipc://@{name}"),
     }
+}
+
+/// A TCP endpoint with a port that stays free while nobody is there.
+pub(crate) fn vacant_tcp() -> String {
+    format!("tcp://{}", reserve_port())
 }
 
 /// Runs one pair over all routes and prints a line for each. `exercise` gets our socket, the peer whose socket is named

@@ -6,7 +6,7 @@ use std::time::Duration;
 use peermq::{Builder, Context, DisconnectReason, Event, HandshakeFailure, Pattern};
 
 use crate::body::{assert_same, sequence};
-use crate::matrix::fresh_endpoint;
+use crate::matrix::{fresh_endpoint, vacant_tcp};
 use crate::peer::Peer;
 use crate::{PATIENCE, hex, wait_for};
 
@@ -26,7 +26,11 @@ fn the_queue_of_a_push_survives_the_restart_of_a_libzmq_pull() {
     for transport in ["tcp", "ipc-path"] {
         let context = Context::new();
         peer.ask("socket s PULL");
-        let endpoint = peer.ask(&format!("bind s {}", fresh_endpoint(transport)));
+        let endpoint = match transport {
+            "tcp" => vacant_tcp(),
+            path => fresh_endpoint(path),
+        };
+        peer.ask(&format!("bind s {endpoint}"));
         let push = eager(context.push()).connect(&endpoint).unwrap();
         let monitor = push.monitor();
         push.send(sequence(0, BODY_BYTES)).unwrap();
@@ -51,7 +55,8 @@ fn a_dealer_keeps_its_identity_when_a_libzmq_router_restarts() {
     let Some(mut peer) = Peer::start() else { return };
     let context = Context::new();
     peer.ask("socket s ROUTER");
-    let endpoint = peer.ask("bind s tcp://127.0.0.1:*");
+    let endpoint = vacant_tcp();
+    peer.ask(&format!("bind s {endpoint}"));
     let dealer = eager(context.dealer()).routing_id("ours").connect(&endpoint).unwrap();
     let monitor = dealer.monitor();
     let exchange = |peer: &mut Peer| {
@@ -74,7 +79,7 @@ fn a_dealer_keeps_its_identity_when_a_libzmq_router_restarts() {
 fn a_libzmq_dealer_finds_a_router_that_restarts_and_keeps_its_queue_and_identity() {
     let Some(mut peer) = Peer::start() else { return };
     let context = Context::new();
-    let router = context.router().recv_timeout(PATIENCE).bind("tcp://127.0.0.1:*").unwrap();
+    let router = context.router().recv_timeout(PATIENCE).bind(vacant_tcp()).unwrap();
     let endpoint = router.endpoint().unwrap();
     peer.ask("socket s DEALER routing_id=theirs reconnect_ivl=20");
     peer.ask("monitor s");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use peermq::{Context, Event, Message, Pub, Socket};
 
+use crate::matrix::vacant_tcp;
 use crate::peer::Peer;
 use crate::raw::{COMMAND, Raw};
 use crate::{PATIENCE, hex, wait_for};
@@ -186,7 +187,8 @@ fn many_subscriptions_reach_a_libzmq_xpub_and_again_after_it_restarts() {
     let Some(mut peer) = Peer::start() else { return };
     let context = Context::new();
     peer.ask("socket s XPUB");
-    let endpoint = peer.ask("bind s tcp://127.0.0.1:*");
+    let endpoint = vacant_tcp();
+    peer.ask(&format!("bind s {endpoint}"));
     let sub = context.subscribe().recv_timeout(PATIENCE).reconnect_interval(PAUSE);
     let sub = sub.reconnect_interval_max(PAUSE).connect(&endpoint).unwrap();
     let monitor = sub.monitor();
@@ -212,12 +214,11 @@ fn many_subscriptions_reach_a_libzmq_xpub_and_again_after_it_restarts() {
 fn many_subscriptions_of_a_libzmq_sub_are_known_again_after_the_pub_restarts() {
     let Some(mut peer) = Peer::start() else { return };
     let context = Context::new();
-    let mut endpoint = "tcp://127.0.0.1:*".to_owned();
+    let endpoint = vacant_tcp();
     peer.ask("socket s SUB sndhwm=0 reconnect_ivl=20");
     peer.ask(&format!("subscribe_many s {MANY}"));
     for round in 0..2 {
         let publisher = context.publish().no_drop(true).bind(&endpoint).unwrap();
-        endpoint = publisher.endpoint().unwrap().to_string();
         if round == 0 {
             peer.ask(&format!("connect s {endpoint}"));
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use peermq::{Context, Pull, Push, SendError, Socket};
 
 use crate::harness::{
-    MOMENT, SOON, TRANSPORTS, WIRES, assert_silent, endpoint, send_until_blocked, texts, unique,
+    MOMENT, SOON, TRANSPORTS, WIRES, assert_silent, endpoint, send_at_least, texts, unique,
 };
 use crate::numbers;
 
@@ -22,13 +22,14 @@ fn in_process_the_marks_of_both_sides_add_up() {
     for (send_hwm, recv_hwm) in [(1, 1), (1, 5), (5, 1), (7, 3), (1_000, 1_000), (2_500, 1)] {
         let context = Context::new();
         let (push, pull) = pair(&context, send_hwm, recv_hwm);
-        let sent = send_until_blocked(0, |text, timeout| push.send_timeout(text, timeout));
-        assert_eq!(sent, send_hwm + recv_hwm, "{send_hwm} + {recv_hwm}");
+        let both = send_hwm + recv_hwm;
+        let sent = send_at_least(both, 0, |text, timeout| push.send_timeout(text, timeout));
+        assert_eq!(sent, both, "{send_hwm} + {recv_hwm}");
         assert_eq!(push.stats().queued_messages, send_hwm as u64);
         assert_eq!(numbers(&pull, sent), (0..sent).collect::<Vec<_>>());
         assert_silent(pull.recv_timeout(Duration::ZERO));
         // Empty again, it takes as many again.
-        let again = send_until_blocked(0, |text, timeout| push.send_timeout(text, timeout));
+        let again = send_at_least(both, 0, |text, timeout| push.send_timeout(text, timeout));
         assert_eq!(again, sent);
     }
 }
@@ -39,10 +40,11 @@ fn in_process_the_marks_add_up_when_the_connect_comes_first() {
         let context = Context::new();
         let name = unique("inproc://first");
         let push = context.push().send_hwm(send_hwm).connect(&name).unwrap();
-        let before = send_until_blocked(0, |text, timeout| push.send_timeout(text, timeout));
+        let before = send_at_least(send_hwm, 0, |text, timeout| push.send_timeout(text, timeout));
         assert_eq!(before, send_hwm);
         let pull = context.pull().recv_hwm(recv_hwm).bind(&name).unwrap();
-        let after = send_until_blocked(before, |text, timeout| push.send_timeout(text, timeout));
+        let after =
+            send_at_least(recv_hwm, before, |text, timeout| push.send_timeout(text, timeout));
         assert_eq!(before + after, send_hwm + recv_hwm);
         assert_eq!(numbers(&pull, before + after), (0..before + after).collect::<Vec<_>>());
     }
@@ -53,7 +55,7 @@ fn in_process_a_bound_push_honours_the_marks_too() {
     let context = Context::new();
     let push = context.push().send_hwm(3).bind(unique("inproc://bound")).unwrap();
     let pull = context.pull().recv_hwm(2).connect(endpoint(&push)).unwrap();
-    let sent = send_until_blocked(0, |text, timeout| push.send_timeout(text, timeout));
+    let sent = send_at_least(5, 0, |text, timeout| push.send_timeout(text, timeout));
     assert_eq!(sent, 5);
     assert_eq!(numbers(&pull, 5), [0, 1, 2, 3, 4]);
 }
@@ -62,11 +64,11 @@ fn in_process_a_bound_push_honours_the_marks_too() {
 fn a_full_sender_goes_on_when_the_receiver_has_drained_to_half() {
     let context = Context::new();
     let (push, pull) = pair(&context, 4, 4);
-    assert_eq!(send_until_blocked(0, |text, timeout| push.send_timeout(text, timeout)), 8);
+    assert_eq!(send_at_least(8, 0, |text, timeout| push.send_timeout(text, timeout)), 8);
     assert_eq!(numbers(&pull, 1), [0]);
     assert!(matches!(push.try_send("8"), Err(SendError::Full(_))));
     assert_eq!(numbers(&pull, 1), [1]);
-    assert_eq!(send_until_blocked(8, |text, timeout| push.send_timeout(text, timeout)), 2);
+    assert_eq!(send_at_least(2, 8, |text, timeout| push.send_timeout(text, timeout)), 2);
     assert_eq!(numbers(&pull, 8), [2, 3, 4, 5, 6, 7, 8, 9]);
 }
 
@@ -77,7 +79,7 @@ fn a_full_peer_is_skipped_until_it_has_room() {
     let idle = context.pull().recv_hwm(1).connect(endpoint(&push)).unwrap();
     let busy = context.pull().recv_hwm(1).connect(endpoint(&push)).unwrap();
     push.wait_for_peers(2, SOON).unwrap();
-    assert_eq!(send_until_blocked(0, |text, timeout| push.send_timeout(text, timeout)), 4);
+    assert_eq!(send_at_least(4, 0, |text, timeout| push.send_timeout(text, timeout)), 4);
     let first = numbers(&busy, 2);
     for number in 4..20 {
         push.send_timeout(number.to_string(), SOON).unwrap();
@@ -100,11 +102,11 @@ fn an_unread_socket_stops_its_sender_and_loses_nothing() {
             context.push().send_hwm(3).kernel_send_buffer(KERNEL).connect(endpoint(&pull)).unwrap();
         push.wait_for_peers(1, SOON).unwrap();
         let body = vec![1; 50_000];
-        let sent = send_until_blocked(0, |text, timeout| {
+        let sent = send_at_least(6, 0, |text, timeout| {
             push.send_timeout([text.into_bytes(), body.clone()], timeout)
         });
         // Both marks and the kernel's buffers; a sender that was full goes on from half of its mark only.
-        assert!((5..60).contains(&sent), "{transport:?}: {sent}");
+        assert!((6..60).contains(&sent), "{transport:?}: {sent}");
         let last = std::thread::spawn(move || {
             push.send_timeout([sent.to_string().into_bytes(), body], SOON).unwrap();
             push
@@ -150,7 +152,7 @@ fn the_byte_mark_of_a_receiver_stops_its_sender() {
     push.wait_for_peers(1, SOON).unwrap();
     let body = [0; 398];
     // 400 bytes each: the third one passes the mark, the fourth waits in the sender's queue.
-    let sent = send_until_blocked(0, |text, timeout| {
+    let sent = send_at_least(4, 0, |text, timeout| {
         push.send_timeout([text.into_bytes(), body.to_vec()], timeout)
     });
     assert_eq!(sent, 4);

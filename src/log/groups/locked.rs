@@ -109,7 +109,7 @@ mod tests {
         let group = log.group("g").unwrap();
         let context = Context::new();
         let server = LogServer::bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
-        let client = LogClient::options().timeout(Duration::from_secs(10));
+        let client = LogClient::options().timeout(Duration::from_secs(60));
         let client = client.connect(&context, server.endpoint().clone()).unwrap();
         std::thread::scope(|scope| {
             let locked = group.cell.lock();

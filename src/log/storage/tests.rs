@@ -23,6 +23,8 @@ impl Temporary {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("peermq-storage-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(name);
+        // Left by an earlier process of this number.
+        let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).unwrap();
         Self(path)
     }

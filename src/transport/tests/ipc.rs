@@ -27,6 +27,8 @@ impl Scratch {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("peermq-test-{}-{number}", std::process::id());
         let path = env::temp_dir().join(name);
+        // Left by an earlier process of this number.
+        let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).unwrap();
         Scratch(path)
     }

@@ -15,7 +15,7 @@ use crate::pattern::{Router, RoutingId};
 use crate::socket::Socket;
 
 /// More than enough for anything that is to happen at once.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 /// So long that no heartbeat is due while a test runs.
 const LONG_MS: u32 = 1_000_000;
 
