@@ -1,5 +1,6 @@
 //! Those who wait for a partition to get further: threads and tasks.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Duration;
@@ -14,7 +15,8 @@ pub(in crate::log) struct Waiters {
     /// Threads that wait and tasks that are registered. Raised before the waiter's last look at the progress, read after
     /// the progress is published, both sequentially consistent: one of the two sees the other.
     count: AtomicUsize,
-    tasks: Mutex<Vec<(u64, Waker)>>,
+    /// By number: there may be very many, which come and go one by one.
+    tasks: Mutex<BTreeMap<u64, Waker>>,
     progressed: Condvar,
     next_id: AtomicU64,
 }
@@ -36,9 +38,7 @@ impl Waiters {
             std::mem::take(&mut *tasks)
         };
         self.progressed.notify_all();
-        for (_, waker) in tasks {
-            waker.wake();
-        }
+        tasks.into_values().for_each(Waker::wake);
     }
 
     /// Blocks until `ready` says so; false if `timeout` passed first. `before` runs once the waiter is counted.
@@ -84,10 +84,10 @@ impl Waiters {
     /// Registers a task for the next progress. It must look again afterwards, before it gives its thread up.
     pub(in crate::log) fn register(&self, id: u64, waker: &Waker) {
         let mut tasks = lock(&self.tasks);
-        match tasks.iter_mut().find(|(known, _)| *known == id) {
-            Some((_, known)) => known.clone_from(waker),
+        match tasks.get_mut(&id) {
+            Some(known) => known.clone_from(waker),
             None => {
-                tasks.push((id, waker.clone()));
+                tasks.insert(id, waker.clone());
                 self.count.fetch_add(1, Ordering::SeqCst);
             }
         }
@@ -96,9 +96,27 @@ impl Waiters {
     /// Forgets a task.
     pub(in crate::log) fn forget(&self, id: u64) {
         let mut tasks = lock(&self.tasks);
-        if let Some(index) = tasks.iter().position(|(known, _)| *known == id) {
-            tasks.swap_remove(index);
+        if tasks.remove(&id).is_some() {
             self.count.fetch_sub(1, Ordering::SeqCst);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many that one which is looked for among all others takes minutes for all of them.
+    const TASKS: u64 = 300_000;
+
+    #[test]
+    fn very_many_tasks_come_and_go_one_by_one() {
+        let waiters = Waiters::default();
+        for id in (0..TASKS).chain(0..TASKS) {
+            waiters.register(id, Waker::noop());
+        }
+        assert_eq!(waiters.count.load(Ordering::SeqCst) as u64, TASKS);
+        (0..TASKS).rev().for_each(|id| waiters.forget(id));
+        assert!(!waiters.any());
     }
 }

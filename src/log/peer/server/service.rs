@@ -138,8 +138,10 @@ impl Service {
     }
 
     fn publish_counts(&self) {
-        let requests = self.tasks.values().filter(|task| matches!(task, Task::Request { .. }));
-        self.control.waiting.store(requests.count() as u64, Ordering::Relaxed);
+        // By clients, as there may be very many tasks.
+        let sends = self.clients.values().filter(|client| client.sending_task().is_some()).count();
+        let requests = self.tasks.len().saturating_sub(sends);
+        self.control.waiting.store(requests as u64, Ordering::Relaxed);
         self.control.clients.store(self.clients.len() as u64, Ordering::Relaxed);
     }
 
