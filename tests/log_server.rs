@@ -9,12 +9,21 @@ mod hooked;
 
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
-use harness::SOON;
+use harness::{SOON, wait_until};
 use hooked::HookedStorage;
 use peermq::Context;
 use peermq::log::storage::{MemoryStorage, Operation};
-use peermq::log::{Log, LogClient, LogServer, MemberOptions, OffsetCommit, Position, TopicOptions};
+use peermq::log::{
+    DurableQueue, Level, Log, LogClient, LogServer, ManualClock, MemberOptions, OffsetCommit,
+    Position, QueueOptions, TopicOptions,
+};
+
+/// For what comes in any case.
+const LONG: Duration = Duration::from_secs(60);
+/// Ends when the clock is set, and not before.
+const LOCK: Duration = Duration::from_secs(3600);
 
 #[test]
 fn nobody_waits_for_a_topic_that_somebody_else_has_made() {
@@ -51,4 +60,198 @@ fn nobody_waits_for_a_topic_that_somebody_else_has_made() {
     drop(go_on);
     maker.join().unwrap().unwrap();
     assert_eq!(other.topics().unwrap(), ["many", "t"]);
+}
+
+/// A storage whose next call of a kind on a path that ends so waits until it may go on.
+struct Held {
+    reached: mpsc::Receiver<()>,
+    go_on: mpsc::Sender<()>,
+}
+
+impl Held {
+    fn new(storage: &HookedStorage, operation: Operation, path: &str) -> Self {
+        let (reaching, reached) = mpsc::channel();
+        let (go_on, may_go_on) = mpsc::channel::<()>();
+        storage.before(operation, path, move || {
+            reaching.send(()).unwrap();
+            // An error if the test has failed.
+            let _ = may_go_on.recv();
+        });
+        Self { reached, go_on }
+    }
+
+    fn wait(&self) {
+        self.reached.recv_timeout(LONG).unwrap();
+    }
+
+    fn let_go(self) {
+        drop(self.go_on);
+    }
+}
+
+/// A log with a topic `jobs`, a queue `q` over it with the dead letters `dead`, a server of it, and a storage for all that.
+struct Place {
+    storage: HookedStorage,
+    clock: Arc<ManualClock>,
+    log: Log,
+    queue: DurableQueue,
+    context: Context,
+    server: LogServer,
+}
+
+fn place(jobs: TopicOptions, queue: QueueOptions) -> Place {
+    let storage = HookedStorage::new(MemoryStorage::new());
+    let clock = Arc::new(ManualClock::new(1_000));
+    let options = Log::options().storage(Arc::new(storage.clone())).clock(clock.clone());
+    let log = options.maintenance_interval(None).open("/log").unwrap();
+    log.create_topic("jobs", jobs).unwrap();
+    log.create_topic("other", TopicOptions::default().level(Level::Written)).unwrap();
+    log.create_topic("dead", TopicOptions::default()).unwrap();
+    let queue = queue.dead_letters("dead").open(&log, "q", "jobs").unwrap();
+    let context = Context::new();
+    let options = LogServer::options().queue(&queue);
+    let server = options.bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
+    Place { storage, clock, log, queue, context, server }
+}
+
+impl Place {
+    fn client(&self) -> LogClient {
+        let options = LogClient::options().timeout(LONG);
+        options.connect(&self.context, self.server.endpoint()).unwrap()
+    }
+
+    fn append(&self, jobs: usize) {
+        for n in 0..jobs {
+            self.log.topic("jobs").unwrap().append(&n.to_string()).unwrap().wait().unwrap();
+        }
+    }
+
+    /// Asks for something of each kind that has nothing to do with `jobs`; nothing of it may have to wait.
+    fn assert_others_are_served(&self) {
+        let other = self.client();
+        let end = other.append("other", "x").unwrap().wait().unwrap();
+        let mut reader = other.read("other", 0, Position::Offset(end)).unwrap();
+        assert_eq!(reader.next().unwrap().unwrap().offset, end);
+        assert!(reader.next().is_none());
+        assert_eq!(other.topics().unwrap(), ["dead", "jobs", "other"]);
+        assert_eq!(other.offset_of("other", 0, Position::Latest).unwrap(), end + 1);
+    }
+}
+
+#[test]
+fn nobody_waits_while_a_segment_ends_that_somebody_else_has_filled() {
+    let jobs = TopicOptions::default().level(Level::Written).segment_bytes(64 << 10);
+    let place = place(jobs, DurableQueue::options());
+    let held = Held::new(&place.storage, Operation::SyncData, "jobs-0/00000000000000000000.log");
+    let slow = place.client();
+    let filler = thread::spawn(move || {
+        let value = [7; 10 << 10];
+        (0..20).try_for_each(|_| slow.append("jobs", &value[..])?.wait().map(drop))
+    });
+    held.wait();
+
+    place.assert_others_are_served();
+    // Of the same partition, what was written before.
+    let other = place.client();
+    let record = other.read("jobs", 0, Position::Earliest).unwrap().next().unwrap().unwrap();
+    assert_eq!(record.offset, 0);
+    assert!(other.describe("jobs").unwrap().partitions[0].end > 0);
+    // What has gathered meanwhile, who asks for it waits for alone.
+    let ticket = other.append_to("jobs", 0, Level::Buffered, "later").unwrap();
+    let later = ticket.wait().unwrap();
+    let asks = thread::spawn(move || {
+        let latest = other.offset_of("jobs", 0, Position::Latest)?;
+        let mut reader = other.read("jobs", 0, Position::Offset(later))?;
+        reader.next().transpose().map(|record| (latest, record.map(|record| record.offset)))
+    });
+    place.assert_others_are_served();
+    assert!(!filler.is_finished() && !asks.is_finished(), "it is synced all the while");
+
+    held.let_go();
+    filler.join().unwrap().unwrap();
+    let (latest, read) = asks.join().unwrap().unwrap();
+    assert!(latest > later && read == Some(later), "{latest}, {read:?}");
+    assert!(place.log.topic("jobs").unwrap().describe().partitions[0].segments > 1);
+}
+
+#[test]
+fn nobody_waits_for_dead_letters_of_somebody_else() {
+    for reject in [true, false] {
+        let place = place(TopicOptions::default(), DurableQueue::options().attempts_max(1));
+        place.append(4);
+        let (slow, other) = (place.client().queue("q"), place.client().queue("q"));
+        let got = slow.acquire(2, LONG, LONG).unwrap();
+        let held =
+            Held::new(&place.storage, Operation::SyncData, "dead-0/00000000000000000000.log");
+        let id = got[0].id;
+        let gives_up =
+            thread::spawn(move || if reject { slow.reject(&[id]) } else { slow.release(&[id]) });
+        held.wait();
+
+        place.assert_others_are_served();
+        assert_eq!(other.stats().unwrap().locked, 1);
+        other.renew(&[got[1].id], LONG).unwrap();
+        other.ack(&[got[1].id]).unwrap();
+        let next = other.acquire(2, LONG, LONG).unwrap();
+        assert_eq!(next.iter().map(|one| one.record.offset).collect::<Vec<_>>(), [2, 3]);
+        // Nor who works in this process.
+        place.queue.ack(&[next[0].id]).unwrap();
+        assert!(!gives_up.is_finished(), "the letter is synced all the while");
+
+        held.let_go();
+        gives_up.join().unwrap().unwrap();
+        let stats = other.stats().unwrap();
+        assert_eq!((stats.dead, stats.acknowledged, stats.locked), (1, 2, 1));
+        assert_eq!(place.log.topic("dead").unwrap().describe().partitions[0].end, 1);
+    }
+}
+
+#[test]
+fn nobody_waits_for_the_letter_of_a_record_whose_last_lock_has_ended() {
+    let place = place(TopicOptions::default(), DurableQueue::options().attempts_max(1));
+    place.append(2);
+    let other = place.client().queue("q");
+    let got = other.acquire(1, LOCK, LONG).unwrap();
+    assert_eq!(got.len(), 1);
+    let held = Held::new(&place.storage, Operation::SyncData, "dead-0/00000000000000000000.log");
+    place.clock.advance(2 * LOCK.as_millis() as i64);
+    assert_eq!(other.acquire(1, LONG, LONG).unwrap().len(), 1);
+    held.wait();
+    place.assert_others_are_served();
+    assert_eq!(other.stats().unwrap().dead, 0);
+    held.let_go();
+    wait_until("the letter is there", || other.stats().unwrap().dead == 1);
+}
+
+#[test]
+fn nobody_waits_while_the_journal_of_a_queue_is_shortened() {
+    let queue = DurableQueue::options().level(Level::Written).window(4096);
+    let place = place(TopicOptions::default().level(Level::Written), queue);
+    place.append(1200);
+    place.log.topic("jobs").unwrap().sync().unwrap();
+    let worker = place.client().queue("q");
+    // Only pictures are made durable.
+    let held =
+        Held::new(&place.storage, Operation::SyncData, "__queue.q-0/00000000000000000000.log");
+    let mut done = 0;
+    while held.reached.try_recv().is_err() && done < 1100 {
+        for job in worker.acquire(1, LONG, LONG).unwrap() {
+            worker.ack(&[job.id]).unwrap();
+            done += 1;
+        }
+    }
+    place.assert_others_are_served();
+    let job = worker.acquire(1, LONG, LONG).unwrap();
+    worker.ack(&[job[0].id]).unwrap();
+    assert_eq!(worker.stats().unwrap().acknowledged, done + 1);
+    assert!((512..1100).contains(&done), "{done} until a picture");
+    held.let_go();
+    // And nothing is forgotten.
+    let Place { storage, log, queue, server, context, .. } = place;
+    drop((worker, server, context, queue));
+    log.close().unwrap();
+    let log = Log::options().storage(Arc::new(storage)).open("/log").unwrap();
+    let again = DurableQueue::options().level(Level::Written).window(4096).dead_letters("dead");
+    let next = again.open(&log, "q", "jobs").unwrap().acquire(1, LONG, LONG).unwrap();
+    assert_eq!(next[0].record.offset, done as i64 + 1);
 }

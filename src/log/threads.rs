@@ -5,6 +5,19 @@ use std::thread::JoinHandle;
 
 thread_local! {
     static WORKS: Cell<bool> = const { Cell::new(false) };
+    static SERVES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on the calling thread is one of these, and one that many wait for: it must not wait for the medium to sync.
+pub(in crate::log) fn begin_service() {
+    begin_work();
+    SERVES.set(true);
+}
+
+/// Whether the calling thread must not wait for the medium to sync, nor for others who may: it leaves that to a thread of the
+/// log.
+pub(in crate::log) fn must_not_block() -> bool {
+    SERVES.get()
 }
 
 /// From now on the calling thread is one of these.

@@ -10,6 +10,7 @@ use super::queue::{Next, Queue};
 use crate::log::error::LogError;
 use crate::log::partition::Partition;
 use crate::log::partition::writer::Writer;
+use crate::log::threads;
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::transport::now;
 
@@ -78,6 +79,40 @@ impl Partition {
         }
     }
 
+    /// As [`write_if_free`](Self::write_if_free), but if this thread must not block, and writing might, the keeper writes.
+    pub(in crate::log) fn write_without_waiting(self: &Arc<Self>) {
+        if !threads::must_not_block() {
+            return self.write_if_free();
+        }
+        self.write_wanted.store(true, Ordering::SeqCst);
+        while self.write_wanted.load(Ordering::SeqCst) {
+            let Some(mut writer) = self.try_writer() else { return };
+            self.write_wanted.store(false, Ordering::SeqCst);
+            let Some(load) = self.take_at_once(&writer) else {
+                drop(writer);
+                return self.shared.keeper.write(self);
+            };
+            let _ = self.write_load(&mut writer, load);
+        }
+    }
+
+    /// As [`write_now`](Self::write_now), but if this thread must not block, and writing might, it is not done when this
+    /// returns. Tickets tell what becomes of it.
+    pub(in crate::log) fn write_for_task(self: &Arc<Self>) {
+        if threads::must_not_block() {
+            self.write_without_waiting();
+        } else {
+            let _ = self.write_now();
+        }
+    }
+
+    /// Takes out what has gathered; `None` if to write it might block for longer than a system call.
+    fn take_at_once(&self, writer: &Writer) -> Option<Option<Load>> {
+        let mut gather = lock(&self.gather);
+        let Some(outlook) = gather.outlook() else { return Some(None) };
+        writer.writes_at_once(self, outlook).then(|| gather.take())
+    }
+
     fn try_writer(&self) -> Option<MutexGuard<'_, Writer>> {
         match self.writer.try_lock() {
             Ok(writer) => Some(writer),
@@ -88,7 +123,12 @@ impl Partition {
 
     /// Writes what has gathered, under the writer's lock, and settles its fate.
     pub(in crate::log) fn write_gathered(&self, writer: &mut Writer) -> Result<(), LogError> {
-        let Some(Load { parcels, group }) = lock(&self.gather).take() else { return Ok(()) };
+        let load = lock(&self.gather).take();
+        self.write_load(writer, load)
+    }
+
+    fn write_load(&self, writer: &mut Writer, load: Option<Load>) -> Result<(), LogError> {
+        let Some(Load { parcels, group }) = load else { return Ok(()) };
         let mut buffers = Vec::with_capacity(parcels.len());
         let mut written = self.shared.check_poison();
         for parcel in parcels {
@@ -111,6 +151,7 @@ impl Partition {
             }
             Err(error) => self.fail_gathered(writer, &group, error),
         }
+        self.writes.wake_all();
         written
     }
 
@@ -259,8 +300,13 @@ impl Partition {
         }
     }
 
+    /// Whether so much has gathered that appenders wait for the writer.
+    pub(in crate::log) fn is_crowded(&self) -> bool {
+        lock(&self.gather).is_full(&self.options)
+    }
+
     /// The offset after the last one appended.
-    fn appended_end(&self) -> i64 {
+    pub(in crate::log) fn appended_end(&self) -> i64 {
         lock(&self.gather).next_offset
     }
 }

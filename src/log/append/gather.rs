@@ -8,7 +8,7 @@ use crate::log::error::LogError;
 use crate::log::format::batch::{
     TimestampType, set_append_time, set_base_offset, set_leader_epoch,
 };
-use crate::log::format::{BatchBuilder, BatchOptions, BatchView, Codec, FormatError};
+use crate::log::format::{BatchBuilder, BatchHeader, BatchOptions, BatchView, Codec, FormatError};
 use crate::log::options::{Level, TopicOptions};
 use crate::log::partition::Partition;
 use crate::log::partition::producers::{Producers, Verdict};
@@ -72,6 +72,18 @@ pub(super) enum Due {
     Now,
 }
 
+/// What would be written now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::log) struct Outlook {
+    /// No fewer than it takes in the segment.
+    pub(in crate::log) bytes: u64,
+    pub(in crate::log) batches: usize,
+    pub(in crate::log) next_offset: i64,
+    pub(in crate::log) max_timestamp: i64,
+    /// Whether any producer is known.
+    pub(in crate::log) producers: bool,
+}
+
 /// What is taken out to be written.
 #[derive(Debug)]
 pub(in crate::log) struct Load {
@@ -107,7 +119,7 @@ impl Gather {
         let (bytes, batch) = (self.bytes(), options.batch_bytes as usize);
         if bytes < batch.saturating_mul(WRITTEN_BATCHES).min(batch.max(WRITTEN_BYTES)) {
             Due::Later
-        } else if bytes >= batch.saturating_mul(GATHERED_BATCHES_MAX).max(batch) {
+        } else if self.is_full(options) {
             Due::Now
         } else if std::mem::replace(&mut self.called, true) {
             Due::Called
@@ -192,6 +204,30 @@ impl Gather {
             self.close_full(codec);
         }
         Ok(offset)
+    }
+
+    /// Whether appenders wait until it is written.
+    pub(in crate::log) fn is_full(&self, options: &TopicOptions) -> bool {
+        let batch = options.batch_bytes as usize;
+        self.bytes() >= batch.saturating_mul(GATHERED_BATCHES_MAX).max(batch)
+    }
+
+    /// What would be written now; `None` if nothing has gathered.
+    pub(in crate::log) fn outlook(&self) -> Option<Outlook> {
+        self.group.as_ref()?;
+        let max_timestamp = |parcel: &Parcel| match parcel {
+            Parcel::Records(builder) => builder.max_timestamp(),
+            Parcel::Encoded(batch) => BatchHeader::decode(batch).map_or(-1, |it| it.max_timestamp),
+            Parcel::Bad(_) => -1,
+        };
+        let open = self.open.iter().map(BatchBuilder::max_timestamp);
+        Some(Outlook {
+            bytes: self.bytes() as u64,
+            batches: self.closed.len() + usize::from(self.open.is_some()),
+            next_offset: self.next_offset,
+            max_timestamp: self.closed.iter().map(max_timestamp).chain(open).max().unwrap_or(-1),
+            producers: !self.producers.is_empty(),
+        })
     }
 
     /// Takes out what has gathered, to be written.
@@ -374,9 +410,9 @@ impl Partition {
     fn gathered(self: &Arc<Self>, due: Due) {
         if due == Due::Now {
             // A failure may be that of others; the ticket knows.
-            let _ = self.write_now();
+            self.write_for_task();
         } else if self.is_followed() {
-            self.write_if_free();
+            self.write_without_waiting();
         } else if due == Due::Soon {
             self.write_soon();
         } else if !self.lingering.load(Ordering::Relaxed) {
@@ -398,7 +434,7 @@ impl Partition {
         if self.shared.keeper.has_thread() {
             self.shared.keeper.write(self);
         } else {
-            self.write_if_free();
+            self.write_without_waiting();
         }
     }
 

@@ -1,5 +1,6 @@
 //! A thread for those who do not wait in one: it syncs for tasks, and writes what nobody waits for after a short time.
-//! It starts when it is first needed and ends with the log.
+//! It starts when it is first needed and ends with the log. While it waits for the medium others do the same for other
+//! partitions, a few of them.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
@@ -9,6 +10,9 @@ use crate::log::partition::Partition;
 use crate::log::threads;
 use crate::sync::{Condvar, Mutex, lock};
 use crate::transport::now;
+
+/// Threads at most; so many partitions can keep others waiting.
+const THREADS_MAX: usize = 4;
 
 /// The keeper of one open log.
 #[derive(Debug)]
@@ -29,8 +33,53 @@ struct Jobs {
     syncs: Vec<Weak<Partition>>,
     writes: Vec<Weak<Partition>>,
     lingering: Vec<Weak<Partition>>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    /// When what lingers is written.
+    until: Option<Instant>,
+    /// What threads are doing. Another one could only wait to do the same.
+    busy: Vec<(Job, Weak<Partition>)>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    /// How many threads have nothing to do.
+    idle: usize,
     ended: bool,
+}
+
+/// What a thread does for a partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Job {
+    Write,
+    Sync,
+}
+
+impl Jobs {
+    /// The next job that can be done now: first what appenders may have to wait for.
+    fn next(&self) -> Option<(Job, usize)> {
+        let first = |job: Job, jobs: &[Weak<Partition>]| {
+            jobs.iter().position(|one| !self.is_busy(job, one)).map(|at| (job, at))
+        };
+        first(Job::Write, &self.writes).or_else(|| first(Job::Sync, &self.syncs))
+    }
+
+    fn is_busy(&self, job: Job, partition: &Weak<Partition>) -> bool {
+        self.busy.iter().any(|(busy, with)| *busy == job && with.ptr_eq(partition))
+    }
+
+    fn take(&mut self) -> Option<(Job, Weak<Partition>)> {
+        let (job, at) = self.next()?;
+        let partition = match job {
+            Job::Write => self.writes.remove(at),
+            Job::Sync => self.syncs.remove(at),
+        };
+        self.busy.push((job, partition.clone()));
+        Some((job, partition))
+    }
+}
+
+/// Adds a partition to those of which something is to be done.
+fn add(jobs: &mut Vec<Weak<Partition>>, partition: &Arc<Partition>) {
+    let known = |other: &Weak<Partition>| std::ptr::eq(other.as_ptr(), &**partition);
+    if !jobs.iter().any(known) {
+        jobs.push(Arc::downgrade(partition));
+    }
 }
 
 impl Keeper {
@@ -41,10 +90,7 @@ impl Keeper {
     /// Syncs for the tasks that wait on a partition.
     pub(in crate::log) fn sync(&self, partition: &Arc<Partition>) {
         self.call(|jobs| {
-            let known = |other: &Weak<Partition>| std::ptr::eq(other.as_ptr(), &**partition);
-            if !jobs.syncs.iter().any(known) {
-                jobs.syncs.push(Arc::downgrade(partition));
-            }
+            add(&mut jobs.syncs, partition);
             true
         });
     }
@@ -57,20 +103,20 @@ impl Keeper {
     /// Writes what has gathered in a partition.
     pub(in crate::log) fn write(&self, partition: &Arc<Partition>) {
         self.call(|jobs| {
-            jobs.writes.push(Arc::downgrade(partition));
+            add(&mut jobs.writes, partition);
             true
         });
     }
 
     /// Writes what gathers in a partition, a little later.
     pub(in crate::log) fn linger(&self, partition: &Arc<Partition>) {
-        if self.linger.is_some() {
-            self.call(|jobs| {
-                jobs.lingering.push(Arc::downgrade(partition));
-                // Else it is waiting for the time to pass already.
-                jobs.lingering.len() == 1
-            });
-        }
+        let Some(linger) = self.linger else { return };
+        self.call(|jobs| {
+            jobs.lingering.push(Arc::downgrade(partition));
+            let until = jobs.until.replace(jobs.until.unwrap_or_else(|| now() + linger));
+            // Else somebody is waiting for the time to pass already, or will.
+            until.is_none()
+        });
     }
 
     fn call(&self, add: impl FnOnce(&mut Jobs) -> bool) {
@@ -78,75 +124,83 @@ impl Keeper {
         if jobs.ended {
             return;
         }
-        let wake = add(&mut jobs);
-        if jobs.thread.is_none() {
-            let (state, linger) = (self.state.clone(), self.linger.unwrap_or_default());
-            let builder = std::thread::Builder::new().name("peermq-log".to_owned());
-            // Without a thread tasks wait until somebody else syncs; there is nobody to tell.
-            jobs.thread = builder.spawn(move || run(&state, linger)).ok();
-        } else if wake {
-            self.state.called.notify_one();
+        if !add(&mut jobs) {
+            return;
         }
+        hand_over(&self.state, &mut jobs);
     }
 
-    /// Ends the thread, after what it is doing.
+    /// Ends the threads, after what they are doing.
     pub(in crate::log) fn end(&self) {
         let mut jobs = lock(&self.state.jobs);
         jobs.ended = true;
-        let thread = jobs.thread.take();
+        let threads = std::mem::take(&mut jobs.threads);
         drop(jobs);
         self.state.called.notify_all();
-        if let Some(thread) = thread
-            && thread.thread().id() != std::thread::current().id()
-        {
-            let _ = thread.join();
+        let current = std::thread::current().id();
+        // None of them waits for the others, which may wait for it.
+        if threads.iter().all(|thread| thread.thread().id() != current) {
+            threads.into_iter().for_each(|thread| drop(thread.join()));
         }
     }
 }
 
-fn run(state: &State, linger: Duration) {
+/// Sees to it that somebody does what there is to do, or waits until it is time.
+fn hand_over(state: &Arc<State>, jobs: &mut Jobs) {
+    if jobs.next().is_none() && jobs.until.is_none() {
+        return;
+    }
+    if jobs.idle > 0 { state.called.notify_one() } else { start(state, jobs) }
+}
+
+/// Starts another thread, unless there are enough.
+fn start(state: &Arc<State>, jobs: &mut Jobs) {
+    jobs.threads.retain(|thread| !thread.is_finished());
+    if jobs.threads.len() < THREADS_MAX {
+        let state = Arc::clone(state);
+        let builder = std::thread::Builder::new().name("peermq-log".to_owned());
+        // Without a thread tasks wait until somebody else syncs; there is nobody to tell.
+        jobs.threads.extend(builder.spawn(move || run(&state)));
+    }
+}
+
+fn run(state: &Arc<State>) {
     threads::begin_work();
     let mut jobs = lock(&state.jobs);
-    // When what lingers is written.
-    let mut until: Option<Instant> = None;
     while !jobs.ended {
-        // First what appenders may have to wait for.
-        let writes = std::mem::take(&mut jobs.writes);
-        if !writes.is_empty() {
+        if let Some((job, partition)) = jobs.take() {
+            // This may take long.
+            hand_over(state, &mut jobs);
             drop(jobs);
-            for partition in writes.iter().filter_map(Weak::upgrade) {
-                partition.write_if_free();
+            match (job, partition.upgrade()) {
+                (Job::Write, Some(partition)) => partition.write_if_free(),
+                (Job::Sync, Some(partition)) => partition.sync_for_tasks(),
+                (_, None) => {}
             }
             jobs = lock(&state.jobs);
+            jobs.busy.retain(|(busy, with)| *busy != job || !with.ptr_eq(&partition));
             continue;
         }
-        let syncs = std::mem::take(&mut jobs.syncs);
-        if !syncs.is_empty() {
+        let left = jobs.until.map(|until| until.saturating_duration_since(now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            jobs.until = None;
+            let lingering = std::mem::take(&mut jobs.lingering);
             drop(jobs);
-            for partition in syncs.iter().filter_map(Weak::upgrade) {
-                partition.sync_for_tasks();
-            }
-            jobs = lock(&state.jobs);
-            continue;
-        }
-        if jobs.lingering.is_empty() {
-            jobs = state.called.wait(jobs).unwrap_or_else(PoisonError::into_inner);
-            continue;
-        }
-        let left = until.get_or_insert_with(|| now() + linger).saturating_duration_since(now());
-        if !left.is_zero() {
-            let waited = state.called.wait_timeout(jobs, left);
-            jobs = waited.unwrap_or_else(PoisonError::into_inner).0;
-            continue;
-        }
-        until = None;
-        let lingering = std::mem::take(&mut jobs.lingering);
-        drop(jobs);
-        for partition in lingering.iter().filter_map(Weak::upgrade) {
+            let lingering: Vec<_> = lingering.iter().filter_map(Weak::upgrade).collect();
             // First the mark: what comes after it calls again.
-            partition.lingering.store(false, Ordering::SeqCst);
-            partition.write_if_free();
+            lingering.iter().for_each(|it| it.lingering.store(false, Ordering::SeqCst));
+            jobs = lock(&state.jobs);
+            lingering.iter().for_each(|partition| add(&mut jobs.writes, partition));
+            continue;
         }
-        jobs = lock(&state.jobs);
+        jobs.idle += 1;
+        jobs = match left {
+            Some(left) => {
+                let waited = state.called.wait_timeout(jobs, left);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => state.called.wait(jobs).unwrap_or_else(PoisonError::into_inner),
+        };
+        jobs.idle -= 1;
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::log::error::LogError;
 use crate::log::options::Level;
-use crate::log::partition::Partition;
+use crate::log::partition::{Partition, Waiters};
 use crate::transport::now;
 
 /// The common fate of records that are written together.
@@ -114,6 +114,9 @@ impl Ticket {
 
     /// Waits for another level than the append asked for.
     pub fn at_level(mut self, level: Level) -> Self {
+        if let Some(id) = self.task.take() {
+            self.waiters(&self.group.partition).forget(id);
+        }
         self.level = level;
         self
     }
@@ -158,6 +161,11 @@ impl Ticket {
         }
     }
 
+    /// Where its task waits.
+    fn waiters<'a>(&self, partition: &'a Partition) -> &'a Waiters {
+        if self.level == Level::Durable { &partition.durables } else { &partition.writes }
+    }
+
     fn failure(&self) -> Option<LogError> {
         self.group.written(self.offset)?.err()
     }
@@ -182,21 +190,26 @@ impl Ticket {
 impl Future for Ticket {
     type Output = Result<i64, LogError>;
 
-    /// Writing is done in the poll, as it blocks no longer than a system call; a sync is left to the keeper's thread.
+    /// Writing is done in the poll, as it blocks no longer than a system call, unless a segment is full; a sync is left to
+    /// the keeper's thread. A thread of a server leaves a segment that is full to that one, too.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let partition = self.group.partition.clone();
         if self.level == Level::Written && !self.is_done() {
-            let _ = partition.write_now();
+            partition.write_for_task();
         }
         if let Some(outcome) = self.outcome() {
             return Poll::Ready(outcome.map(|()| self.offset));
         }
-        let id = *self.task.get_or_insert_with(|| partition.durables.id());
-        partition.durables.register(id, context.waker());
+        let waiters = self.waiters(&partition);
+        let id = *self.task.get_or_insert_with(|| waiters.id());
+        waiters.register(id, context.waker());
         if let Some(outcome) = self.outcome() {
             return Poll::Ready(outcome.map(|()| self.offset));
         }
-        partition.shared.keeper.sync(&partition);
+        // Who writes is at it already.
+        if self.level == Level::Durable {
+            partition.shared.keeper.sync(&partition);
+        }
         Poll::Pending
     }
 }
@@ -204,7 +217,7 @@ impl Future for Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(id) = self.task {
-            self.group.partition.durables.forget(id);
+            self.waiters(&self.group.partition).forget(id);
         }
     }
 }

@@ -26,6 +26,7 @@ use super::append::keeper::Keeper;
 use super::clock::Clock;
 use super::error::LogError;
 use super::format::FormatError;
+use super::format::checkpoint::EpochStart;
 use super::gate::Gate;
 use super::maintenance::{Counters, Maintenance};
 use super::options::{Level, LiveOptions};
@@ -92,6 +93,7 @@ impl Shared {
         for partition in partitions {
             partition.wake_readers();
             partition.durables.wake_all();
+            partition.writes.wake_all();
             partition.commit.call_all();
         }
         self.bystanders.wake_all();
@@ -120,6 +122,9 @@ pub(super) struct Partition {
     pub(super) options: Arc<LiveOptions>,
     pub(super) shared: Arc<Shared>,
     pub(super) writer: Mutex<Writer>,
+    /// Where the batches of earlier writers begin, and where this opening's do; `None` for a log that is open for reading
+    /// only, whose writers come and go.
+    pub(super) earlier: Option<(Vec<EpochStart>, i64)>,
     pub(super) gather: Mutex<Gather>,
     pub(super) view: Mutex<Arc<View>>,
     pub(super) watermark: Mutex<WatermarkFile>,
@@ -143,6 +148,8 @@ pub(super) struct Partition {
     pub(super) durable_followers: Waiters,
     /// Tasks that wait for records to become durable.
     pub(super) durables: Waiters,
+    /// Tasks that wait for records to be written.
+    pub(super) writes: Waiters,
     /// Somebody found the writer busy and wants what has gathered written when it is done.
     pub(super) write_wanted: AtomicBool,
     /// Whether the keeper has been asked to write what gathers.
@@ -179,7 +186,9 @@ impl Partition {
     ) -> Self {
         let end = opened.writer.active.next_offset();
         let gather = Gather::new(end, opened.writer.producers.clone());
+        let earlier = opened.home.writable.then(|| (opened.writer.epochs.clone(), end));
         Self {
+            earlier,
             home: opened.home,
             options,
             shared,
@@ -197,6 +206,7 @@ impl Partition {
             followers: Waiters::default(),
             durable_followers: Waiters::default(),
             durables: Waiters::default(),
+            writes: Waiters::default(),
             write_wanted: AtomicBool::new(false),
             lingering: AtomicBool::new(false),
             upkeep: Mutex::new(()),
@@ -323,7 +333,7 @@ impl Partition {
     /// Sees to it that records of a level come to be, if any are on their way. For tasks that are registered with
     /// [`readers`](Self::readers) and look again afterwards.
     pub(super) fn urge(self: &Arc<Self>, level: Level) {
-        self.write_if_free();
+        self.write_without_waiting();
         if level == Level::Durable && self.is_unsynced() {
             self.shared.keeper.sync(self);
         }

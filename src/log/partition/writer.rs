@@ -8,6 +8,7 @@ use super::producers::Producers;
 use super::times::TimesFile;
 use super::watermark::Watermark;
 use super::{Partition, View};
+use crate::log::append::gather::Outlook;
 use crate::log::disk;
 use crate::log::error::LogError;
 use crate::log::format::checkpoint::{EpochStart, encode_epochs};
@@ -79,6 +80,24 @@ impl Writer {
             producers: !self.producers.is_empty(),
             sync_failed: false,
         }
+    }
+
+    /// Whether what has gathered can be written without waiting for more than a system call: it needs no other segment, and
+    /// nothing is to be noted beside it durably.
+    pub(in crate::log) fn writes_at_once(&self, partition: &Partition, next: Outlook) -> bool {
+        let Outlook { bytes, batches, next_offset, max_timestamp, producers } = next;
+        let (options, end) = (&partition.options, self.active.end());
+        let fits = end + bytes <= u64::from(options.segment_bytes);
+        let near = next_offset - self.active.base_offset <= i64::from(i32::MAX);
+        // Of several batches the first might be too old for the last.
+        let young = self
+            .first_timestamp
+            .map_or(batches < 2, |first| max_timestamp.saturating_sub(first) <= options.segment_ms);
+        let snapshot = (producers || !self.snapshots.is_empty())
+            && self.since_snapshot + bytes >= partition.shared.producer_snapshot_bytes;
+        let continues = fits && near && young && !self.index_full;
+        let now_ms = partition.shared.clock.now_ms();
+        self.begun && continues && !snapshot && !self.is_old(partition, now_ms)
     }
 
     /// Appends encoded batches, whose offsets go on from the published end. What was appended before an error is

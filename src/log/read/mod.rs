@@ -56,14 +56,28 @@ pub struct Reader {
 impl Reader {
     pub(super) fn new(partition: Arc<Partition>, from: Position) -> Result<Self, LogError> {
         let offset = partition.offset_of(from)?;
-        Ok(Self {
+        Ok(Self::from_offset(partition, offset))
+    }
+
+    /// Begins at an offset up to the end, whatever has gathered behind it.
+    ///
+    /// # Errors
+    /// `OffsetOutOfRange`.
+    pub(super) fn at(partition: Arc<Partition>, offset: i64) -> Result<Self, LogError> {
+        let end = partition.written_end();
+        let offset = partition.offset_within(Position::Offset(offset), end)?;
+        Ok(Self::from_offset(partition, offset))
+    }
+
+    fn from_offset(partition: Arc<Partition>, offset: i64) -> Self {
+        Self {
             partition,
             cursor: Cursor::new(offset),
             level: Level::Written,
             chunk_bytes: CHUNK_BYTES,
             window: Window::default(),
             pending: None,
-        })
+        }
     }
 
     /// Reads only what survives a power cut.
@@ -243,18 +257,27 @@ impl Iterator for Reader {
 impl Partition {
     /// The offset a position stands for now.
     pub(super) fn offset_of(&self, position: Position) -> Result<i64, LogError> {
-        let (earliest, end) = (self.log_start(), self.written_end());
+        let end = match &position {
+            Position::Latest | Position::Time(_) => self.look()?,
+            // What has gathered is there for whoever asks for it.
+            Position::Offset(offset) if *offset >= self.written_end() => self.look()?,
+            _ => self.written_end(),
+        };
+        self.offset_within(position, end)
+    }
+
+    /// The offset a position stands for as long as the partition ends here.
+    pub(super) fn offset_within(&self, position: Position, end: i64) -> Result<i64, LogError> {
+        let earliest = self.log_start();
         match position {
             Position::Earliest => Ok(earliest),
-            Position::Latest => self.look(),
-            Position::Time(timestamp_ms) => self.offset_of_time(timestamp_ms),
+            Position::Latest => Ok(end),
+            Position::Time(timestamp_ms) => self.offset_of_time(timestamp_ms, end),
             Position::Committed(_) => {
                 let reason = "what a group has committed is known to the topic".to_owned();
                 Err(LogError::Invalid { what: "position", reason })
             }
             Position::Offset(offset) => {
-                // What has gathered is there for whoever asks for it.
-                let end = if offset >= end { self.look()? } else { end };
                 if (earliest..=end).contains(&offset) {
                     return Ok(offset);
                 }
@@ -275,8 +298,8 @@ impl Partition {
         Ok(self.written_end())
     }
 
-    fn offset_of_time(&self, timestamp_ms: i64) -> Result<i64, LogError> {
-        let (end, earliest) = (self.look()?, self.log_start());
+    fn offset_of_time(&self, timestamp_ms: i64, end: i64) -> Result<i64, LogError> {
+        let earliest = self.log_start();
         for segment in &self.view().segments {
             if segment.end() == 0 || segment.next_offset() <= earliest {
                 continue;

@@ -19,7 +19,7 @@ use crate::log::storage::{OpenMode, StorageError, StorageFile};
 use crate::sync::lock;
 
 /// The indexes of one segment. All that is here can be derived from the segment's file.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::log) struct Indexes {
     pub(super) offsets: Vec<IndexEntry>,
     pub(super) times: Vec<TimeIndexEntry>,

@@ -314,7 +314,16 @@ impl Segment {
     /// more.
     pub(super) fn seal(&self) -> Result<(), LogError> {
         self.sealed.store(true, Ordering::Release);
-        let saved = self.save_indexes(true);
+        // Without their lock, as readers are not to wait for the medium. Nothing is noted in them any more, and nobody takes
+        // the files away meanwhile: the caller has the lock of the writer, or that of upkeep.
+        let indexes = lock(&self.kept.indexes).as_mut().map(|indexes| {
+            indexes.note_time();
+            indexes.clone()
+        });
+        let saved = indexes.map_or(Ok(()), |mut indexes| {
+            let saved = indexes.save(&self.home, self.base_offset, true);
+            saved.map_err(|error| self.home.failed(error))
+        });
         if saved.is_ok() {
             *lock(&self.kept.indexes) = None;
         }

@@ -1,19 +1,26 @@
 //! Waiting for deliveries, in turn: the worker that waits longest is the only one who looks, and passes on what it
 //! leaves.
 
-use std::task::{Poll, Waker};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::chores::Chores;
 use super::state::{State, Wish};
 use super::{Delivery, DurableQueue};
+use crate::log::append::Ticket;
 use crate::log::error::LogError;
 use crate::log::format::{BatchBuilder, BatchOptions, FormatError, Header};
 use crate::log::options::Level;
 use crate::log::peer::protocol::{Acquired, Outcome, RemoteCode, RemoteError, Reply};
 use crate::log::peer::watch::Watch;
 use crate::transport::now;
+
+/// Deliveries, and when they are noted.
+type Got = (Option<Ticket>, Vec<Delivery>);
 
 /// Somebody who wants deliveries.
 #[derive(Debug)]
@@ -23,6 +30,8 @@ pub(in crate::log) struct Acquiring {
     /// Its number among those who wait.
     waiter: Option<u64>,
     watches: Vec<Watch>,
+    /// What it has got, and until it is noted does not give.
+    got: Option<(Ticket, Vec<Delivery>)>,
     /// When the next lock ends, or something that failed is to be tried again, at the last look.
     look_again_at: Option<Instant>,
 }
@@ -40,6 +49,7 @@ impl Acquiring {
             wish: Wish { count_max: count_max as usize, bytes_max, lock_ms },
             waiter: None,
             watches: Vec::new(),
+            got: None,
             look_again_at: None,
         }
     }
@@ -49,12 +59,20 @@ impl Acquiring {
         self.look_again_at
     }
 
+    /// What is to be done in a thread that may block.
+    pub(in crate::log) fn chores(&self) -> Option<Chores> {
+        self.queue.chores()
+    }
+
     /// Deliveries, once there are some; none if the time is over.
     pub(super) fn poll(
         &mut self,
         waker: &Waker,
         over: bool,
     ) -> Poll<Result<Vec<Delivery>, LogError>> {
+        if self.got.is_some() {
+            return self.give(waker);
+        }
         let queue = self.queue.clone();
         let mut registered = false;
         loop {
@@ -69,7 +87,10 @@ impl Acquiring {
                 if let Some(acquired) = self.look(&mut state, over) {
                     drop(state);
                     self.leave();
-                    return Poll::Ready(acquired);
+                    let (noted, deliveries) = acquired?;
+                    let Some(noted) = noted else { return Poll::Ready(Ok(deliveries)) };
+                    self.got = Some((noted, deliveries));
+                    return self.give(waker);
                 }
                 if registered {
                     let now_ms = queue.inner.clock.steady_ms();
@@ -108,15 +129,32 @@ impl Acquiring {
 
     /// Looks for records; `None` if it is to be waited for some. What cannot be read is told when nothing else can be
     /// given.
-    fn look(&self, state: &mut State, over: bool) -> Option<Result<Vec<Delivery>, LogError>> {
+    fn look(&self, state: &mut State, over: bool) -> Option<Result<Got, LogError>> {
         let found = match state.acquire(&self.queue.inner, self.wish) {
             Ok(found) => found,
             Err(error) => return Some(Err(error)),
         };
         if !found.deliveries.is_empty() || self.wish.count_max == 0 {
-            return Some(Ok(found.deliveries));
+            return Some(Ok((found.noted, found.deliveries)));
         }
-        (over || found.hopeless).then(|| found.failed.map_or(Ok(Vec::new()), Err))
+        (over || found.hopeless).then(|| found.failed.map_or(Ok((None, Vec::new())), Err))
+    }
+
+    /// Gives what it has got when that is noted.
+    fn give(&mut self, waker: &Waker) -> Poll<Result<Vec<Delivery>, LogError>> {
+        let Some((noted, _)) = &mut self.got else { return Poll::Ready(Ok(Vec::new())) };
+        let Poll::Ready(noted) = Pin::new(noted).poll(&mut Context::from_waker(waker)) else {
+            return Poll::Pending;
+        };
+        let deliveries = self.got.take().map(|(_, deliveries)| deliveries).unwrap_or_default();
+        let noted = noted.inspect_err(|_| {
+            let mut state = self.queue.state();
+            state.undo(&deliveries);
+            let next = state.first_waiter();
+            drop(state);
+            next.into_iter().for_each(Waker::wake);
+        });
+        Poll::Ready(noted.map(|_| deliveries))
     }
 
     /// Whether somebody else is to look first.

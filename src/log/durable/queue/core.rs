@@ -258,6 +258,18 @@ impl Core {
         Some(entry.attempts)
     }
 
+    /// A delivery has not taken place: the record is available again, and the attempt does not count. Nothing happens if its
+    /// lock is over.
+    pub(super) fn undo(&mut self, lease: Lease) {
+        let locked = self.entry(lease.spot).is_some_and(|entry| {
+            entry.attempts == lease.attempt && matches!(entry.state, State::Locked { .. })
+        });
+        if locked && let Some(entry) = self.entry_mut(lease.spot) {
+            entry.attempts = lease.attempt.saturating_sub(1);
+            self.back(lease.spot);
+        }
+    }
+
     /// A locked record is done with.
     pub(super) fn ack(&mut self, lease: Lease) {
         if self.unlock(lease.spot).is_some() {
@@ -318,6 +330,16 @@ impl Core {
     /// When the next lock ends.
     pub(super) fn next_expiry(&self) -> Option<i64> {
         self.locks.first().map(|(until_ms, _)| *until_ms)
+    }
+
+    /// Whether there are records that die and are not postponed.
+    pub(super) fn has_dying(&self) -> bool {
+        !self.dying.is_empty()
+    }
+
+    /// Whether this is one of them.
+    pub(super) fn is_dying(&self, spot: Spot) -> bool {
+        self.dying.contains(&spot)
     }
 
     /// The records that die and are not postponed, with their attempts and the cause.

@@ -124,8 +124,8 @@ impl Journal {
         Ok((Self { topic, notes, bytes, picture_bytes }, memory))
     }
 
-    /// Notes deliveries; written when this returns, so that attempts are counted though this process dies.
-    pub(super) fn delivered(&mut self, leases: &[Lease]) -> Result<(), LogError> {
+    /// Notes deliveries. They may be handed out when the ticket is done: attempts are counted then though this process dies.
+    pub(super) fn delivered(&mut self, leases: &[Lease]) -> Result<Option<Ticket>, LogError> {
         let lease = |lease: &Lease| (lease.spot.0, (lease.spot.1, lease.attempt));
         let mut last = None;
         for leases in leases.chunks(ITEMS_MAX) {
@@ -133,7 +133,7 @@ impl Journal {
             last = Some(self.note(Level::Written, &Note::Delivered(Delivered { leases }))?);
         }
         // They are written in order.
-        last.map_or(Ok(()), |ticket| ticket.wait().map(drop))
+        Ok(last)
     }
 
     /// Notes records that are done with. The ticket is that of the last note, which has no level before the others have
@@ -162,8 +162,8 @@ impl Journal {
         self.notes >= NOTES_MAX && self.bytes >= self.picture_bytes
     }
 
-    /// Notes everything, and forgets what was noted before.
-    pub(super) fn everything(&mut self, memory: Memory) -> Result<(), LogError> {
+    /// Notes everything. What was noted before can be forgotten once that is durable.
+    pub(super) fn draw(&mut self, memory: Memory) -> Result<Drawing, LogError> {
         let Memory { topic: (topic, id), partitions } = memory;
         let id = ((id.bits() >> 64) as u64, id.bits() as u64);
         let count = u32::try_from(partitions.len()).unwrap_or(u32::MAX);
@@ -177,9 +177,56 @@ impl Journal {
             let note = Note::Partition(Partition { partition, floor, done, attempts });
             last = self.note(Level::Written, &note)?;
         }
-        last.at_level(Level::Durable).wait()?;
-        (self.notes, self.picture_bytes, self.bytes) = (0, self.bytes - before, 0);
-        self.topic.truncate_front(0, offset)
+        let (notes, bytes) = (self.notes, self.bytes);
+        let drawn = Drawn { topic: self.topic.clone(), offset, notes, bytes, before };
+        Ok(Drawing { last: last.at_level(Level::Durable), drawn })
+    }
+
+    /// A picture is durable, and what follows it is what counts from now on.
+    pub(super) fn drawn(&mut self, drawn: &Drawn) {
+        self.notes -= drawn.notes;
+        (self.picture_bytes, self.bytes) = (drawn.bytes - drawn.before, self.bytes - drawn.bytes);
+    }
+
+    /// Notes everything, and forgets what was noted before.
+    pub(super) fn everything(&mut self, memory: Memory) -> Result<(), LogError> {
+        let drawn = self.draw(memory)?.wait()?;
+        self.drawn(&drawn);
+        drawn.forget_before()
+    }
+}
+
+/// A picture that is appended, but need not be durable yet.
+#[derive(Debug)]
+pub(super) struct Drawing {
+    last: Ticket,
+    drawn: Drawn,
+}
+
+impl Drawing {
+    pub(super) fn wait(self) -> Result<Drawn, LogError> {
+        self.last.wait()?;
+        Ok(self.drawn)
+    }
+}
+
+/// A picture that is durable.
+#[derive(Debug)]
+pub(super) struct Drawn {
+    topic: Topic,
+    /// Where it begins.
+    offset: i64,
+    /// Notes since the picture before it, up to its end, and their bytes.
+    notes: usize,
+    bytes: usize,
+    /// Bytes of those before it.
+    before: usize,
+}
+
+impl Drawn {
+    /// Forgets what was noted before.
+    pub(super) fn forget_before(&self) -> Result<(), LogError> {
+        self.topic.truncate_front(0, self.offset)
     }
 }
 

@@ -1,9 +1,10 @@
 //! A work queue over a topic: each record is delivered to one worker, which settles it.
 //!
 //! The rules are in [`core`], what is done by them in [`state`], what is remembered across restarts in [`journal`], waiting in
-//! [`acquire`].
+//! [`acquire`], what is to be done beside in [`chores`].
 
 mod acquire;
+mod chores;
 mod core;
 mod dead;
 mod journal;
@@ -12,12 +13,14 @@ mod settling;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use self::core::Lease;
+use self::core::{Lease, Spot};
 pub(in crate::log) use acquire::Acquiring;
+pub(in crate::log) use chores::Chores;
 pub use options::QueueOptions;
 pub(in crate::log) use settling::Settling;
 use state::State;
@@ -168,6 +171,10 @@ struct Inner {
     topic: Topic,
     options: QueueOptions,
     clock: Arc<dyn Clock>,
+    /// Held by the thread that does what waits for the medium. Before `state` in the order of locks.
+    chores: Mutex<()>,
+    /// Somebody has been asked to do that.
+    asked: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -206,8 +213,9 @@ impl DurableQueue {
             options.dead_letters.as_deref().map(|dead| log.topic(dead)).transpose()?;
         let state = State::open(&options, log, name, &topic, dead_letters)?;
         let clock = log.inner.shared.clock.clone();
+        let (chores, asked) = (Mutex::new(()), AtomicBool::new(false));
         let (own, state) = (name.to_owned(), Mutex::new(state));
-        let inner = Arc::new(Inner { name: own, topic, options, clock, state });
+        let inner = Arc::new(Inner { name: own, topic, options, clock, chores, asked, state });
         queues.retain(|_, queue| queue.strong_count() > 0);
         queues.insert(name.to_owned(), Arc::downgrade(&inner));
         Ok(Self { inner })
@@ -260,6 +268,7 @@ impl DurableQueue {
         let alarm = Arc::new(Alarm::default());
         let waker = alarm.waker(0);
         loop {
+            self.tend()?;
             let over = deadline.is_some_and(|deadline| deadline <= now());
             if let Poll::Ready(acquired) = acquiring.poll(&waker, over) {
                 return acquired;
@@ -268,7 +277,10 @@ impl DurableQueue {
                 (Some(one), Some(other)) => Some(one.min(other)),
                 (one, other) => one.or(other),
             };
-            alarm.wait(wake_at);
+            // A lock that ended just now may have been the last one of its record.
+            if !self.has_chores() {
+                alarm.wait(wake_at);
+            }
         }
     }
 
@@ -280,10 +292,10 @@ impl DurableQueue {
         self.settle(Verdict::Ack, ids)
     }
 
-    /// These go to somebody else, at once. The attempt counts.
+    /// These go to somebody else, at once. The attempt counts; who makes the last one waits for the dead letter.
     ///
     /// # Errors
-    /// As [`ack`](Self::ack).
+    /// As [`ack`](Self::ack), and for the last attempt as [`reject`](Self::reject).
     pub fn release(&self, ids: &[DeliveryId]) -> Result<(), QueueError> {
         self.settle(Verdict::Release, ids)
     }
@@ -308,7 +320,10 @@ impl DurableQueue {
 
     fn settle(&self, verdict: Verdict, ids: &[DeliveryId]) -> Result<(), QueueError> {
         let ids: Vec<WireDelivery> = ids.iter().copied().map(WireDelivery::from).collect();
-        let mut settling = self.settling(verdict, &ids);
+        // Judged by when it was asked for.
+        let now_ms = self.inner.clock.steady_ms();
+        self.tidy()?;
+        let mut settling = self.settling_at(now_ms, verdict, &ids);
         settling.wait()?;
         settling.refused.into_iter().flatten().next().map_or(Ok(()), Err)
     }
@@ -323,10 +338,13 @@ impl DurableQueue {
         Acquiring::new(self.clone(), count_max, bytes_max, lock)
     }
 
-    /// Settles; what is left is to wait for its level.
+    /// Settles; what is left is to wait for its level, and for dead letters.
     pub(in crate::log) fn settling(&self, verdict: Verdict, ids: &[WireDelivery]) -> Settling {
+        self.settling_at(self.inner.clock.steady_ms(), verdict, ids)
+    }
+
+    fn settling_at(&self, now_ms: i64, verdict: Verdict, ids: &[WireDelivery]) -> Settling {
         let inner = &self.inner;
-        let now_ms = inner.clock.steady_ms();
         let mut state = self.state();
         let mut refused = Vec::with_capacity(ids.len());
         let (mut leases, mut named) = (Vec::new(), BTreeSet::new());
@@ -345,11 +363,14 @@ impl DurableQueue {
         let readable = state.core.full() < full;
         let news = sooner || readable || state.core.available() > 0;
         let next = state.first_waiter().filter(|_| news);
+        let dying = leases.iter().map(|lease| lease.spot);
+        let dying: BTreeSet<Spot> = dying.filter(|spot| state.core.is_dying(*spot)).collect();
         drop(state);
         next.into_iter().for_each(Waker::wake);
+        let dying = (!dying.is_empty()).then(|| (self.clone(), dying));
         match outcome {
-            Ok(ticket) => Settling { ticket, failed: None, refused },
-            Err(error) => Settling { ticket: None, failed: Some(error), refused },
+            Ok(ticket) => Settling { ticket, failed: None, refused, dying },
+            Err(error) => Settling { ticket: None, failed: Some(error), refused, dying: None },
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Waiting until what became of deliveries has its level.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use super::QueueError;
+use super::core::Spot;
+use super::{DurableQueue, QueueError};
 use crate::log::append::Ticket;
 use crate::log::error::LogError;
 use crate::log::peer::protocol::{Outcome, RemoteError, Reply, Settled};
@@ -15,12 +17,22 @@ pub(in crate::log) struct Settling {
     pub(super) ticket: Option<Ticket>,
     pub(super) failed: Option<LogError>,
     pub(super) refused: Vec<Option<QueueError>>,
+    /// Records that die and have to be brought to the dead letters first, by a thread that may block.
+    pub(super) dying: Option<(DurableQueue, BTreeSet<Spot>)>,
 }
 
 impl Settling {
+    /// Whether it has to be [`outcome`](Self::outcome) in a thread that may block.
+    pub(in crate::log) fn blocks(&self) -> bool {
+        self.dying.is_some()
+    }
+
     pub(super) fn wait(&mut self) -> Result<(), LogError> {
         if let Some(error) = self.failed.take() {
             return Err(error);
+        }
+        if let Some((queue, spots)) = self.dying.take() {
+            queue.bury_these(&spots)?;
         }
         self.ticket.take().map_or(Ok(()), |ticket| ticket.wait().map(drop))
     }
@@ -36,7 +48,7 @@ impl Settling {
         waited.map(|()| self.reply()).map_err(|error| RemoteError::from(&error))
     }
 
-    /// How the request of a worker ends, once that is known.
+    /// How the request of a worker ends, once that is known; if it does not block.
     pub(in crate::log) fn poll_outcome(&mut self, waker: &Waker) -> Poll<Outcome> {
         if let Some(error) = &self.failed {
             return Poll::Ready(Err(RemoteError::from(error)));

@@ -1,11 +1,12 @@
 //! All that changes of a queue: what its rules say is done to the log and noted in the journal.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::task::Waker;
 
+use super::chores::{Letter, Mail};
 use super::core::{Cause, Core, Lease, Remembered, Spot};
 use super::journal::{Journal, Memory};
-use super::{Delivery, Inner, QueueOptions, QueueStats, dead};
+use super::{Delivery, Inner, QueueOptions, QueueStats};
 use crate::log::Log;
 use crate::log::append::Ticket;
 use crate::log::error::LogError;
@@ -18,8 +19,7 @@ const RETRY_MS: i64 = 1000;
 /// Bytes that a record takes in an answer beside its own: the head of its batch, and lengths.
 const DELIVERY_BYTES: usize = 128;
 
-/// Its lock is held while records are read and notes written, not while a sync is waited for - but for dead letters, and
-/// when the journal is cut.
+/// Its lock is held while records are read and notes appended, not while it is waited until these are written or synced.
 #[derive(Debug)]
 pub(super) struct State {
     /// With all partitions that the queue reads.
@@ -32,8 +32,8 @@ pub(super) struct State {
     pub(super) records: BTreeMap<Spot, LogRecord>,
     /// Where dead letters go.
     pub(super) dead_letters: Option<Topic>,
-    /// Records whose dead letters were refused, by when they are tried again.
-    pub(super) unburied: BTreeSet<(i64, Spot)>,
+    /// Records whose dead letters were refused, by when they are tried again, and why.
+    pub(super) unburied: BTreeMap<(i64, Spot), LogError>,
     /// Why the last one was.
     pub(super) refusal: Option<LogError>,
     /// Whether a partition could not be read at the last look.
@@ -57,6 +57,8 @@ pub(super) struct Wish {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) deliveries: Vec<Delivery>,
+    /// When they are noted; `None` if there are none.
+    pub(super) noted: Option<Ticket>,
     /// The failure of the first partition that could not be read.
     pub(super) failed: Option<LogError>,
     /// Whether no partition could be.
@@ -82,7 +84,7 @@ impl State {
             readers: Vec::new(),
             records: BTreeMap::new(),
             dead_letters,
-            unburied: BTreeSet::new(),
+            unburied: BTreeMap::new(),
             refusal: None,
             unread: false,
             waiters: VecDeque::new(),
@@ -115,7 +117,7 @@ impl State {
     /// When there may be something to do though nothing happens, by the clock that measures locks.
     pub(super) fn look_again_ms(&self, now_ms: i64) -> Option<i64> {
         let retry = self.unread.then(|| now_ms.saturating_add(RETRY_MS));
-        let letter = self.unburied.first().map(|(again_ms, _)| *again_ms);
+        let letter = self.unburied.first_key_value().map(|((again_ms, _), _)| *again_ms);
         [self.core.next_expiry(), letter, retry].into_iter().flatten().min()
     }
 
@@ -131,7 +133,6 @@ impl State {
         if leases.is_empty() {
             return Ok(None);
         }
-        self.tidy_journal()?;
         match verdict {
             Verdict::Ack => {
                 let spots: Vec<Spot> = leases.iter().map(|lease| lease.spot).collect();
@@ -151,34 +152,19 @@ impl State {
                 return Ok(None);
             }
         }
-        let refused = self.bury(inner, now_ms)?;
-        let named: BTreeSet<Spot> = leases.iter().map(|lease| lease.spot).collect();
-        let mut own = refused.into_iter().filter(|(spot, _)| named.contains(spot));
-        own.next().map_or(Ok(None), |(_, error)| Err(error))
+        Ok(None)
     }
 
-    /// Acquires what there is.
+    /// Acquires what there is. It may be handed out once it is noted.
     pub(super) fn acquire(&mut self, inner: &Inner, wish: Wish) -> Result<Found, LogError> {
         let now_ms = inner.clock.steady_ms();
-        self.tidy_journal()?;
-        self.core.expire(now_ms);
-        let mut found = loop {
-            let (found, full) = (self.fill(), self.core.full());
-            // Letters that are refused are in the figures, and keep nobody from working.
-            self.bury(inner, now_ms)?;
-            // What was buried may have kept a window from going on.
-            if self.core.full() >= full {
-                break found;
-            }
-        };
+        self.revive(now_ms);
+        let mut found = self.fill();
         // Those who wait behind are to get their share.
         let share = self.core.available().div_ceil(self.waiters.len().max(1));
         let mut leases = self.core.next(wish.count_max.min(share));
         leases.truncate(self.fitting(&leases, wish.bytes_max));
-        if leases.is_empty() {
-            return Ok(found);
-        }
-        self.journal.delivered(&leases)?;
+        found.noted = self.journal.delivered(&leases)?;
         for lease in leases {
             self.core.lock(lease, now_ms.saturating_add(wish.lock_ms));
             self.stats.delivered += 1;
@@ -188,6 +174,31 @@ impl State {
             }
         }
         Ok(found)
+    }
+
+    /// What was acquired could not be noted, and so it was not acquired.
+    pub(super) fn undo(&mut self, deliveries: &[Delivery]) {
+        for lease in deliveries.iter().map(|delivery| delivery.id.lease()) {
+            self.core.undo(lease);
+            self.stats.delivered -= 1;
+            self.stats.redelivered -= u64::from(lease.attempt > 1);
+        }
+    }
+
+    /// Ends what lasts up to now: locks, and the rest that dead letters are given which were refused.
+    pub(super) fn revive(&mut self, now_ms: i64) {
+        self.core.expire(now_ms);
+        while let Some(first) = self.unburied.first_entry()
+            && first.key().0 <= now_ms
+        {
+            let ((_, spot), _) = first.remove_entry();
+            self.core.dies_again(spot);
+        }
+    }
+
+    /// Whether there is something to do that waits for the medium.
+    pub(super) fn has_chores(&self) -> bool {
+        self.core.has_dying() || self.journal.is_long()
     }
 
     /// How many of these may travel together.
@@ -216,7 +227,8 @@ impl State {
         // After a failure some have been taken up already.
         for partition in (0..topic.partitions()).skip(self.readers.len()) {
             let earliest = topic.offset_of(partition, Position::Earliest)?;
-            let reader = topic.read(partition, Position::Offset(earliest))?.durable_only();
+            let reader = Reader::at(topic.inner.partition(partition)?.clone(), earliest)?;
+            let reader = reader.durable_only();
             self.stats.missed += u64::try_from(earliest).unwrap_or_default();
             self.core.open(partition, Remembered { floor: earliest, ..Remembered::default() });
             self.readers.push(reader);
@@ -236,7 +248,7 @@ impl State {
             }
         }
         self.unread = failed.is_some();
-        Found { hopeless: failed.is_some() && sound == 0, failed, deliveries: Vec::new() }
+        Found { hopeless: failed.is_some() && sound == 0, failed, ..Found::default() }
     }
 
     /// Reads on in one partition.
@@ -259,10 +271,11 @@ impl State {
                     if earliest > reader.next_offset() =>
                 {
                     // Retention was faster.
-                    let missed = earliest - reader.next_offset();
-                    reader.seek(Position::Offset(earliest))?;
+                    let before = reader.next_offset();
+                    reader.seek(Position::Earliest)?;
+                    let missed = reader.next_offset() - before;
                     self.stats.missed += u64::try_from(missed).unwrap_or_default();
-                    self.core.skip_to(partition, earliest);
+                    self.core.skip_to(partition, reader.next_offset());
                 }
                 Err(error) => return Err(error),
             }
@@ -270,77 +283,44 @@ impl State {
         Ok(())
     }
 
-    /// Brings the dead to their topic, each for itself: one that is refused keeps no other. They are durable there before
-    /// they are done with here; a crash between the two leaves a second copy, which its headers show. Returns those that
-    /// were refused.
-    fn bury(&mut self, inner: &Inner, now_ms: i64) -> Result<Vec<(Spot, LogError)>, LogError> {
-        while let Some((again_ms, spot)) = self.unburied.first().copied() {
-            if again_ms > now_ms {
-                break;
-            }
-            self.unburied.pop_first();
-            self.core.dies_again(spot);
-        }
+    /// The dead, as they go to their topic; `None` if there are none.
+    pub(super) fn mail(&mut self) -> Option<Mail> {
         let dying = self.core.dying();
         if dying.is_empty() {
-            return Ok(Vec::new());
+            return None;
         }
-        let (mut buried, mut refused) = (Vec::new(), Vec::new());
-        for (spot, outcome) in self.send_letters(inner, &dying) {
-            match outcome {
-                Ok(()) => buried.push(spot),
-                Err(error) => refused.push((spot, error)),
-            }
-        }
-        for (spot, error) in &refused {
-            self.core.postpone(*spot);
-            self.unburied.insert((now_ms.saturating_add(RETRY_MS), *spot));
-            self.refusal = Some(error.clone());
-        }
-        if let Some(noted) = self.journal.finished(inner.options.level, &buried)? {
-            noted.wait()?;
-        }
-        for spot in buried {
-            self.core.finish(spot);
-            self.records.remove(&spot);
-            self.stats.dead += 1;
-        }
-        Ok(refused)
-    }
-
-    /// Appends dead letters; what became of each, when that is known.
-    fn send_letters(
-        &mut self,
-        inner: &Inner,
-        dying: &[(Lease, Cause)],
-    ) -> Vec<(Spot, Result<(), LogError>)> {
-        let Some(topic) = &mut self.dead_letters else {
-            return dying.iter().map(|(lease, _)| (lease.spot, Ok(()))).collect();
-        };
         // It may have been made anew.
-        if let Some(now) = topic.log.find_topic(topic.name()) {
+        if let Some(topic) = &mut self.dead_letters
+            && let Some(now) = topic.log.find_topic(topic.name())
+        {
             topic.inner = now;
         }
-        let mut tickets = Vec::with_capacity(dying.len());
-        for (lease, cause) in dying {
-            let record = self.records.get(&lease.spot);
-            let ticket =
-                record.map(|record| dead::bury(topic, inner.topic.name(), record, *lease, *cause));
-            tickets.push((lease.spot, ticket.transpose()));
-        }
-        let wait = |ticket: Option<Ticket>| ticket.map_or(Ok(()), |ticket| ticket.wait().map(drop));
-        tickets.into_iter().map(|(spot, ticket)| (spot, ticket.and_then(wait))).collect()
+        let letter = |(lease, cause): (Lease, Cause)| {
+            let record = self.records.get(&lease.spot).cloned();
+            Letter { lease, cause, record }
+        };
+        let letters = dying.into_iter().map(letter).collect();
+        Some(Mail { origin: self.topic.inner.id, letters, to: self.dead_letters.clone() })
+    }
+
+    /// A dead record is in its topic, and that is noted.
+    pub(super) fn buried(&mut self, spot: Spot) {
+        self.core.finish(spot);
+        self.records.remove(&spot);
+        self.stats.dead += 1;
+    }
+
+    /// A dead record is not, or that is not noted: it is left alone for a time.
+    pub(super) fn refused(&mut self, spot: Spot, error: LogError, now_ms: i64) {
+        self.core.postpone(spot);
+        self.refusal = Some(error.clone());
+        self.unburied.insert((now_ms.saturating_add(RETRY_MS), spot), error);
     }
 
     /// What a picture shows.
     pub(super) fn memory(&self) -> Memory {
         let topic = (self.topic.name().to_owned(), self.topic.inner.id);
         Memory { topic, partitions: self.core.remembered() }
-    }
-
-    /// Before anything is noted, so that what a worker asks for has not happened if this fails.
-    fn tidy_journal(&mut self) -> Result<(), LogError> {
-        if self.journal.is_long() { self.journal.everything(self.memory()) } else { Ok(()) }
     }
 }
 

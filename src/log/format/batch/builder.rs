@@ -132,6 +132,11 @@ impl BatchBuilder {
         timestamp_ms.checked_sub(self.base_for(timestamp_ms)).is_some()
     }
 
+    /// Largest timestamp that the batch would have, in milliseconds since 1970; -1 before the first record.
+    pub(in crate::log) fn max_timestamp(&self) -> i64 {
+        self.options.append_time_ms.unwrap_or(self.max_timestamp)
+    }
+
     /// Records so far.
     pub fn records_count(&self) -> usize {
         self.records_count as usize

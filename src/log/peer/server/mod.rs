@@ -1,9 +1,14 @@
 //! The server: lets other processes append to a log, read it and work on its queues, over a ROUTER socket.
 //!
 //! One thread takes requests and answers them ([`service`]); what has to wait - an append for its level, a long poll for
-//! records, an acquisition for deliveries - is a small task there that the log wakes ([`work`]). What blocks for longer
-//! than a read goes to threads for that ([`blocking`]): making and deleting topics, cutting the front and transactions to
-//! one, what is asked of groups to another. A last one hears of connections that end. Nothing a client does or omits keeps
+//! records, an acquisition for deliveries - is a small task there that the log wakes ([`work`]). That thread reads, and
+//! writes what goes into a segment as it is, but never waits until something is synced, nor for somebody who does. Segments
+//! that are full, and all syncs, it leaves to the keeper's threads (`append/keeper.rs`), which look after one partition each;
+//! the rest goes to threads for that ([`blocking`]): making and deleting topics, cutting the front and transactions to one,
+//! what is asked of groups to another, dead letters and the journals of queues to a third. (On a medium that is full a
+//! failed write is cut off there and then, and synced.)
+//!
+//! A last thread hears of connections that end. Nothing a client does or omits keeps
 //! another one waiting: answers to a client that does not read them are held up to a limit, and its further requests are
 //! not looked at until it reads on.
 

@@ -1,5 +1,6 @@
 //! The thread of a server: takes requests, starts their work, goes on with what is woken, sends answers ([`answers`]).
 
+mod administer;
 mod answers;
 
 use std::collections::{BTreeSet, HashMap};
@@ -12,24 +13,23 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use administer::{administer, queue_state, topic_state};
+
 use super::blocking::Blocking;
 use super::clients::{Client, Clients, Deferred};
 use super::deadlines::Deadlines;
-use super::work::{BATCHES_MAX, FetchWork, Work, fingerprint, last_epoch, refused};
+use super::work::{BATCHES_MAX, FetchWork, OffsetWork, Work, fingerprint, refused};
 use super::{CONTROL, Control, LogServerOptions};
 use crate::error::SetupError;
-use crate::log::durable::QueueStats;
+use crate::log::durable::Chores;
 use crate::log::groups::GroupWatch;
-use crate::log::options::TopicOptions;
+use crate::log::options::Level;
 use crate::log::peer::alarm::Alarm;
 use crate::log::peer::protocol::{
-    self, AwaitGroup, Done, Malformed, Nothing, OffsetAt, OffsetFound, Outcome, PartitionState,
-    ProducerId, QueueState, RemoteCode, RemoteError, Reply, Request, TopicNames, TopicSetup,
-    TopicState, Verdict, WirePosition,
+    self, Append, AwaitGroup, Done, Malformed, Nothing, Outcome, ProducerId,
+    RemoteCode, RemoteError, Reply, Request, Settle, TopicNames, WirePosition,
 };
-use crate::log::read::Position;
-use crate::log::topic::Topic;
-use crate::log::{Log, LogError, threads};
+use crate::log::{Log, threads};
 use crate::message::Message;
 use crate::pattern::{Router, RoutingId};
 use crate::peer::PeerId;
@@ -69,6 +69,8 @@ pub(super) struct Service {
     blocking: Blocking,
     /// For what is asked of groups: a heartbeat must not wait until a topic is made.
     coordinating: Blocking,
+    /// For what queues wait for: dead letters, and their journals.
+    tending: Blocking,
     clients: Clients,
     tasks: HashMap<u64, Task>,
     /// When tasks must be looked at though nobody woke them.
@@ -91,6 +93,7 @@ impl Service {
         let receiving = socket.recv_from_async();
         let blocking = Blocking::start("peermq-log-admin", Arc::clone(&alarm))?;
         let coordinating = Blocking::start("peermq-log-group", Arc::clone(&alarm))?;
+        let tending = Blocking::start("peermq-log-queue", Arc::clone(&alarm))?;
         Ok(Self {
             socket,
             receiving,
@@ -100,6 +103,7 @@ impl Service {
             control,
             blocking,
             coordinating,
+            tending,
             clients: Clients::new(),
             tasks: HashMap::new(),
             deadlines: Deadlines::default(),
@@ -111,7 +115,7 @@ impl Service {
 
     /// Serves until it is told to stop, or the socket is closed.
     pub(super) fn run(mut self) {
-        threads::begin_work();
+        threads::begin_service();
         let mut woken = vec![RECEIVE];
         while !self.control.stop.load(Ordering::SeqCst) {
             for task in woken {
@@ -237,7 +241,9 @@ impl Service {
                     client.held.insert(task);
                     return;
                 }
-                let Poll::Ready(outcome) = work.poll(&self.alarm.waker(task), over) else {
+                let polled = work.poll(&self.alarm.waker(task), over);
+                work.chores().into_iter().for_each(|chores| tend(&self.tending, chores));
+                let Poll::Ready(outcome) = polled else {
                     self.deadlines.look_again(task, work.look_again_at());
                     return;
                 };
@@ -286,13 +292,7 @@ impl Service {
         let limits = self.options.limits;
         Ok(match request {
             Request::NewProducer(_) => done(self.new_producer()),
-            Request::Append(append) => {
-                let topic = refused(self.log.topic(&append.topic))?;
-                let batch = body.first().map(|batch| &batch[..]).unwrap_or_default();
-                let ticket = refused(topic.append_batch(append.partition, append.level, batch))?;
-                let (first_offset, fingerprint) = (ticket.first_offset(), fingerprint(&topic));
-                Step::Wait(Work::Append { ticket, first_offset, fingerprint }, Duration::MAX)
-            }
+            Request::Append(append) => self.append(&append, &body)?,
             Request::Fetch(fetch) => {
                 let topic = refused(self.log.topic(&fetch.topic))?;
                 let partition = refused(topic.inner.partition(fetch.partition))?.clone();
@@ -307,7 +307,9 @@ impl Service {
             }
             // What a group has committed may have to wait for the group.
             Request::OffsetAt(at) if !matches!(at.position, WirePosition::Committed(_)) => {
-                Step::Done(Ok(refused(offset_at(&self.log, at))?))
+                let topic = refused(self.log.topic(&at.topic))?;
+                let work = refused(OffsetWork::new(at, &topic))?;
+                Step::Wait(Work::OffsetAt(Box::new(work)), Duration::MAX)
             }
             Request::Acquire(acquire) => {
                 let wait = Duration::from_millis(acquire.wait_ms.into());
@@ -318,17 +320,7 @@ impl Service {
                 let work = queue.acquiring(count_max, limits.fetch_bytes_max, lock);
                 Step::Wait(Work::Acquire(work), wait)
             }
-            Request::Settle(settle) if settle.verdict == Verdict::Reject => {
-                // Dead letters are durable before their originals are done with: that blocks.
-                let queue = self.queue(&settle.queue)?.clone();
-                let job = move || queue.settling(settle.verdict, &settle.deliveries).outcome();
-                Step::Wait(Work::Blocking(self.blocking.run(task, Box::new(job))), Duration::MAX)
-            }
-            Request::Settle(settle) => {
-                let queue = self.queue(&settle.queue)?;
-                let settling = queue.settling(settle.verdict, &settle.deliveries);
-                Step::Wait(Work::Settle(settling), Duration::MAX)
-            }
+            Request::Settle(settle) => self.settle(task, &settle)?,
             Request::AwaitGroup(request) => {
                 let wait = Duration::from_millis(request.wait_ms.into());
                 Step::Wait(self.await_group(task, request), wait)
@@ -336,6 +328,31 @@ impl Service {
             Request::QueueStats(name) => done(queue_state(self.queue(&name.queue)?.stats())),
             blocking => self.step_aside(task, blocking, body),
         })
+    }
+
+    fn append(&self, append: &Append, body: &[Bytes]) -> Result<Step, RemoteError> {
+        let topic = refused(self.log.topic(&append.topic))?;
+        let batch = body.first().map(|batch| &batch[..]).unwrap_or_default();
+        let mut ticket = refused(topic.append_batch(append.partition, append.level, batch))?;
+        // Who appends to a partition where so much has gathered waits until it is written.
+        if refused(topic.inner.partition(append.partition))?.is_crowded() {
+            ticket = ticket.at_level(append.level.max(Level::Written));
+        }
+        let (first_offset, fingerprint) = (ticket.first_offset(), fingerprint(&topic));
+        Ok(Step::Wait(Work::Append { ticket, first_offset, fingerprint }, Duration::MAX))
+    }
+
+    fn settle(&self, task: u64, settle: &Settle) -> Result<Step, RemoteError> {
+        let queue = self.queue(&settle.queue)?;
+        // Locks are judged now, whatever is to be waited for then.
+        let settling = queue.settling(settle.verdict, &settle.deliveries);
+        let work = if settling.blocks() {
+            Work::Blocking(self.tending.run(task, Box::new(|| settling.outcome())))
+        } else {
+            queue.chores().into_iter().for_each(|chores| tend(&self.tending, chores));
+            Work::Settle(settling)
+        };
+        Ok(Step::Wait(work, Duration::MAX))
     }
 
     /// Hands what blocks to another thread.
@@ -380,98 +397,16 @@ impl Service {
     }
 }
 
+/// Has a thread do what a queue has to do beside the requests of its workers.
+fn tend(tending: &Blocking, chores: Chores) {
+    let job = || {
+        chores.run();
+        Ok(Done(Nothing {}).into())
+    };
+    // Nobody waits for it.
+    tending.run(CONTROL, Box::new(job));
+}
+
 fn done(reply: impl Into<Reply>) -> Step {
     Step::Done(Ok(reply.into()))
-}
-
-/// What changes topics and groups, and transactions. Runs on the thread for that.
-fn administer(log: &Log, request: Request, body: Vec<Bytes>) -> Result<Reply, LogError> {
-    if let Some(answered) = super::groups::answer(log, &request) {
-        return answered;
-    }
-    match request {
-        Request::OffsetAt(at) => offset_at(log, at),
-        Request::CreateTopic(setup) => {
-            let topic = log.create_topic(&setup.0.topic, options(&setup.0, None)?)?;
-            Ok(topic_state(&topic).into())
-        }
-        Request::AlterTopic(setup) => {
-            let now = log.topic(&setup.0.topic)?.options().clone();
-            let topic = log.alter_topic(&setup.0.topic, options(&setup.0, Some(now))?)?;
-            Ok(topic_state(&topic).into())
-        }
-        Request::DeleteTopic(name) => {
-            log.delete_topic(&name.0.topic)?;
-            Ok(Done(Nothing {}).into())
-        }
-        Request::Truncate(truncate) => {
-            let topic: Topic = log.topic(&truncate.topic)?;
-            topic.truncate_front(truncate.partition, truncate.offset)?;
-            Ok(Done(Nothing {}).into())
-        }
-        Request::Transact(request) => super::groups::transact(log, request, body),
-        other => {
-            let reason = format!("a request of kind {} is not one for topics", other.name());
-            Err(LogError::Invalid { what: "request", reason })
-        }
-    }
-}
-
-fn offset_at(log: &Log, at: OffsetAt) -> Result<Reply, LogError> {
-    let topic = log.topic(&at.topic)?;
-    let position = Position::from(at.position);
-    let offset = topic.offset_of(at.partition, position.clone())?;
-    // Afterwards: a commit that was under way is done by then.
-    let committed = match position {
-        Position::Committed(group) => {
-            log.group(&group)?.committed(&at.topic, at.partition)?.is_some()
-        }
-        _ => false,
-    };
-    let last_epoch = last_epoch(topic.inner.partition(at.partition)?);
-    Ok(OffsetFound { offset, committed, last_epoch, topic_id: topic.inner.id }.into())
-}
-
-fn queue_state(stats: QueueStats) -> QueueState {
-    QueueState {
-        delivered: stats.delivered,
-        redelivered: stats.redelivered,
-        acknowledged: stats.acknowledged,
-        dead: stats.dead,
-        missed: stats.missed,
-        available: stats.available as u64,
-        locked: stats.locked as u64,
-        waiting: stats.waiting as u64,
-        unburied: stats.unburied as u64,
-    }
-}
-
-/// The options that words say; what they do not say stays as it is.
-fn options(setup: &TopicSetup, now: Option<TopicOptions>) -> Result<TopicOptions, LogError> {
-    let mut options = now.unwrap_or_default();
-    for word in &setup.options {
-        if !options.set_word(word) {
-            let reason = format!("{word} is not known here");
-            return Err(LogError::Invalid { what: "topic option", reason });
-        }
-    }
-    Ok(options)
-}
-
-fn topic_state(topic: &Topic) -> TopicState {
-    let description = topic.describe();
-    let partition = |partition: &crate::log::PartitionDescription| PartitionState {
-        earliest: partition.earliest,
-        end: partition.end,
-        durable_end: partition.durable_end,
-        segments: u32::try_from(partition.segments).unwrap_or(u32::MAX),
-        bytes: partition.bytes,
-    };
-    TopicState {
-        topic: description.name.clone(),
-        id: description.id.to_string(),
-        options: description.options.words(),
-        partitions: description.partitions.iter().map(partition).collect(),
-        fingerprint: fingerprint(topic),
-    }
 }

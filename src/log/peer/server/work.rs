@@ -11,16 +11,18 @@ use bytes::Bytes;
 
 use super::blocking::Place;
 use crate::log::append::Ticket;
-use crate::log::durable::{Acquiring, Settling};
+use crate::log::durable::{Acquiring, Chores, Settling};
 use crate::log::error::LogError;
 use crate::log::format::Id;
+use crate::log::format::checkpoint::EpochStart;
 use crate::log::groups::{Group, GroupWatch};
 use crate::log::options::Level;
 use crate::log::partition::Partition;
 use crate::log::peer::protocol::{
-    Appended, Fetch, Fetched, GroupVersion, NO_EPOCH, Outcome, RemoteCode, RemoteError, Reply,
+    Appended, Fetch, Fetched, GroupVersion, NO_EPOCH, OffsetAt, OffsetFound,
+    Outcome, RemoteCode, RemoteError, Reply,
 };
-use crate::log::peer::watch::Watch;
+use crate::log::peer::watch::{Gathered, Watch};
 use crate::log::read::{Position, Reader};
 use crate::log::topic::Topic;
 use crate::sync::{Mutex, lock};
@@ -41,6 +43,8 @@ pub(super) enum Work {
     Acquire(Acquiring),
     /// For what becomes of deliveries to be durable.
     Settle(Settling),
+    /// For what has gathered, to tell an offset.
+    OffsetAt(Box<OffsetWork>),
     /// For another version of a group.
     AwaitGroup { watch: GroupWatch, version: u64 },
     /// For another thread to find a group, of which another version is waited for then. `over`: the time for that is up.
@@ -65,6 +69,7 @@ impl Work {
                 })
             }
             Self::Fetch(work) => work.poll(waker, over),
+            Self::OffsetAt(work) => work.poll(waker),
             Self::Acquire(acquiring) => acquiring.poll_outcome(waker, over),
             Self::Settle(settling) => settling.poll_outcome(waker),
             Self::AwaitGroup { watch, version } => {
@@ -88,6 +93,14 @@ impl Work {
         matches!(self, Self::Fetch(_))
     }
 
+    /// What it has found to be done by a thread that may block, beside it.
+    pub(super) fn chores(&self) -> Option<Chores> {
+        match self {
+            Self::Acquire(acquiring) => acquiring.chores(),
+            _ => None,
+        }
+    }
+
     /// When it wants to be polled though nothing wakes it.
     pub(super) fn look_again_at(&self) -> Option<Instant> {
         match self {
@@ -107,6 +120,10 @@ pub(super) struct FetchWork {
     bytes_max: usize,
     /// What there is for it, as far as it has looked.
     seen: Seen,
+    /// What has to be written first, as it had gathered where the fetch begins.
+    gathered: Option<Gathered>,
+    /// The time is up.
+    over: bool,
 }
 
 /// What a fetch has found so far. It is not kept, only counted: many may wait for long.
@@ -150,14 +167,24 @@ impl FetchWork {
         let bytes_max = bytes_max.min(request.bytes_max as usize);
         let incarnation = partition.shared.epoch;
         let seen = Seen::nothing(request.offset);
+        let gathered = match request.offset >= partition.written_end() {
+            true => Some(refused(Gathered::new(Arc::clone(&partition)))?),
+            false => None,
+        };
         let watch = Watch::new(partition, level);
-        Ok(Self { request, topic_id, watch, incarnation, bytes_max, seen })
+        let over = false;
+        Ok(Self { request, topic_id, watch, incarnation, bytes_max, seen, gathered, over })
     }
 
     fn poll(&mut self, waker: &Waker, over: bool) -> Poll<Outcome> {
+        self.over |= over;
+        if self.gathered.as_ref().is_some_and(|gathered| gathered.poll(waker).is_pending()) {
+            return Poll::Pending;
+        }
+        self.gathered = None;
         let mut registered = false;
         loop {
-            if over || self.is_hopeless() {
+            if self.over || self.is_hopeless() {
                 return Poll::Ready(self.fetch());
             }
             // Asked for first: what comes during the look needs another one.
@@ -204,8 +231,7 @@ impl FetchWork {
     fn gather(&self, mut seen: Seen) -> Result<(Vec<Bytes>, Seen), RemoteError> {
         let (request, partition) = (&self.request, self.watch.partition());
         self.check_epoch(partition)?;
-        let position = Position::Offset(seen.next_offset);
-        let reader = Reader::new(partition.clone(), position);
+        let reader = Reader::at(partition.clone(), seen.next_offset);
         let reader = reader.map_err(|error| RemoteError::from(&error))?;
         let mut reader = reader.chunk_bytes(self.bytes_max.clamp(1, CHUNK_BYTES_MAX));
         if request.durable_only {
@@ -278,6 +304,44 @@ impl FetchWork {
     }
 }
 
+/// The question where a position is, but for what a group has committed.
+#[derive(Debug)]
+pub(super) struct OffsetWork {
+    position: Position,
+    topic_id: Id,
+    partition: Arc<Partition>,
+    /// `None` if the answer does not depend on it.
+    gathered: Option<Gathered>,
+}
+
+impl OffsetWork {
+    /// # Errors
+    /// `UnknownPartition`; failures to look what another process has written.
+    pub(super) fn new(at: OffsetAt, topic: &Topic) -> Result<Self, LogError> {
+        let partition = topic.inner.partition(at.partition)?.clone();
+        let position = Position::from(at.position);
+        let within = match position {
+            Position::Earliest => true,
+            Position::Offset(offset) => offset < partition.written_end(),
+            _ => false,
+        };
+        let gathered = (!within).then(|| Gathered::new(Arc::clone(&partition))).transpose()?;
+        Ok(Self { position, topic_id: topic.inner.id, partition, gathered })
+    }
+
+    fn poll(&self, waker: &Waker) -> Poll<Outcome> {
+        if self.gathered.as_ref().is_some_and(|gathered| gathered.poll(waker).is_pending()) {
+            return Poll::Pending;
+        }
+        let (position, partition) = (self.position.clone(), &self.partition);
+        let offset = refused(partition.offset_within(position, partition.written_end()));
+        let last_epoch = last_epoch(partition);
+        let found =
+            |offset| OffsetFound { offset, committed: false, last_epoch, topic_id: self.topic_id };
+        Poll::Ready(offset.map(|offset| found(offset).into()))
+    }
+}
+
 /// The newest writer of a partition, which need not have written anything yet.
 pub(super) fn last_epoch(partition: &Partition) -> i32 {
     if partition.shared.epoch >= 0 {
@@ -293,13 +357,17 @@ fn epoch_end(partition: &Partition, epoch: i32) -> i64 {
     if partition.shared.epoch >= 0 && epoch >= partition.shared.epoch {
         return partition.written_end();
     }
+    // Who writes may have the lock for as long as a sync takes; where the earlier ones ended does not change.
+    if let Some((starts, end)) = &partition.earlier {
+        return end_of(starts, epoch).unwrap_or(*end);
+    }
     let writer = lock(&partition.writer);
-    let next = writer.epochs.iter().find(|entry| entry.epoch > epoch).map(|next| next.start_offset);
-    let end = next.unwrap_or_else(|| partition.written_end());
-    drop(writer);
-    // Somebody may have found the lock taken.
-    partition.write_if_wanted();
-    end
+    end_of(&writer.epochs, epoch).unwrap_or_else(|| partition.written_end())
+}
+
+/// Where the writer after this one begins.
+fn end_of(starts: &[EpochStart], epoch: i32) -> Option<i64> {
+    starts.iter().find(|start| start.epoch > epoch).map(|next| next.start_offset)
 }
 
 /// The error of a log, as it travels.

@@ -253,3 +253,23 @@ fn holes_in_the_offsets_are_done_with() {
     core.skip_to(0, 12);
     assert_eq!((core.floor(0), core.wants(0)), (Some(12), Some(12)));
 }
+
+#[test]
+fn a_delivery_that_is_undone_does_not_count_and_one_whose_lock_is_over_is_not_undone() {
+    let mut core = Core::new(2, 10, 1000);
+    core.open(0, Remembered::default());
+    assert!(core.offer((0, 0), 1));
+    let first = core.next(1)[0];
+    core.lock(first, 10);
+    core.undo(first);
+    assert_eq!((core.available(), core.locked()), (1, 0));
+    let again = core.next(1)[0];
+    assert_eq!(again, first);
+    core.lock(again, 10);
+    core.expire(10);
+    core.undo(again);
+    assert_eq!(core.next(1)[0].attempt, 2);
+    core.lock(core.next(1)[0], 30);
+    core.undo(again);
+    assert_eq!((core.available(), core.locked()), (0, 1), "it is another delivery");
+}

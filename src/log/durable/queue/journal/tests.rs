@@ -32,7 +32,7 @@ fn what_was_noted_is_remembered_and_what_is_before_everything_forgotten() {
     let (mut journal, nothing) = Journal::open(&log, "q").unwrap();
     assert!(nothing.is_none());
     journal.everything(memory([(2, remembered(5, &[7], &[(6, 2)]))])).unwrap();
-    journal.delivered(&[lease(8, 1), lease(6, 3)]).unwrap();
+    journal.delivered(&[lease(8, 1), lease(6, 3)]).unwrap().unwrap().wait().unwrap();
     journal.finished(Level::Durable, &[(2, 8)]).unwrap().unwrap().wait().unwrap();
     drop((journal, log));
     let log = Log::open_in(storage, "/log").unwrap();
@@ -101,7 +101,7 @@ fn more_than_fits_a_record_goes_into_several_notes() {
     journal.everything(memory([])).unwrap();
     let count = i64::from(SEGMENT_BYTES) / 8;
     let leases: Vec<Lease> = (0..count).map(|offset| lease(offset, 1)).collect();
-    journal.delivered(&leases).unwrap();
+    journal.delivered(&leases).unwrap().unwrap().wait().unwrap();
     let spots: Vec<Spot> = (0..count - 1).map(|offset| (2, offset)).collect();
     journal.finished(Level::Durable, &spots).unwrap().unwrap().wait().unwrap();
     let found = Journal::open(&log, "q").unwrap().1.unwrap();
