@@ -255,3 +255,32 @@ fn nobody_waits_while_the_journal_of_a_queue_is_shortened() {
     let next = again.open(&log, "q", "jobs").unwrap().acquire(1, LONG, LONG).unwrap();
     assert_eq!(next[0].record.offset, done as i64 + 1);
 }
+
+#[test]
+fn a_lock_is_judged_when_the_request_comes_and_not_when_others_are_done() {
+    let place = place(TopicOptions::default(), DurableQueue::options());
+    place.append(2);
+    let (first, second) = (place.client().queue("q"), place.client().queue("q"));
+    let got = first.acquire(2, LOCK, LONG).unwrap();
+    let (one, two) = (got[0].id, got[1].id);
+    // Neither a topic that is made keeps them, nor the letter of the first the second.
+    let making = Held::new(&place.storage, Operation::CreateDir, "many-1");
+    let maker = place.client();
+    let makes = thread::spawn(move || {
+        maker.create_topic("many", TopicOptions::default().partitions(2)).map(drop)
+    });
+    making.wait();
+    let held = Held::new(&place.storage, Operation::SyncData, "dead-0/00000000000000000000.log");
+    let first = thread::spawn(move || first.reject(&[one]));
+    held.wait();
+    let second = thread::spawn(move || second.reject(&[two]));
+    wait_until("both requests have come", || place.queue.stats().locked == 0);
+    place.clock.advance(2 * LOCK.as_millis() as i64);
+    held.let_go();
+    first.join().unwrap().unwrap();
+    second.join().unwrap().unwrap();
+    assert!(!makes.is_finished(), "the topic is made all the while");
+    making.let_go();
+    makes.join().unwrap().unwrap();
+    assert_eq!(place.queue.stats().dead, 2);
+}
