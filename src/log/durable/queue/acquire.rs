@@ -137,6 +137,10 @@ impl Acquiring {
         if !found.deliveries.is_empty() || self.wish.count_max == 0 {
             return Some(Ok((found.noted, found.deliveries)));
         }
+        // Nobody would get anything any more.
+        if let Err(error) = state.journal.check() {
+            return Some(Err(error));
+        }
         (over || found.hopeless).then(|| found.failed.map_or(Ok((None, Vec::new())), Err))
     }
 

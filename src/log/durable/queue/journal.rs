@@ -157,6 +157,11 @@ impl Journal {
         self.topic.append_to(0, level, NewRecord::new(&bytes))
     }
 
+    /// Whether anything can be noted.
+    pub(super) fn check(&self) -> Result<(), LogError> {
+        self.topic.inner.partition(0)?.check()
+    }
+
     /// Whether so much was noted that a picture is due: it is no more work than the notes before it were.
     pub(super) fn is_long(&self) -> bool {
         self.notes >= NOTES_MAX && self.bytes >= self.picture_bytes

@@ -99,7 +99,8 @@ impl LogClient {
 }
 
 /// Reads a partition in another process. As an iterator it ends at the end for now, and goes on when it is asked later;
-/// after [`follow`](Self::follow) it waits there instead. After an error it stays where it is.
+/// after [`follow`](Self::follow) it waits there instead. After an error it stays where it is. Who waits is refused with
+/// `Closed` or `Poisoned` when the log was closed or failed and everything is read.
 #[derive(Debug)]
 pub struct RemoteReader {
     client: LogClient,

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -184,7 +185,10 @@ impl FetchWork {
         self.gathered = None;
         let mut registered = false;
         loop {
-            if self.over || self.is_hopeless() {
+            if self.is_hopeless() {
+                return Poll::Ready(self.last());
+            }
+            if self.over {
                 return Poll::Ready(self.fetch());
             }
             // Asked for first: what comes during the look needs another one.
@@ -204,10 +208,28 @@ impl FetchWork {
         }
     }
 
-    /// Whether nothing can come any more.
+    /// Whether nothing can come any more. While a log is being closed something can.
     fn is_hopeless(&self) -> bool {
         let partition = self.watch.partition();
-        partition.home.writable && partition.check().is_err()
+        let stopped = partition.shared.poison.get().is_some();
+        partition.home.writable && (stopped || partition.retired.load(Ordering::SeqCst))
+    }
+
+    /// The answer when nothing can come any more: who wants to wait, and there is nothing, hears why it is in vain.
+    fn last(&self) -> Outcome {
+        let (body, seen) = self.gather(Seen::nothing(self.request.offset))?;
+        let partition = self.watch.partition();
+        if seen.batches == 0
+            && self.request.wait_ms > 0
+            && let Err(error) = partition.check()
+        {
+            let mut error = RemoteError::from(&error);
+            error.topic.get_or_insert_with(|| self.request.topic.clone());
+            error.partition.get_or_insert(self.request.partition);
+            error.offset.get_or_insert(self.request.offset);
+            return Err(error);
+        }
+        Ok(self.reply(body, seen))
     }
 
     /// Counts what has come since the last look; the answer, if that is enough.

@@ -345,8 +345,8 @@ impl Identity {
 
 /// The topic is deleted, or not the one any more that it was.
 fn is_gone(error: &PeerError) -> bool {
-    use RemoteCode::{Closed, TopicReplaced, UnknownPartition, UnknownTopic};
-    matches!(error.code(), Some(UnknownTopic | TopicReplaced | UnknownPartition | Closed))
+    use RemoteCode::{TopicReplaced, UnknownPartition, UnknownTopic};
+    matches!(error.code(), Some(UnknownTopic | TopicReplaced | UnknownPartition))
 }
 
 impl Drop for RemoteMember {
