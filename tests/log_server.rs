@@ -284,3 +284,21 @@ fn a_lock_is_judged_when_the_request_comes_and_not_when_others_are_done() {
     makes.join().unwrap().unwrap();
     assert_eq!(place.queue.stats().dead, 2);
 }
+
+#[test]
+fn other_groups_are_served_while_a_commit_is_synced() {
+    let place = place(TopicOptions::default(), DurableQueue::options());
+    let (slow, other) = (place.client(), place.client());
+    let nothing = [OffsetCommit::new("other", 0, 0)];
+    slow.group("g").set_offsets(&nothing).unwrap();
+    let held =
+        Held::new(&place.storage, Operation::SyncData, "__offsets-0/00000000000000000000.log");
+    let committing = slow.clone();
+    let commits = thread::spawn(move || committing.group("g").set_offsets(&nothing));
+    held.wait();
+    assert_eq!(other.groups().unwrap(), ["g"]);
+    assert!(other.group("h").describe().unwrap().members.is_empty());
+    assert!(!commits.is_finished(), "it is synced all the while");
+    held.let_go();
+    commits.join().unwrap().unwrap();
+}

@@ -40,6 +40,11 @@ pub struct CommitTicket {
 }
 
 impl CommitTicket {
+    /// What is to be waited for, if anything is. What is known of the group is brought up to date when somebody asks for it.
+    pub(in crate::log) fn into_ticket(self) -> Option<Ticket> {
+        self.ticket
+    }
+
     /// Whether it is done, or has failed: waiting would not block.
     pub fn is_done(&self) -> bool {
         self.ticket.as_ref().is_none_or(Ticket::is_done)
@@ -223,8 +228,16 @@ impl Group {
     /// # Errors
     /// `GroupNotEmpty` while it has members; else as [`commit`](Self::commit).
     pub fn set_offsets(&self, offsets: &[OffsetCommit]) -> Result<(), LogError> {
+        self.set_offsets_ticket(offsets)?.wait()
+    }
+
+    /// As [`set_offsets`](Self::set_offsets), without waiting until they are durable.
+    pub(in crate::log) fn set_offsets_ticket(
+        &self,
+        offsets: &[OffsetCommit],
+    ) -> Result<CommitTicket, LogError> {
         let set = self.log.commit_offsets(&self.cell, Committer::Nobody, offsets, Level::Durable);
-        CommitTicket { cell: self.cell.clone(), ticket: set? }.wait()
+        Ok(CommitTicket { cell: self.cell.clone(), ticket: set? })
     }
 
     /// What is committed for a partition; `None` if nothing is.

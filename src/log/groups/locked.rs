@@ -62,6 +62,7 @@ impl GroupCell {
         for (member, presence) in lock(&self.present).values() {
             state.coordinator.heard(member, presence.seen_ms(now_ms));
         }
+        self.beats.tell(&self.name, now_ms, &mut state.coordinator);
         let before = state.coordinator.changes();
         let result = run(&mut state.coordinator);
         if state.coordinator.changes() != before {

@@ -7,6 +7,7 @@
 //! in memory (`offsets.rs`); `member.rs` is a member in this process.
 
 mod assign;
+mod beats;
 mod coordinator;
 mod handle;
 mod locked;

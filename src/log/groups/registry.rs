@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use super::beats::Beats;
 use super::coordinator::{Coordinator, TopicShape};
 use super::locked::Locked;
 use super::member::presence::Presence;
@@ -54,6 +55,7 @@ const TIDY_FROM: usize = 64;
 #[derive(Debug, Default)]
 pub(in crate::log) struct Groups {
     index: Mutex<Index>,
+    pub(super) beats: Arc<Beats>,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +72,7 @@ struct Index {
 pub(super) struct GroupCell {
     pub(super) name: String,
     pub(super) state: Mutex<GroupState>,
+    pub(super) beats: Arc<Beats>,
     /// Grows when members in this process should not wait with their next heartbeat.
     pub(super) version: AtomicU64,
     /// Those members, while they wait for records.
@@ -110,9 +113,10 @@ pub(in crate::log) enum Committer<'a> {
 }
 
 impl GroupCell {
-    fn new(name: &str) -> Arc<Self> {
+    fn new(name: &str, beats: &Arc<Beats>) -> Arc<Self> {
         Arc::new(Self {
             name: name.to_owned(),
+            beats: Arc::clone(beats),
             state: Mutex::default(),
             version: AtomicU64::new(0),
             waiting: Waiters::default(),
@@ -251,7 +255,7 @@ impl LogInner {
     pub(super) fn group(&self, name: &str) -> Result<Arc<GroupCell>, LogError> {
         let mut index = self.load_groups()?;
         index.tidy_up();
-        let new = || GroupCell::new(name);
+        let new = || GroupCell::new(name, &self.groups.beats);
         Ok(index.groups.entry(name.to_owned()).or_insert_with(new).clone())
     }
 
@@ -277,7 +281,7 @@ impl LogInner {
             let from = index.next_offset.max(partition.log_start());
             let mut reader = Reader::new(partition.clone(), Position::Offset(from))?;
             while let Some(record) = reader.next_record()? {
-                index.apply(partition, &record)?;
+                index.apply(partition, &record, &self.groups.beats)?;
                 index.next_offset = reader.next_offset();
             }
         }
@@ -497,14 +501,19 @@ impl Index {
         }
     }
 
-    fn apply(&mut self, partition: &Partition, record: &LogRecord) -> Result<(), LogError> {
+    fn apply(
+        &mut self,
+        partition: &Partition,
+        record: &LogRecord,
+        beats: &Arc<Beats>,
+    ) -> Result<(), LogError> {
         let damaged = || {
             let place = partition.home.place().at_offset(record.offset);
             LogError::corrupt(place, Damage::Unreadable)
         };
         let key = record.key.as_deref().and_then(Key::decode).ok_or_else(damaged)?;
         let (Key::Offset { group, .. } | Key::Group { group }) = &key;
-        let new = || GroupCell::new(group);
+        let new = || GroupCell::new(group, beats);
         let cell = self.groups.entry(group.clone()).or_insert_with(new);
         let applied = lock(&cell.state).apply(record.offset, key, record.value.as_deref());
         applied.ok_or_else(damaged)

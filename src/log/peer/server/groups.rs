@@ -1,4 +1,4 @@
-//! Requests about consumer groups. They may wait for a sync, so they run on a thread of their own.
+//! Requests about consumer groups. They may wait for a sync, so they run on a thread of their own; commits are only begun there.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,10 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::work::fingerprint;
+use crate::log::append::Ticket;
 use crate::log::groups::{
     GroupDescription, GroupOffset, HeartbeatRequest, MemberDescription, OffsetCommit, Strategy,
     TopicPartition,
 };
+use crate::log::options::Level;
 use crate::log::peer::protocol::{
     Commit, Done, GroupNames, GroupState, Heartbeat, MemberState, Membership, Nothing, Offset,
     Offsets, ProgressState, Reply, Request, Transact, Transacted,
@@ -18,13 +20,11 @@ use crate::log::transaction::Given;
 use crate::log::{Log, LogError};
 
 impl Request {
-    /// Whether it is about a group, so that [`answer`] answers it.
+    /// Whether it is about a group, and [`answer`] answers it.
     pub(super) fn is_of_group(&self) -> bool {
         matches!(
             self,
-            Self::Heartbeat(_)
-                | Self::Leave(_)
-                | Self::Commit(_)
+            Self::Leave(_)
                 | Self::ListOffsets(_)
                 | Self::ListGroups(_)
                 | Self::DescribeGroup(_)
@@ -36,12 +36,10 @@ impl Request {
 /// Answers a request about a group; `None` for others.
 pub(super) fn answer(log: &Log, request: &Request) -> Option<Result<Reply, LogError>> {
     Some(match request {
-        Request::Heartbeat(request) => heartbeat(log, request),
         Request::Leave(request) => log
             .group(&request.group)
             .and_then(|group| group.leave(&request.member))
             .map(|()| Done(Nothing {}).into()),
-        Request::Commit(request) => commit(log, request),
         Request::ListOffsets(request) => offsets(log, &request.group),
         Request::ListGroups(_) => log.groups().map(|groups| GroupNames { groups }.into()),
         Request::DescribeGroup(name) => log
@@ -56,7 +54,8 @@ pub(super) fn answer(log: &Log, request: &Request) -> Option<Result<Reply, LogEr
     })
 }
 
-fn heartbeat(log: &Log, request: &Heartbeat) -> Result<Reply, LogError> {
+/// Takes the heartbeat of a member.
+pub(super) fn heartbeat(log: &Log, request: &Heartbeat) -> Result<Reply, LogError> {
     let Some(strategy) = Strategy::parse(&request.strategy) else {
         let reason = format!("{} is not known here", request.strategy);
         return Err(LogError::Invalid { what: "strategy", reason });
@@ -148,14 +147,17 @@ pub(super) fn transact(log: &Log, request: Transact, body: Vec<Bytes>) -> Result
     Ok(Transacted { offsets, fingerprints }.into())
 }
 
-fn commit(log: &Log, request: &Commit) -> Result<Reply, LogError> {
+/// Commits offsets; what is left is to wait until they are durable.
+pub(super) fn commit(log: &Log, request: &Commit) -> Result<Option<Ticket>, LogError> {
     let group = log.group(&request.group)?;
     let offsets = commits(&request.offsets);
-    match &request.member {
-        Some((member, generation)) => group.commit(member, *generation, &offsets)?,
-        None => group.set_offsets(&offsets)?,
-    }
-    Ok(Done(Nothing {}).into())
+    let committed = match &request.member {
+        Some((member, generation)) => {
+            group.commit_ticket(member, *generation, &offsets, Level::Durable)?
+        }
+        None => group.set_offsets_ticket(&offsets)?,
+    };
+    Ok(committed.into_ticket())
 }
 
 fn offsets(log: &Log, group: &str) -> Result<Reply, LogError> {

@@ -19,14 +19,14 @@ use super::blocking::Blocking;
 use super::clients::{Client, Clients, Deferred};
 use super::deadlines::Deadlines;
 use super::work::{BATCHES_MAX, FetchWork, OffsetWork, Work, fingerprint, refused};
-use super::{CONTROL, Control, LogServerOptions};
+use super::{CONTROL, Control, LogServerOptions, groups};
 use crate::error::SetupError;
 use crate::log::durable::Chores;
 use crate::log::groups::GroupWatch;
 use crate::log::options::Level;
 use crate::log::peer::alarm::Alarm;
 use crate::log::peer::protocol::{
-    self, Append, AwaitGroup, Done, Malformed, Nothing, Outcome, ProducerId,
+    self, Append, AwaitGroup, Commit, Done, Heartbeat, Malformed, Nothing, Outcome, ProducerId,
     RemoteCode, RemoteError, Reply, Request, Settle, TopicNames, WirePosition,
 };
 use crate::log::{Log, threads};
@@ -321,6 +321,8 @@ impl Service {
                 Step::Wait(Work::Acquire(work), wait)
             }
             Request::Settle(settle) => self.settle(task, &settle)?,
+            Request::Heartbeat(heartbeat) => self.heartbeat(task, heartbeat),
+            Request::Commit(commit) => self.commit(task, commit),
             Request::AwaitGroup(request) => {
                 let wait = Duration::from_millis(request.wait_ms.into());
                 Step::Wait(self.await_group(task, request), wait)
@@ -353,6 +355,29 @@ impl Service {
             Work::Settle(settling)
         };
         Ok(Step::Wait(work, Duration::MAX))
+    }
+
+    fn heartbeat(&self, task: u64, heartbeat: Heartbeat) -> Step {
+        // It counts from now on, however long others keep it waiting.
+        let mut beating = self.log.beating(&heartbeat.group, &heartbeat.member);
+        let log = self.log.clone();
+        let job = move || {
+            let taken = refused(groups::heartbeat(&log, &heartbeat));
+            taken.inspect(|_| beating.taken())
+        };
+        let place = self.coordinating.run(task, Box::new(job));
+        Step::Wait(Work::Blocking(place), Duration::MAX)
+    }
+
+    fn commit(&self, task: u64, commit: Commit) -> Step {
+        let (log, begun) = (self.log.clone(), Arc::new(Mutex::new(None)));
+        let begins = Arc::clone(&begun);
+        let job = move || {
+            *lock(&begins) = refused(groups::commit(&log, &commit))?;
+            Ok(Done(Nothing {}).into())
+        };
+        let place = self.coordinating.run(task, Box::new(job));
+        Step::Wait(Work::BeginCommit { place, begun }, Duration::MAX)
     }
 
     /// Hands what blocks to another thread.

@@ -20,7 +20,7 @@ use crate::log::groups::{Group, GroupWatch};
 use crate::log::options::Level;
 use crate::log::partition::Partition;
 use crate::log::peer::protocol::{
-    Appended, Fetch, Fetched, GroupVersion, NO_EPOCH, OffsetAt, OffsetFound,
+    Appended, Done, Fetch, Fetched, GroupVersion, NO_EPOCH, Nothing, OffsetAt, OffsetFound,
     Outcome, RemoteCode, RemoteError, Reply,
 };
 use crate::log::peer::watch::{Gathered, Watch};
@@ -50,6 +50,10 @@ pub(super) enum Work {
     AwaitGroup { watch: GroupWatch, version: u64 },
     /// For another thread to find a group, of which another version is waited for then. `over`: the time for that is up.
     FindGroup { place: Place, found: Arc<Mutex<Option<Group>>>, version: u64, over: bool },
+    /// For another thread to begin a commit, which is waited for then.
+    BeginCommit { place: Place, begun: Arc<Mutex<Option<Ticket>>> },
+    /// For a commit to be durable.
+    Commit(Ticket),
     /// For the other thread.
     Blocking(Place),
 }
@@ -84,6 +88,16 @@ impl Work {
                 let Some(group) = group else { return Poll::Ready(outcome) };
                 *self = Self::AwaitGroup { watch: GroupWatch::new(group), version };
                 self.poll(waker, over)
+            }
+            Self::BeginCommit { place, begun } => {
+                let Some(outcome) = place.take() else { return Poll::Pending };
+                let Some(ticket) = lock(begun).take() else { return Poll::Ready(outcome) };
+                *self = Self::Commit(ticket);
+                self.poll(waker, over)
+            }
+            Self::Commit(ticket) => {
+                let polled = Pin::new(ticket).poll(&mut Context::from_waker(waker));
+                polled.map(|done| refused(done).map(|_| Done(Nothing {}).into()))
             }
             Self::Blocking(place) => place.take().map_or(Poll::Pending, Poll::Ready),
         }
