@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use harness::wait_until;
 use peermq::Context;
+use peermq::log::storage::MemoryStorage;
 use peermq::log::storage::Operation;
 use peermq::log::storage::faulty::{Errno, Fault, FaultAction, FaultyStorage};
 use peermq::log::{
@@ -77,5 +78,31 @@ fn whoever_waits_for_records_hears_that_nothing_can_be_appended_any_more() {
     });
     for error in heard {
         assert_eq!(error.code(), Some(RemoteCode::Poisoned), "{error}");
+    }
+}
+
+#[test]
+fn a_long_poll_ends_with_the_record_that_another_process_has_written() {
+    let storage = MemoryStorage::new();
+    let log = Log::open_in(Arc::new(storage.clone()), "/log").unwrap();
+    let topic = log.create_topic("t", TopicOptions::default()).unwrap();
+    let guest = Log::options().storage(Arc::new(storage)).open_read_only("/log").unwrap();
+    let context = Context::new();
+    let options = LogServer::options().wait_max(60 * LONG);
+    let server = options.bind(&context, &guest, "tcp://127.0.0.1:0").unwrap();
+    let raw = context.dealer().connect(server.endpoint().clone()).unwrap();
+    for durable_only in [0, 1] {
+        let mut fetch = vec![2, 3];
+        fetch.extend(7u64.to_be_bytes());
+        fetch.extend([0, 0, 0, 1, b't', 0, 0, 0, 0]);
+        fetch.extend(i64::from(durable_only).to_be_bytes());
+        fetch.extend((-1i32).to_be_bytes());
+        fetch.extend([u32::MAX, 1, 3_600_000].iter().flat_map(|field| field.to_be_bytes()));
+        fetch.extend([durable_only, 0]);
+        raw.send(&fetch[..]).unwrap();
+        wait_until("it waits at the server", || server.stats().waiting == 1);
+        topic.append("x").unwrap().wait().unwrap();
+        let answer = raw.recv_timeout(LONG).unwrap();
+        assert_eq!((answer.frames()[0][1], answer.frames().len()), (128 + 3, 2));
     }
 }

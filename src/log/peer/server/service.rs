@@ -39,6 +39,8 @@ use crate::transport::now;
 
 /// The task that receives.
 const RECEIVE: u64 = 0;
+/// Between two looks at what another process writes.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Requests taken before others get their turn.
 const REQUESTS_PER_TURN: usize = 256;
 
@@ -80,6 +82,8 @@ pub(super) struct Service {
     resumed: Vec<(PeerId, Deferred)>,
     /// Clients that have read enough for tasks of theirs that are held.
     roomy: BTreeSet<PeerId>,
+    /// When it looked last what another process has written.
+    looked_at: Option<Instant>,
 }
 
 impl Service {
@@ -110,6 +114,7 @@ impl Service {
             next_task: CONTROL + 1,
             resumed: Vec::new(),
             roomy: BTreeSet::new(),
+            looked_at: None,
         })
     }
 
@@ -135,10 +140,33 @@ impl Service {
             // Always, and last: it also sends out what has gathered.
             let Some(more) = self.receive() else { return };
             self.publish_counts();
-            let next = self.deadlines.first();
+            let next = [self.deadlines.first(), self.look_around()].into_iter().flatten().min();
             let at_once = more || !self.resumed.is_empty() || !self.roomy.is_empty();
             woken = self.alarm.wait(if at_once { Some(now()) } else { next });
         }
+    }
+
+    /// Looks what another process has written to partitions of which somebody waits for records, if it is time: nobody else
+    /// tells of that. When it is time again; `None` if the log is this process's.
+    fn look_around(&mut self) -> Option<Instant> {
+        if self.log.inner.shared.epoch >= 0 || self.tasks.is_empty() {
+            return None;
+        }
+        if let Some(next) = self.looked_at.and_then(|at| at.checked_add(LOOK_EVERY))
+            && next > now()
+        {
+            return Some(next);
+        }
+        for topic in self.log.inner.all_topics() {
+            for partition in &topic.partitions {
+                if partition.followers.any() || partition.durable_followers.any() {
+                    // Whoever waits for records meets the failure when its time is up.
+                    let _ = partition.refresh();
+                }
+            }
+        }
+        self.looked_at = Some(now());
+        now().checked_add(LOOK_EVERY)
     }
 
     fn publish_counts(&self) {
