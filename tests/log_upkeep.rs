@@ -3,19 +3,23 @@
 #![cfg(feature = "log")]
 #![allow(clippy::unwrap_used)]
 
+#[path = "log/hooked.rs"]
+mod hooked;
 #[path = "log/support.rs"]
 mod support;
 #[path = "log/upkeep.rs"]
 mod upkeep;
 
 use std::path::PathBuf;
+use std::sync::mpsc::channel;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use hooked::HookedStorage;
 use peermq::log::storage::faulty::FaultyStorage;
-use peermq::log::storage::{MemoryStorage, OpenMode, Storage};
+use peermq::log::storage::{MemoryStorage, OpenMode, Operation, Storage};
 use peermq::log::{Level, Log, LogError, NewRecord, Position, TopicOptions};
-use support::{DIRECTORY, Random, files, segments, small};
+use support::{DIRECTORY, Random, files, read_all, segments, small};
 use upkeep::{Bench, compacted, contents, fill, open, put, records, seal};
 
 #[test]
@@ -205,4 +209,64 @@ fn the_thread_of_the_log_does_it_by_itself_when_a_segment_ends() {
     assert!(log.maintenance_failure().is_none());
     drop((reader, topic));
     log.close().unwrap();
+}
+
+/// With threads of its own, which only do what they are called for.
+fn open_with_threads(storage: &HookedStorage) -> Log {
+    let never = Some(Duration::from_secs(3600));
+    let options = Log::options().storage(Arc::new(storage.clone()));
+    options.linger(never).maintenance_interval(never).open(DIRECTORY).unwrap()
+}
+
+fn is_closed_in_order(storage: &HookedStorage) -> bool {
+    files(storage).contains_key(&PathBuf::from(DIRECTORY).join(".kafka_cleanshutdown"))
+}
+
+#[test]
+fn the_last_handle_closes_the_log_though_a_pass_is_under_way() {
+    let storage = HookedStorage::new(MemoryStorage::new());
+    let log = open_with_threads(&storage);
+    let topic = log.create_topic("t", compacted()).unwrap();
+    let (begun, begins) = channel();
+    let (_never, wait) = channel::<()>();
+    storage.before(Operation::Open, ".cleaned", move || {
+        begun.send(()).unwrap();
+        // Long enough for who does not wait to be found out.
+        wait.recv_timeout(Duration::from_millis(200)).unwrap_err();
+    });
+    seal(&topic);
+    begins.recv().unwrap();
+    let record = NewRecord::new("last").key("last");
+    let _not_waited_for = topic.append_at(Level::Written, record).unwrap();
+    drop(log);
+    assert!(!is_closed_in_order(&storage));
+    drop(topic);
+    assert!(is_closed_in_order(&storage));
+    let there = read_all(&support::open(&storage), "t", 0).unwrap();
+    assert_eq!((there.len(), &*there[12].1), (13, "last"), "and the pass did not go on to its end");
+}
+
+#[test]
+fn a_pass_that_drops_the_last_handle_ends_and_closes_the_log() {
+    let storage = HookedStorage::new(MemoryStorage::new());
+    let log = open_with_threads(&storage);
+    let topic = log.create_topic("t", compacted()).unwrap();
+    let (hand, handles) = channel();
+    // As a waker does that has them.
+    storage.before(Operation::Open, ".cleaned", move || drop(handles.recv().unwrap()));
+    seal(&topic);
+    hand.send((log, topic)).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_closed_in_order(&storage) {
+        assert!(Instant::now() < deadline, "nobody closes the log");
+        std::thread::yield_now();
+    }
+    // The lock is given up a moment later.
+    let log = loop {
+        match support::try_open(&storage) {
+            Err(LogError::Locked { .. }) if Instant::now() < deadline => std::thread::yield_now(),
+            opened => break opened.unwrap(),
+        }
+    };
+    assert_eq!(read_all(&log, "t", 0).unwrap().len(), 12);
 }

@@ -30,7 +30,7 @@ use super::segment::{Home, OpenFiles, Segment};
 use super::storage::{EntryKind, LockError, LockGuard, Storage, this_process};
 use super::topic::TopicInner;
 use super::transaction::Transactions;
-use super::{Log, LogInner, LogOptions, State, recovery, starts};
+use super::{Log, LogInner, LogOptions, Open, State, recovery, starts};
 use crate::sync::Mutex;
 
 /// What `meta.properties` names as the cluster: by this a directory is known as ours.
@@ -135,7 +135,7 @@ fn open_topics(
     }
     let state = State { catalogue, log_starts, lock: guard };
     let (state, cleaned) = (Mutex::new(state), Mutex::new(cleaned));
-    let inner = Arc::new(LogInner {
+    let inner = Arc::new(Open::new(LogInner {
         shared,
         state,
         topics: Mutex::new(topics),
@@ -145,11 +145,11 @@ fn open_topics(
         queues: Queues::default(),
         cleaned,
         opened_clean: clean,
-    });
+    }));
     // Before anything can be removed that its parts are looked for in.
     inner.complete_transaction()?;
     if inner.shared.epoch >= 0 {
-        inner.shared.maintenance.attach(Arc::downgrade(&inner));
+        inner.shared.maintenance.attach(inner.weak());
         for topic in inner.all_topics() {
             inner.shared.maintenance.wanted(&topic.options);
         }

@@ -118,6 +118,18 @@ impl Maintenance {
         lock(&self.state.calls).failure.clone()
     }
 
+    /// Tells the pass that is under way to end, if it is the thread of these passes that calls.
+    pub(super) fn end_own(&self) -> bool {
+        let calls = lock(&self.state.calls);
+        let own = std::thread::current().id();
+        let is_own = calls.thread.as_ref().is_some_and(|thread| thread.thread().id() == own);
+        drop(calls);
+        if is_own {
+            self.ending.store(true, Ordering::SeqCst);
+        }
+        is_own
+    }
+
     /// Ends the thread, and the pass that is under way.
     pub(super) fn end(&self) {
         self.ending.store(true, Ordering::SeqCst);
@@ -151,7 +163,7 @@ fn run(state: &State, interval: Duration) {
         drop(calls);
         let Some(log) = log.upgrade() else { return };
         let failure = log.maintain().err();
-        // It may be the last one who holds the log, and closes it then.
+        // The last handle may have gone within the pass, which leaves it to this to close the log.
         drop(log);
         calls = lock(&state.calls);
         calls.failure = failure;

@@ -84,6 +84,7 @@ mod groups;
 pub mod inspect;
 mod internal;
 mod maintenance;
+mod open;
 mod options;
 mod partition;
 mod peer;
@@ -135,6 +136,7 @@ use crate::sync::{Mutex, lock};
 use catalog::Catalogue;
 use format::checkpoint::PartitionOffset;
 use groups::Groups;
+use open::Open;
 use partition::Shared;
 use storage::{FileStorage, LockGuard, Storage};
 use topic::TopicInner;
@@ -255,11 +257,12 @@ impl LogOptions {
     }
 }
 
-/// A log: a directory of topics. Clones are the same log. It is closed in order when the last clone, and the last
-/// [`Topic`] of it, is dropped.
+/// A log: a directory of topics. Clones are the same log. It is closed in order when the last clone is dropped, and the last
+/// [`Topic`], [`Group`] and [`Transaction`] of it, and whatever has one of these: everything appended is durable then, and
+/// the log can be opened again. What the log's own threads are at ends before.
 #[derive(Clone, Debug)]
 pub struct Log {
-    inner: Arc<LogInner>,
+    inner: Arc<Open>,
 }
 
 /// What is behind a log's handles.
@@ -446,7 +449,7 @@ fn offsets_of(offsets: &BTreeMap<(String, u32), i64>) -> Vec<PartitionOffset> {
 
 impl Drop for LogInner {
     fn drop(&mut self) {
-        // Whoever wants to hear of failures calls `close`.
+        // Closed already, unless the last handle went within a pass.
         let _ = self.close();
     }
 }

@@ -11,7 +11,7 @@ use super::format::murmur2::partition_for_key;
 use super::options::{Level, LiveOptions, TopicOptions};
 use super::partition::Partition;
 use super::read::{Position, Reader};
-use super::{LogInner, partition, transaction};
+use super::{Open, partition, transaction};
 
 /// A topic that is open.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ pub struct PartitionDescription {
 #[derive(Clone, Debug)]
 pub struct Topic {
     pub(super) inner: Arc<TopicInner>,
-    pub(super) log: Arc<LogInner>,
+    pub(super) log: Arc<Open>,
 }
 
 impl Topic {

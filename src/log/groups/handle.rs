@@ -17,7 +17,7 @@ use crate::log::append::Ticket;
 use crate::log::directory::random_id;
 use crate::log::error::LogError;
 use crate::log::options::Level;
-use crate::log::{Log, LogInner};
+use crate::log::{Log, LogInner, Open};
 use crate::sync::lock;
 
 /// Shortest session; a shorter one is over before a member can do anything.
@@ -26,7 +26,7 @@ const SESSION_MIN: Duration = Duration::from_millis(10);
 /// A group of consumers. Clones are the same group; each keeps the log open. It exists from its first member or commit on.
 #[derive(Clone, Debug)]
 pub struct Group {
-    pub(super) log: Arc<LogInner>,
+    pub(super) log: Arc<Open>,
     pub(super) cell: Arc<GroupCell>,
 }
 

@@ -28,7 +28,7 @@ use super::options::Level;
 use super::partition::Partition;
 use super::partition::producers::after;
 use super::topic::TopicInner;
-use super::{Log, LogInner};
+use super::{Log, LogInner, Open};
 use crate::sync::{Mutex, MutexGuard, lock};
 use aside::Aside;
 pub use aside::TransactionTicket;
@@ -63,7 +63,7 @@ pub(super) enum Turn {
 #[derive(Debug)]
 #[must_use = "nothing of a transaction is appended before it is committed"]
 pub struct Transaction {
-    log: Arc<LogInner>,
+    log: Arc<Open>,
     parts: BTreeMap<(String, u32), Gathered>,
     /// Where each record goes, in the order of the calls.
     order: Vec<TopicPartition>,
