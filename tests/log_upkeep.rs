@@ -12,7 +12,7 @@ mod upkeep;
 
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hooked::HookedStorage;
@@ -209,6 +209,54 @@ fn the_thread_of_the_log_does_it_by_itself_when_a_segment_ends() {
     assert!(log.maintenance_failure().is_none());
     drop((reader, topic));
     log.close().unwrap();
+}
+
+/// Does this before each of the next so many segments that compaction begins to write.
+fn before_copies(storage: &HookedStorage, times: usize, act: impl Fn() + Send + 'static) {
+    let again = storage.clone();
+    storage.before(Operation::Open, ".cleaned", move || {
+        act();
+        if times > 1 {
+            before_copies(&again, times - 1, act);
+        }
+    });
+}
+
+#[test]
+fn a_pass_ends_however_much_is_appended_meanwhile() {
+    let storage = HookedStorage::new(MemoryStorage::new());
+    let log = support::open(&storage);
+    let topic = log.create_topic("t", compacted()).unwrap();
+    seal(&topic);
+    let writer = topic.clone();
+    before_copies(&storage, 100, move || seal(&writer));
+    let maintained = log.maintain().unwrap();
+    assert!(maintained.compacted_records > 0);
+    assert!(!storage.is_done(), "it went on as long as something was appended");
+}
+
+#[test]
+fn no_partition_waits_for_the_compaction_of_others_until_it_lets_go_of_what_it_need_not_keep() {
+    let storage = HookedStorage::new(MemoryStorage::new());
+    let log = support::open(&storage);
+    let compacted = log.create_topic("a", compacted().partitions(2)).unwrap();
+    for n in 0..24 {
+        let value = format!("{n:090}");
+        let record = NewRecord::new(&value).key("k");
+        compacted.append_to(n % 2, Level::Written, record).unwrap().wait().unwrap();
+    }
+    let limited = log.create_topic("b", small().retention_bytes(Some(2000))).unwrap();
+    fill(&limited, 50);
+    let seen: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let sees = seen.clone();
+    before_copies(&storage, 100, move || {
+        sees.lock().unwrap().push(limited.describe().partitions[0].bytes);
+        fill(&limited, 50);
+    });
+    assert_eq!(log.maintain().unwrap().compacted_partitions, 2);
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 2, "one new segment for each partition");
+    assert!(seen.iter().all(|bytes| (2000..2600).contains(bytes)), "{seen:?}");
 }
 
 /// With threads of its own, which only do what they are called for.

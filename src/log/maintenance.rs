@@ -61,6 +61,8 @@ pub(super) struct Maintenance {
     /// Bytes of the table of keys.
     pub(super) table_bytes: usize,
     ending: AtomicBool,
+    /// Since this was looked at a segment was ended, or something else happened that there may be something to do for.
+    news: AtomicBool,
     state: Arc<State>,
 }
 
@@ -82,7 +84,8 @@ struct Calls {
 
 impl Maintenance {
     pub(super) fn new(interval: Option<Duration>, table_bytes: usize) -> Self {
-        Self { interval, table_bytes, ending: AtomicBool::new(false), state: Arc::default() }
+        let (ending, news) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { interval, table_bytes, ending, news, state: Arc::default() }
     }
 
     /// Tells whose passes these are. Before, nobody calls for any.
@@ -92,7 +95,11 @@ impl Maintenance {
 
     /// A topic with these options may have something to do.
     pub(super) fn wanted(&self, options: &TopicOptions) {
-        let Some(interval) = self.interval.filter(|_| options.needs_maintenance()) else { return };
+        if !options.needs_maintenance() {
+            return;
+        }
+        self.news.store(true, Ordering::SeqCst);
+        let Some(interval) = self.interval else { return };
         let mut calls = lock(&self.state.calls);
         if calls.ended || calls.log.strong_count() == 0 {
             return;
@@ -111,6 +118,11 @@ impl Maintenance {
     /// Whether passes are to end soon.
     pub(super) fn is_ending(&self) -> bool {
         self.ending.load(Ordering::SeqCst)
+    }
+
+    /// Whether there was something new since this was asked last.
+    fn take_news(&self) -> bool {
+        self.news.swap(false, Ordering::SeqCst)
     }
 
     /// How the last pass of the thread failed, if it did.
@@ -177,23 +189,57 @@ impl LogInner {
         self.shared.check()?;
         let topics = self.all_topics();
         let mut maintained = Maintained::default();
-        let mut outcome = Ok(());
-        for (topic, partition) in partitions(&topics) {
+        // First what is quick, of all partitions: compaction may take long.
+        let kept = self.retain_all(&topics, &mut maintained);
+        let mut outcome: Result<(), _> = kept.iter().cloned().collect();
+        for ((topic, partition), kept) in partitions(&topics).zip(kept) {
+            if self.shared.maintenance.is_ending() {
+                break;
+            }
+            if kept.is_err() {
+                continue;
+            }
+            let before = maintained.compacted_partitions;
+            let compacted = self.compact(topic, partition, &mut maintained);
+            outcome = outcome.and(self.unless_retired(partition, compacted));
+            // The rest may take as long again, and meanwhile nobody else looks after what was ended since.
+            if maintained.compacted_partitions > before && self.shared.maintenance.take_news() {
+                let kept = self.retain_all(&topics, &mut maintained);
+                outcome = outcome.and(kept.into_iter().collect());
+            }
+        }
+        outcome.map(|()| maintained)
+    }
+
+    /// Lets all partitions age, and go of what they need not keep; what came of it for each. None more is looked at when the
+    /// pass is to end.
+    fn retain_all(
+        &self,
+        topics: &[Arc<TopicInner>],
+        maintained: &mut Maintained,
+    ) -> Vec<Result<(), LogError>> {
+        // What is ended from now on is news again.
+        self.shared.maintenance.take_news();
+        let goes_on = |_: &_| !self.shared.maintenance.is_ending();
+        let keep = |(topic, partition): (&TopicInner, &Partition)| {
             let aged = partition.age();
             // A medium that is full has all the more to let go of what it need not keep.
             let full = aged.as_ref().is_err_and(LogError::is_full);
             let goes_on = if full { Ok(()) } else { aged.clone() };
-            let kept = goes_on.and_then(|()| self.retain(topic, partition, &mut maintained));
-            let kept = kept.and(aged);
-            let compacted = kept.and_then(|()| self.compact(topic, partition, &mut maintained));
-            // A topic that was deleted meanwhile has nothing left to do.
-            let deleted = partition.retired.load(Ordering::SeqCst) && self.shared.check().is_ok();
-            outcome = outcome.and(if deleted { Ok(()) } else { compacted });
-            if self.shared.maintenance.is_ending() {
-                break;
-            }
-        }
-        outcome.map(|()| maintained)
+            let kept = goes_on.and_then(|()| self.retain(topic, partition, maintained));
+            self.unless_retired(partition, kept.and(aged))
+        };
+        partitions(topics).take_while(goes_on).map(keep).collect()
+    }
+
+    /// What came of a partition's turn: a topic that was deleted meanwhile has nothing left to do.
+    fn unless_retired(
+        &self,
+        partition: &Partition,
+        outcome: Result<(), LogError>,
+    ) -> Result<(), LogError> {
+        let retired = partition.retired.load(Ordering::SeqCst) && self.shared.check().is_ok();
+        if retired { Ok(()) } else { outcome }
     }
 
     /// Lets go of what need not be kept.
@@ -217,7 +263,8 @@ impl LogInner {
         Ok(())
     }
 
-    /// Compacts a partition as far as it is worth it.
+    /// Compacts a partition as far as it is worth it, but for what is ended meanwhile: somebody who appends as fast as this
+    /// compacts would keep the pass from its end.
     fn compact(
         &self,
         topic: &TopicInner,
@@ -229,8 +276,9 @@ impl LogInner {
         }
         let key = (topic.name.clone(), partition.home.partition);
         let mut until = lock(&self.cleaned).get(&key).copied().unwrap_or(0);
-        let mut passes = 0;
+        let (mut passes, mut first_end) = (0, None);
         while let Some(end) = partition.compactable(until)? {
+            let end = *first_end.get_or_insert(end);
             // What transactions appended before `end` is settled; what they append from now on comes behind it.
             drop(self.settle_transactions()?);
             let table_bytes = self.shared.maintenance.table_bytes;
@@ -249,6 +297,10 @@ impl LogInner {
             if partition.check().is_ok() {
                 cleaned.insert(key.clone(), until);
                 self.save_offsets(CLEANER_OFFSETS, offsets_of(&cleaned))?;
+            }
+            drop(cleaned);
+            if until >= end {
+                break;
             }
         }
         Ok(())

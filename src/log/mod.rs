@@ -391,7 +391,9 @@ impl Log {
     }
 
     /// Makes one pass of retention and compaction over all topics, on this thread: removes what the topics' options say need
-    /// not be kept. Appending and reading go on meanwhile. Without [`LogOptions::linger`] this is the only way to it.
+    /// not be kept. Appending and reading go on meanwhile; what is appended then is not compacted by this pass, so that it
+    /// comes to an end. Retention comes first, and again after each partition whose compaction took the time in which a
+    /// segment was ended. Without [`LogOptions::linger`] this is the only way to it.
     ///
     /// # Errors
     /// `ReadOnly`, `Closed`, `Poisoned`; the first failure of the storage, or damage, which keeps a partition from its pass
