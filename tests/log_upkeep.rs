@@ -318,3 +318,16 @@ fn a_pass_that_drops_the_last_handle_ends_and_closes_the_log() {
     };
     assert_eq!(read_all(&log, "t", 0).unwrap().len(), 12);
 }
+
+#[test]
+fn a_table_of_keys_may_be_of_any_size() {
+    let bench = Bench::with(usize::MAX);
+    let topic = bench.log.create_topic("t", compacted()).unwrap();
+    for n in 0..30 {
+        put(&topic, ["a", "b", "c"][n % 3], &n.to_string());
+    }
+    seal(&topic);
+    assert!(bench.log.maintain().unwrap().compacted_records > 20);
+    let last = |n: i64, key: &str| (n, key.to_owned(), Some(n.to_string()));
+    assert_eq!(contents(&topic), [last(27, "a"), last(28, "b"), last(29, "c")]);
+}

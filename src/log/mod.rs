@@ -148,6 +148,9 @@ const LINGER: Duration = Duration::from_millis(5);
 /// How often retention and compaction look for something to do.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(60);
 
+/// A shorter interval leaves no time for anything else.
+const MAINTENANCE_INTERVAL_MIN: Duration = Duration::from_millis(10);
+
 /// Bytes of the table of keys of a compaction.
 const COMPACTION_BYTES: usize = 16 << 20;
 
@@ -216,16 +219,17 @@ impl LogOptions {
         self
     }
 
-    /// How often retention and compaction are looked after, besides whenever a segment was ended; 1 minute. `None`, or
-    /// without [`linger`](Self::linger): only by [`Log::maintain`], and then there is no thread for it.
+    /// How often retention and compaction are looked after, besides whenever a segment was ended; 1 minute, at least 10 ms.
+    /// `None`, or without [`linger`](Self::linger): only by [`Log::maintain`], and then there is no thread for it.
     #[must_use]
     pub fn maintenance_interval(mut self, interval: Option<Duration>) -> Self {
-        self.maintenance_interval = interval;
+        self.maintenance_interval = interval.map(|time| time.max(MAINTENANCE_INTERVAL_MIN));
         self
     }
 
-    /// Bytes of the table that compaction notes keys in, 24 for each and a third more; 16 MiB. When there are more new keys
-    /// than fit, a part of them is compacted at a time, and all of what is older is read again for each.
+    /// Bytes of the table that compaction notes keys in, 24 for each and a third more; 16 MiB, and no more than the new records
+    /// may need. When there are more new keys than fit, a part of them is compacted at a time, and all of what is older is
+    /// read again for each.
     #[must_use]
     pub fn compaction_bytes(mut self, bytes: usize) -> Self {
         self.compaction_bytes = bytes;

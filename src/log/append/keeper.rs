@@ -113,9 +113,11 @@ impl Keeper {
         let Some(linger) = self.linger else { return };
         self.call(|jobs| {
             jobs.lingering.push(Arc::downgrade(partition));
-            let until = jobs.until.replace(jobs.until.unwrap_or_else(|| now() + linger));
+            let waited_for = jobs.until.is_some();
+            // Beyond all time there is nothing to wait for.
+            jobs.until = jobs.until.or_else(|| now().checked_add(linger));
             // Else somebody is waiting for the time to pass already, or will.
-            until.is_none()
+            !waited_for && jobs.until.is_some()
         });
     }
 

@@ -1,6 +1,9 @@
 //! What callers of the log do not see: who writes when nobody waits, and what a failed append is told.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use super::gather::{Due, Parcel};
@@ -63,6 +66,21 @@ fn much_that_nobody_waits_for_is_written_beside_its_appender() {
     while topic.describe_partition(0).unwrap().end == 0 {
         assert!(Instant::now() < deadline, "nobody writes");
         std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_linger_beyond_all_time_keeps_no_task_waiting() {
+    let topic = topic(Some(Duration::MAX));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    for _ in 0..100 {
+        // The keeper has something that lingers whenever it does not sync.
+        let _lingering = topic.append_at(Level::Buffered, "record").unwrap();
+        let mut ticket = pin!(topic.append("record").unwrap());
+        while ticket.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            assert!(Instant::now() < deadline, "nobody syncs");
+            std::thread::yield_now();
+        }
     }
 }
 

@@ -21,11 +21,19 @@ pub(super) struct KeyMap {
 }
 
 impl KeyMap {
-    /// A table of about so many bytes, with room for one key at least.
-    pub(super) fn new(bytes: usize) -> Self {
-        let slots = (bytes / size_of::<Slot>()).max(2);
-        let room = (slots * FILLED_SIXTEENTHS / 16).max(1);
-        Self { slots: vec![[0; 3]; slots], room, hashes: [RandomState::new(), RandomState::new()] }
+    /// A table of about so many bytes, with room for one key at least. It is smaller if so many keys, which is as many as there
+    /// can be, need less, or if there is no such memory.
+    pub(super) fn new(bytes: usize, keys_max: u64) -> Self {
+        let needed = keys_max.saturating_mul(16) / FILLED_SIXTEENTHS as u64 + 1;
+        let needed = usize::try_from(needed).unwrap_or(usize::MAX);
+        let mut count = (bytes / size_of::<Slot>()).min(needed).max(2);
+        let mut slots = Vec::new();
+        while slots.try_reserve_exact(count).is_err() && count > 2 {
+            count = (count / 2).max(2);
+        }
+        slots.resize(count, [0; 3]);
+        let room = (count * FILLED_SIXTEENTHS / 16).max(1);
+        Self { slots, room, hashes: [RandomState::new(), RandomState::new()] }
     }
 
     fn hashes(&self, key: &[u8]) -> [u64; 2] {
@@ -72,7 +80,7 @@ mod tests {
 
     #[test]
     fn it_agrees_with_a_map_until_it_is_full_and_then_still_takes_known_keys() {
-        let mut map = KeyMap::new(24 * 128);
+        let mut map = KeyMap::new(24 * 128, u64::MAX);
         let mut plain = HashMap::new();
         let mut offset = 0;
         let refused = loop {
@@ -94,8 +102,17 @@ mod tests {
     }
 
     #[test]
+    fn it_is_no_larger_than_its_keys_need_and_than_there_is_memory_for() {
+        let mut map = KeyMap::new(usize::MAX, 5);
+        assert!(map.slots.len() < 10);
+        assert!((0..5).all(|n| map.insert(&[n], n.into())), "but all find room");
+        let mut map = KeyMap::new(0, u64::MAX);
+        assert!(map.insert(b"a", 0));
+    }
+
+    #[test]
     fn the_smallest_one_takes_a_key() {
-        let mut map = KeyMap::new(0);
+        let mut map = KeyMap::new(0, 5);
         assert!(map.insert(b"a", 0) && !map.insert(b"b", 1) && map.insert(b"a", 2));
         assert_eq!((map.last_offset(b"a"), map.last_offset(b"b")), (Some(2), None));
     }

@@ -90,7 +90,9 @@ impl Partition {
         let sealed = view.segments.partition_point(|segment| segment.base_offset < end);
         let sealed = view.segments.get(..sealed).unwrap_or_default();
         let now_ms = self.shared.clock.now_ms();
-        let mut keys = KeyMap::new(table_bytes);
+        // No more keys than offsets.
+        let keys_max = u64::try_from(end.saturating_sub(clean_until)).unwrap_or(0);
+        let mut keys = KeyMap::new(table_bytes, keys_max);
         let Some(end) = keys::collect(&mut keys, sealed, clean_until, &stop)? else {
             return Ok(None);
         };

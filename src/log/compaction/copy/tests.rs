@@ -31,7 +31,7 @@ fn partition() -> (Log, Arc<Partition>) {
 
 /// A pass that knows the last offsets of keys.
 fn rules(last: &[(&[u8], i64)]) -> Rules {
-    let mut keys = KeyMap::new(1 << 10);
+    let mut keys = KeyMap::new(1 << 10, u64::MAX);
     for (key, offset) in last {
         assert!(keys.insert(key, *offset));
     }

@@ -104,10 +104,10 @@ impl LogServerOptions {
         self
     }
 
-    /// The longest that a request may wait for records or deliveries; 60 s.
+    /// The longest that a request may wait for records or deliveries; 60 s. No request can ask for more than 2^32 ms.
     #[must_use]
     pub fn wait_max(mut self, wait: Duration) -> Self {
-        self.limits.wait_max = wait;
+        self.limits.wait_max = wait.min(Duration::from_millis(u32::MAX.into()));
         self
     }
 

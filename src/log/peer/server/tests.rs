@@ -86,3 +86,9 @@ fn a_client_hears_that_its_server_speaks_another_version() {
         assert_eq!(error.code(), Some(RemoteCode::Version), "{error}");
     });
 }
+
+#[test]
+fn the_longest_wait_has_an_end_that_can_be_told() {
+    let options = LogServerOptions::default().wait_max(Duration::MAX);
+    assert!(crate::transport::now().checked_add(options.limits.wait_max).is_some());
+}
