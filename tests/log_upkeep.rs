@@ -10,15 +10,18 @@ mod support;
 #[path = "log/upkeep.rs"]
 mod upkeep;
 
+use std::future::Future;
 use std::path::PathBuf;
-use std::sync::mpsc::channel;
+use std::pin::Pin;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use hooked::HookedStorage;
 use peermq::log::storage::faulty::FaultyStorage;
 use peermq::log::storage::{MemoryStorage, OpenMode, Operation, Storage};
-use peermq::log::{Level, Log, LogError, NewRecord, Position, TopicOptions};
+use peermq::log::{Level, Log, LogError, NewRecord, Position, Ticket, Topic, TopicOptions};
 use support::{DIRECTORY, Random, files, read_all, segments, small};
 use upkeep::{Bench, compacted, contents, fill, open, put, records, seal};
 
@@ -317,6 +320,53 @@ fn a_pass_that_drops_the_last_handle_ends_and_closes_the_log() {
         }
     };
     assert_eq!(read_all(&log, "t", 0).unwrap().len(), 12);
+}
+
+/// A waker that has the last handles.
+struct Drops {
+    handles: Mutex<Option<(Log, [Topic; 2])>>,
+    done: Sender<()>,
+}
+
+impl Wake for Drops {
+    fn wake(self: Arc<Self>) {
+        drop(self.handles.lock().unwrap().take());
+        self.done.send(()).unwrap();
+    }
+}
+
+#[test]
+fn the_keeper_that_drops_the_last_handle_does_not_wait_for_a_pass_that_may_wait_for_it() {
+    let storage = HookedStorage::new(MemoryStorage::new());
+    let log = open_with_threads(&storage);
+    let topic = log.create_topic("t", compacted()).unwrap();
+    let other = log.create_topic("u", small()).unwrap();
+    let (begun, begins) = channel();
+    let (done, is_done) = channel();
+    storage.before(Operation::Open, ".cleaned", move || {
+        begun.send(()).unwrap();
+        is_done.recv_timeout(Duration::from_secs(60)).unwrap();
+    });
+    seal(&topic);
+    begins.recv().unwrap();
+    let handles = Mutex::new(Some((log, [topic, other])));
+    let drops = Arc::new(Drops { handles, done });
+    let waker = Waker::from(drops.clone());
+    let appended = || {
+        let handles = drops.handles.lock().unwrap();
+        handles.as_ref().map(|(_, [_, other])| Box::pin(other.append("x").unwrap()))
+    };
+    // Until the keeper is not so fast that nothing needs to be woken.
+    let waits = |ticket: &mut Pin<Box<Ticket>>| {
+        ticket.as_mut().poll(&mut Context::from_waker(&waker)).is_pending()
+    };
+    let _ticket =
+        std::iter::from_fn(appended).find_map(|mut ticket| waits(&mut ticket).then_some(ticket));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_closed_in_order(&storage) {
+        assert!(Instant::now() < deadline, "nobody closes the log");
+        std::thread::yield_now();
+    }
 }
 
 #[test]

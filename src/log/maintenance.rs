@@ -130,21 +130,21 @@ impl Maintenance {
         lock(&self.state.calls).failure.clone()
     }
 
-    /// Tells the pass that is under way to end, if it is the thread of these passes that calls.
-    pub(super) fn end_own(&self) -> bool {
+    /// Whether the calling thread is that of these passes.
+    pub(super) fn is_own_thread(&self) -> bool {
         let calls = lock(&self.state.calls);
         let own = std::thread::current().id();
-        let is_own = calls.thread.as_ref().is_some_and(|thread| thread.thread().id() == own);
-        drop(calls);
-        if is_own {
-            self.ending.store(true, Ordering::SeqCst);
-        }
-        is_own
+        calls.thread.as_ref().is_some_and(|thread| thread.thread().id() == own)
+    }
+
+    /// Lets the pass that is under way end soon.
+    pub(super) fn hurry(&self) {
+        self.ending.store(true, Ordering::SeqCst);
     }
 
     /// Ends the thread, and the pass that is under way.
     pub(super) fn end(&self) {
-        self.ending.store(true, Ordering::SeqCst);
+        self.hurry();
         let mut calls = lock(&self.state.calls);
         calls.ended = true;
         let thread = calls.thread.take();
@@ -175,7 +175,7 @@ fn run(state: &State, interval: Duration) {
         drop(calls);
         let Some(log) = log.upgrade() else { return };
         let failure = log.maintain().err();
-        // The last handle may have gone within the pass, which leaves it to this to close the log.
+        // The last handle may have gone meanwhile without closing the log, which is left to this then.
         drop(log);
         calls = lock(&state.calls);
         calls.failure = failure;

@@ -455,7 +455,7 @@ fn offsets_of(offsets: &BTreeMap<(String, u32), i64>) -> Vec<PartitionOffset> {
 
 impl Drop for LogInner {
     fn drop(&mut self) {
-        // Closed already, unless the last handle went within a pass.
+        // Closed already, unless the last handle went in a thread of the log's own.
         let _ = self.close();
     }
 }

@@ -33,9 +33,12 @@ impl Deref for Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        // A waker that a pass calls may have the last handle. The pass cannot wait for itself: it ends soon, and then its
-        // thread, which has what is behind the handles, closes the log.
-        if !self.shared.maintenance.end_own() {
+        // A waker that a thread of the log's own calls may have the last handle. Such a thread cannot wait for the pass, which
+        // is its own or may wait for it. But the pass ends soon, and has what is behind the handles, so that it closes the log.
+        let (keeper, maintenance) = (&self.shared.keeper, &self.shared.maintenance);
+        if keeper.is_own_thread() || maintenance.is_own_thread() {
+            maintenance.hurry();
+        } else {
             // Whoever wants to hear of failures calls `close`.
             let _ = self.close();
         }

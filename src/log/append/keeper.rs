@@ -132,6 +132,12 @@ impl Keeper {
         hand_over(&self.state, &mut jobs);
     }
 
+    /// Whether the calling thread is one of the keeper's.
+    pub(in crate::log) fn is_own_thread(&self) -> bool {
+        let own = std::thread::current().id();
+        lock(&self.state.jobs).threads.iter().any(|thread| thread.thread().id() == own)
+    }
+
     /// Ends the threads, after what they are doing.
     pub(in crate::log) fn end(&self) {
         let mut jobs = lock(&self.state.jobs);
