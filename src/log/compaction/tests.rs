@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::log::storage::faulty::FaultyStorage;
 use crate::log::{Level, Log, NewRecord, Position, Topic, TopicOptions};
@@ -46,6 +47,14 @@ fn whoever_tells_late_that_a_replaced_segment_is_durable_does_not_take_the_water
     partition.now_durable(late);
     let reopened = open(&storage.kill());
     assert_eq!(values(&reopened.topic("t").unwrap()), [b"2", b"3"]);
+}
+
+#[test]
+fn passes_that_are_made_as_often_as_may_be_leave_time_between_them() {
+    let interval = |time| Log::options().maintenance_interval(time).maintenance_interval;
+    assert!(interval(Some(Duration::ZERO)) >= Some(Duration::from_millis(10)));
+    assert_eq!(interval(Some(Duration::MAX)), Some(Duration::MAX));
+    assert_eq!(interval(None), None);
 }
 
 #[test]
