@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use super::append::keeper::Keeper;
+use super::append::spares::Spares;
 use super::catalog::{self, Catalogue, Entry, State as TopicState};
 use super::disk;
 use super::durable::Queues;
@@ -120,6 +121,7 @@ fn open_topics(
         maintenance: Maintenance::new(interval, options.compaction_bytes),
         producer_expiry_ms: expiry_ms,
         producer_snapshot_bytes: options.producer_snapshot_bytes,
+        spares: Spares::default(),
         files: Arc::new(OpenFiles::default()),
         partitions: Mutex::default(),
         bystanders: Waiters::default(),

@@ -16,10 +16,6 @@ use crate::sync::{MutexGuard, lock};
 
 /// Records that share one look at the clock.
 const RECORDS_PER_CLOCK: u32 = 64;
-/// Buffers kept for further batches, unless bursts need more.
-const SPARE_BUFFERS: usize = 8;
-/// A buffer larger than this many batches' size is not kept.
-const SPARE_TIMES_BATCH_MAX: usize = 4;
 /// What nobody waits for is written when this many batches' worth has gathered, or this many bytes: systems are a third
 /// faster with such pieces than with single batches.
 const WRITTEN_BATCHES: usize = 4;
@@ -52,9 +48,6 @@ pub(in crate::log) struct Gather {
     pub(in crate::log) next_offset: i64,
     /// Up to `next_offset`.
     pub(in crate::log) producers: Producers,
-    spare: Vec<Vec<u8>>,
-    /// How many of them are kept.
-    spare_max: usize,
     now_ms: i64,
     clock_left: u32,
 }
@@ -102,8 +95,6 @@ impl Gather {
             in_flight: None,
             next_offset,
             producers,
-            spare: Vec::new(),
-            spare_max: SPARE_BUFFERS,
             now_ms: 0,
             clock_left: 0,
         }
@@ -163,7 +154,7 @@ impl Gather {
             append_time_ms: appended.then_some(self.now_ms),
             ..BatchOptions::default()
         };
-        BatchBuilder::with_buffer(options, self.spare.pop().unwrap_or_default())
+        BatchBuilder::with_buffer(options, partition.shared.spares.take())
     }
 
     /// Encodes a record into the open batch; returns its offset.
@@ -243,24 +234,7 @@ impl Gather {
     /// What was taken out is written; its buffers can be used again.
     pub(in crate::log) fn written(&mut self, partition: &Partition, buffers: Vec<Vec<u8>>) {
         self.in_flight = None;
-        let bytes_max = partition.options.batch_bytes as usize * SPARE_TIMES_BATCH_MAX;
-        // As many may gather while so many are being written. What only a burst needed goes with the writes after it.
-        let needed = (buffers.len() * 2).clamp(SPARE_BUFFERS, 4 * GATHERED_BATCHES_MAX);
-        self.spare_max = self.spare_max.saturating_sub(1).max(needed);
-        let excess = self.spare.len().saturating_sub(self.spare_max);
-        self.spare.drain(..excess);
-        for mut buffer in buffers {
-            if self.spare.len() < self.spare_max && buffer.capacity() <= bytes_max {
-                buffer.clear();
-                self.spare.push(buffer);
-            }
-        }
-    }
-
-    /// How many buffers are kept.
-    #[cfg(test)]
-    pub(super) fn spare_buffers(&self) -> usize {
-        self.spare.len()
+        partition.shared.spares.give(buffers, partition.options.batch_bytes as usize);
     }
 
     /// What was taken out failed from some offset on, and so does all that gathered behind it: the next record gets that

@@ -10,6 +10,7 @@ pub(super) mod gather;
 pub(super) mod keeper;
 mod queue;
 mod record;
+pub(super) mod spares;
 mod ticket;
 
 pub use record::NewRecord;

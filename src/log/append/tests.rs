@@ -103,18 +103,19 @@ fn a_full_batch_is_complete_before_anybody_writes_it_and_the_open_one_is_not() {
 }
 
 #[test]
-fn buffers_that_a_burst_needed_are_kept_for_the_next_and_go_when_none_comes() {
-    let topic = topic(None);
-    let partition = topic.inner.partition(0).unwrap();
-    let mut gather = lock(&partition.gather);
-    let buffers = |count| vec![Vec::with_capacity(10); count];
-    gather.written(partition, buffers(16));
-    gather.written(partition, buffers(16));
-    assert_eq!(gather.spare_buffers(), 32);
-    gather.written(partition, buffers(1));
-    assert_eq!(gather.spare_buffers(), 31);
-    for _ in 0..32 {
-        gather.written(partition, buffers(1));
+fn partitions_that_nobody_appends_to_any_more_keep_no_buffers() {
+    let storage = Arc::new(MemoryStorage::new());
+    let log = Log::options().storage(storage).linger(None).open("/log").unwrap();
+    let options = TopicOptions::default().partitions(100).batch_bytes(1 << 20);
+    let topic = log.create_topic("t", options).unwrap();
+    let value = vec![7; 100_000];
+    for partition in 0..100 {
+        for _ in 0..12 {
+            let _ticket = topic.append_to(partition, Level::Written, &value).unwrap();
+        }
+        topic.flush().unwrap();
     }
-    assert_eq!(gather.spare_buffers(), 8);
+    let spares = &topic.inner.partition(0).unwrap().shared.spares;
+    // Those of the first went to all others.
+    assert!(spares.count() <= 2, "{}", spares.count());
 }

@@ -23,6 +23,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use super::append::commit::Commit;
 use super::append::gather::Gather;
 use super::append::keeper::Keeper;
+use super::append::spares::Spares;
 use super::clock::Clock;
 use super::error::LogError;
 use super::format::FormatError;
@@ -55,6 +56,8 @@ pub(super) struct Shared {
     pub(super) producer_expiry_ms: i64,
     /// Bytes of batches in a partition after which producers are written down again.
     pub(super) producer_snapshot_bytes: u64,
+    /// Memory of batches that were written.
+    pub(super) spares: Spares,
     /// The files of sealed segments that are open.
     pub(super) files: Arc<OpenFiles>,
     /// All partitions of the log: a failure in one is the end of the others too, and who waits there is to know. Its
