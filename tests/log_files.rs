@@ -124,6 +124,35 @@ fn of_any_number_of_segments_few_are_open() {
     assert_eq!(storage.open_files(), 0);
 }
 
+/// Files of watermarks that a log keeps open, by its documentation.
+const MARKS_MAX: usize = 128;
+
+#[test]
+fn of_any_number_of_partitions_those_that_are_appended_to_have_a_file_open() {
+    const PARTITIONS: u32 = 200;
+    let storage = CountedStorage::new();
+    let log = open(&storage);
+    let options = TopicOptions::default().partitions(PARTITIONS);
+    let topic = log.create_topic("t", options).unwrap();
+    assert!(storage.peak() <= MARKS_MAX + 6);
+    // There is room for more when what nobody uses is closed.
+    storage.limit(PARTITIONS as usize + 10);
+    for _ in 0..2 {
+        for partition in 0..PARTITIONS {
+            topic.append_to(partition, Level::Durable, "x").unwrap().wait().unwrap();
+        }
+    }
+    drop(topic);
+    log.close().unwrap();
+    assert_eq!(storage.open_files(), 0);
+    storage.peak();
+    let log = open(&storage);
+    assert!(storage.peak() <= MARKS_MAX + 6);
+    for partition in 0..PARTITIONS {
+        assert_eq!(read_all(&log, "t", partition).unwrap().len(), 2);
+    }
+}
+
 #[test]
 fn a_reader_has_its_segment_open_whatever_becomes_of_it() {
     let log = open(&MemoryStorage::new());

@@ -56,7 +56,8 @@ impl Level {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct TopicOptions {
-    /// Number of partitions, from 1 on.
+    /// Number of partitions, from 1 on. Each that is appended to or read has a file open from then on, of those that a process
+    /// may have.
     pub partitions: u32,
     /// The level of an append that does not say one.
     pub level: Level,

@@ -86,7 +86,7 @@ pub(super) fn swap(
         if watermark.last().segment <= last.base_offset {
             return Ok(false);
         }
-        watermark.settle(home)?;
+        watermark.settle()?;
     }
     let swap = path(home, new.base_offset, FileState::Swap);
     let cleaned = path(home, new.base_offset, FileState::Cleaned);

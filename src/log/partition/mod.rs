@@ -410,7 +410,7 @@ impl Partition {
         active.save_indexes(true)?;
         writer.save_snapshot(self);
         let watermark = lock(&self.watermark);
-        watermark.sync(&self.home)
+        watermark.sync()
     }
 
     /// Looks for all segments anew, if the log is open for reading only: the one that was read may be another one now.
@@ -435,7 +435,7 @@ impl Partition {
         let mut writer = lock(&self.writer);
         let before = ends();
         // First how far it is durable: that much was written before, and so is found.
-        let watermark = lock(&self.watermark).look_again(&self.home)?;
+        let watermark = lock(&self.watermark).look_again()?;
         look(self, &mut writer)?;
         let durable_end = watermark.offset.min(self.written_end());
         self.durable_end.fetch_max(durable_end, Ordering::SeqCst);

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use crate::log::error::{Damage, LogError, Place};
 use crate::log::format::crc::crc32c;
-use crate::log::segment::Home;
-use crate::log::storage::{OpenMode, StorageFile};
+use crate::log::segment::{Home, MarkFile};
+use crate::log::storage::{OpenMode, StorageError, StorageFile};
 
 /// The file's name in the partition's directory.
 pub(in crate::log) const FILE: &str = "durable-watermark";
@@ -109,11 +109,11 @@ impl Watermark {
     }
 }
 
-/// The file, open for writing.
+/// The file, and what was written to it last. It is open when it is needed, as a log has one for each partition.
 #[derive(Debug)]
 pub(in crate::log) struct WatermarkFile {
-    file: Arc<dyn StorageFile>,
-    partition: u32,
+    home: Arc<Home>,
+    file: MarkFile,
     sequence: u64,
     last: Watermark,
     /// Since it was opened a sync failed.
@@ -122,25 +122,24 @@ pub(in crate::log) struct WatermarkFile {
 
 impl WatermarkFile {
     /// Creates the file with its first slot, durably but for its name.
-    pub(in crate::log) fn create(home: &Home, first: Watermark) -> Result<Self, LogError> {
-        let (path, partition) = (home.directory.join(FILE), home.partition);
+    pub(in crate::log) fn create(home: &Arc<Home>, first: Watermark) -> Result<Self, LogError> {
+        let path = home.directory.join(FILE);
         let created = home.storage.open(&path, OpenMode::Create).and_then(|file| {
             file.set_len(0)?;
-            let slot = first.encode(0, partition);
+            let slot = first.encode(0, home.partition);
             file.write_at(&slot, 0)?;
             file.write_at(&slot, SLOTS * SLOT_DISTANCE)?;
-            file.sync_data().map(|()| file)
+            file.sync_data()
         });
-        let file = created.map_err(|error| home.failed(error))?;
-        Ok(Self { file, partition, sequence: 0, last: first, failed: false })
+        created.map(|()| Self::of(home, first)).map_err(|error| home.failed(error))
     }
 
     /// Opens the file and finds the newest slot that is sound. One of another partition is refused: what is here was put here.
-    pub(in crate::log) fn open(home: &Home) -> Result<Self, LogError> {
+    pub(in crate::log) fn open(home: &Arc<Home>) -> Result<Self, LogError> {
+        let mut watermark = Self::of(home, Watermark::empty(0));
         let path = home.directory.join(FILE);
         let place = || Place { path: Some(path.clone()), ..home.place() };
-        let mode = if home.writable { OpenMode::Write } else { OpenMode::Read };
-        let file = match home.storage.open(&path, mode) {
+        let file = match watermark.file() {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(LogError::corrupt(place(), Damage::Missing));
@@ -149,16 +148,27 @@ impl WatermarkFile {
         };
         match newest(&*file, home)? {
             Some((sequence, last)) => {
-                let partition = home.partition;
-                Ok(Self { file, partition, sequence, last, failed: false })
+                (watermark.sequence, watermark.last) = (sequence, last);
+                Ok(watermark)
             }
             None => Err(LogError::corrupt(place(), Damage::Unreadable)),
         }
     }
 
+    fn of(home: &Arc<Home>, last: Watermark) -> Self {
+        let file = MarkFile::new(home.files.clone());
+        Self { home: home.clone(), file, sequence: 0, last, failed: false }
+    }
+
+    fn file(&self) -> Result<Arc<dyn StorageFile>, StorageError> {
+        let mode = if self.home.writable { OpenMode::Write } else { OpenMode::Read };
+        self.file.get(|| self.home.storage.open(&self.home.directory.join(FILE), mode))
+    }
+
     /// What the newest slot says by now, of a file that another process writes. A slot that is being written does not count.
-    pub(in crate::log) fn look_again(&mut self, home: &Home) -> Result<Watermark, LogError> {
-        if let Some((sequence, last)) = newest(&*self.file, home)?
+    pub(in crate::log) fn look_again(&mut self) -> Result<Watermark, LogError> {
+        let file = self.file().map_err(|error| self.home.failed(error))?;
+        if let Some((sequence, last)) = newest(&*file, &self.home)?
             && sequence > self.sequence
         {
             (self.sequence, self.last) = (sequence, last);
@@ -180,11 +190,7 @@ impl WatermarkFile {
         if known || self.failed {
             return;
         }
-        let sequence = self.sequence + 1;
-        let at = (sequence % SLOTS) * SLOT_DISTANCE;
-        if self.file.write_at(&watermark.encode(sequence, self.partition), at).is_ok() {
-            (self.sequence, self.last) = (sequence, watermark);
-        }
+        let _ = self.write_next(watermark);
     }
 
     /// Notes that a sync failed, as well as that can be done now.
@@ -195,19 +201,27 @@ impl WatermarkFile {
 
     /// Writes what the newest slot says to the other one too, durably: from now on nothing needs what the watermark was
     /// before, whichever slot is damaged.
-    pub(in crate::log) fn settle(&mut self, home: &Home) -> Result<(), LogError> {
-        self.sync(home)?;
-        let sequence = self.sequence + 1;
-        let at = (sequence % SLOTS) * SLOT_DISTANCE;
-        let written = self.file.write_at(&self.last.encode(sequence, self.partition), at);
-        written.map_err(|error| home.failed(error))?;
-        self.sequence = sequence;
-        self.sync(home)
+    pub(in crate::log) fn settle(&mut self) -> Result<(), LogError> {
+        self.sync()?;
+        let written = self.write_next(self.last);
+        written.map_err(|error| self.home.failed(error))?;
+        self.sync()
     }
 
     /// Makes the newest slot durable.
-    pub(in crate::log) fn sync(&self, home: &Home) -> Result<(), LogError> {
-        self.file.sync_data().map_err(|error| home.failed(error))
+    pub(in crate::log) fn sync(&self) -> Result<(), LogError> {
+        let synced = self.file().and_then(|file| file.sync_data());
+        synced.map_err(|error| self.home.failed(error))
+    }
+
+    /// Writes the slot that is not the newest, which makes it that.
+    fn write_next(&mut self, watermark: Watermark) -> Result<(), StorageError> {
+        let sequence = self.sequence + 1;
+        let at = (sequence % SLOTS) * SLOT_DISTANCE;
+        let slot = watermark.encode(sequence, self.home.partition);
+        self.file()?.write_at(&slot, at)?;
+        (self.sequence, self.last) = (sequence, watermark);
+        Ok(())
     }
 }
 
@@ -278,7 +292,7 @@ mod tests {
 
     #[test]
     fn the_newest_slot_counts_and_a_damaged_one_gives_way_to_the_older() {
-        let home = Home::in_memory();
+        let home = Arc::new(Home::in_memory());
         let mut file = WatermarkFile::create(&home, Watermark::empty(0)).unwrap();
         file.store(at(3));
         file.store(at(7));
@@ -294,23 +308,23 @@ mod tests {
 
     #[test]
     fn who_looks_again_finds_what_was_stored_since_and_nothing_that_is_half_written() {
-        let home = Home::in_memory();
+        let home = Arc::new(Home::in_memory());
         let mut file = WatermarkFile::create(&home, Watermark::empty(0)).unwrap();
         file.store(at(3));
         let mut other = WatermarkFile::open(&home).unwrap();
-        assert_eq!(other.look_again(&home).unwrap(), at(3));
+        assert_eq!(other.look_again().unwrap(), at(3));
         file.store(at(7));
-        assert_eq!(other.look_again(&home).unwrap(), at(7));
+        assert_eq!(other.look_again().unwrap(), at(7));
         let raw = home.storage.open(&home.directory.join(FILE), OpenMode::Write).unwrap();
         for slot in 0..=SLOTS {
             raw.write_at(&[0xff], slot * SLOT_DISTANCE + 33).unwrap();
-            assert_eq!(other.look_again(&home).unwrap(), at(7));
+            assert_eq!(other.look_again().unwrap(), at(7));
         }
     }
 
     #[test]
     fn it_never_goes_back_and_remembers_a_failed_sync() {
-        let home = Home::in_memory();
+        let home = Arc::new(Home::in_memory());
         let mut file = WatermarkFile::create(&home, Watermark::empty(0)).unwrap();
         file.store(at(7));
         file.store(at(5));
@@ -339,7 +353,7 @@ mod tests {
 
     #[test]
     fn a_slot_without_a_number_is_of_any_partition_and_one_with_another_of_none() {
-        let home = Home::in_memory();
+        let home = Arc::new(Home::in_memory());
         let mut file = WatermarkFile::create(&home, Watermark::empty(0)).unwrap();
         file.store(at(7));
         let path = home.directory.join(FILE);

@@ -361,7 +361,7 @@ impl Writer {
         // After a crash those count that are not beyond the watermark, which must not fall behind what is removed here; and
         // should the newest of them be damaged then, there is one before it.
         let watermark = lock(&partition.watermark);
-        let Ok(()) = watermark.sync(home) else { return };
+        let Ok(()) = watermark.sync() else { return };
         let durable = watermark.last().offset;
         drop(watermark);
         let usable = self.snapshots.partition_point(|snapshot| *snapshot <= durable);

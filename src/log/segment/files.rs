@@ -1,6 +1,7 @@
 //! Which files of segments are open. Those that are appended to are, and those whose name is another segment's by now; of
 //! the others, of which a log may have any number, only the ones used last, and only their indexes are in memory. Who
-//! reads a segment has a handle of its own as long as that takes.
+//! reads a segment has a handle of its own as long as that takes. The same holds for the files of watermarks, apart from
+//! them, as there is one for each partition.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -12,6 +13,9 @@ use crate::sync::{Mutex, lock};
 /// Files of sealed segments that an open log keeps for whoever reads them next.
 pub(in crate::log) const SEALED_FILES_MAX: usize = 64;
 
+/// Files of watermarks that an open log keeps for whoever needs them next.
+pub(in crate::log) const MARK_FILES_MAX: usize = 128;
+
 /// What there is of a segment beside its place: its file, if that is open, and its indexes, if they are in memory.
 #[derive(Debug)]
 pub(super) struct Kept {
@@ -21,6 +25,8 @@ pub(super) struct Kept {
     pub(super) indexes: Mutex<Option<Indexes>>,
     /// The higher, the later it was used.
     used: AtomicU64,
+    /// It is not of a segment.
+    is_mark: bool,
 }
 
 /// Held for moments.
@@ -33,8 +39,12 @@ struct Slot {
 
 impl Kept {
     pub(super) fn new(file: Option<Arc<dyn StorageFile>>, is_pinned: bool) -> Arc<Self> {
+        Self::with(file, is_pinned, false)
+    }
+
+    fn with(file: Option<Arc<dyn StorageFile>>, is_pinned: bool, is_mark: bool) -> Arc<Self> {
         let slot = Mutex::new(Slot { file, is_pinned });
-        Arc::new(Self { slot, indexes: Mutex::new(None), used: AtomicU64::new(0) })
+        Arc::new(Self { slot, indexes: Mutex::new(None), used: AtomicU64::new(0), is_mark })
     }
 
     /// The file, if it is open.
@@ -61,12 +71,14 @@ impl Kept {
     }
 }
 
-/// The files of sealed segments that a log has open.
+/// The files of sealed segments, and those of watermarks, that a log has open.
 #[derive(Debug, Default)]
 pub(in crate::log) struct OpenFiles {
     uses: AtomicU64,
     /// At most [`SEALED_FILES_MAX`], none of them twice. Held for moments, and slots are locked under it.
     open: Mutex<Vec<Weak<Kept>>>,
+    /// At most [`MARK_FILES_MAX`], otherwise the same.
+    marks: Mutex<Vec<Weak<Kept>>>,
 }
 
 impl OpenFiles {
@@ -108,8 +120,12 @@ impl OpenFiles {
     /// Makes room for one more.
     fn admit(&self, kept: &Arc<Kept>) {
         self.used(kept);
-        let mut open = lock(&self.open);
-        while open.len() >= SEALED_FILES_MAX {
+        let (open, max) = match kept.is_mark {
+            false => (&self.open, SEALED_FILES_MAX),
+            true => (&self.marks, MARK_FILES_MAX),
+        };
+        let mut open = lock(open);
+        while open.len() >= max {
             let used = |(_, kept): &(usize, &Weak<Kept>)| {
                 kept.upgrade().map_or(0, |kept| kept.used.load(Ordering::Relaxed))
             };
@@ -123,10 +139,37 @@ impl OpenFiles {
 
     /// Closes all of them; false if there are none.
     pub(in crate::log) fn close_all(&self) -> bool {
-        let open = std::mem::take(&mut *lock(&self.open));
+        let mut open = std::mem::take(&mut *lock(&self.open));
+        open.append(&mut lock(&self.marks));
         let open: Vec<_> = open.iter().filter_map(Weak::upgrade).collect();
         open.iter().for_each(|kept| kept.close());
         !open.is_empty()
+    }
+}
+
+/// The file of a watermark, which is open as long as others are not used more.
+#[derive(Debug)]
+pub(in crate::log) struct MarkFile {
+    files: Arc<OpenFiles>,
+    kept: Arc<Kept>,
+}
+
+impl MarkFile {
+    /// Of this log; not open yet.
+    pub(in crate::log) fn new(files: Arc<OpenFiles>) -> Self {
+        Self { files, kept: Kept::with(None, false, true) }
+    }
+
+    /// The file, opened by `open` if that is needed.
+    pub(in crate::log) fn get(
+        &self,
+        open: impl FnOnce() -> Result<Arc<dyn StorageFile>, StorageError>,
+    ) -> Result<Arc<dyn StorageFile>, StorageError> {
+        if let Some(file) = self.kept.file() {
+            self.files.used(&self.kept);
+            return Ok(file);
+        }
+        Ok(self.files.keep(&self.kept, open()?))
     }
 }
 

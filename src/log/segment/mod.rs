@@ -20,7 +20,7 @@ use super::partition::times::{Times, UNKNOWN};
 use super::storage::{OpenMode, Storage, StorageError, StorageFile};
 use crate::sync::lock;
 use files::Kept;
-pub(super) use files::{OpenFiles, is_out_of_files};
+pub(super) use files::{MarkFile, OpenFiles, is_out_of_files};
 pub(super) use indexes::Indexes;
 pub(super) use scan::{Expected, ScanError, Scanner};
 
