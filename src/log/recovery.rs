@@ -111,9 +111,7 @@ fn open_once(home: Arc<Home>, log_start: i64, clean: bool) -> Result<Opened, Log
     // The watermark first: a writer elsewhere may start a segment meanwhile.
     let mut watermark = WatermarkFile::open(&home)?;
     let files = Files::list(&home)?;
-    let first = files.logs.first().copied().unwrap_or_default();
-    // And it may cut the front.
-    let log_start = if home.writable { log_start } else { log_start.max(first) };
+    // And it may cut the front; then nothing is found where the log began, as if that were missing.
     let bases = live_segments(&home, &files, log_start)?;
     let known = known_durable(&home, &bases, watermark.last())?;
     if home.writable {

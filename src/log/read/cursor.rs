@@ -74,9 +74,7 @@ impl Cursor {
         window: &mut Window,
     ) -> Result<bool, LogError> {
         if self.wanted < partition.log_start() {
-            let place = Box::new(partition.home.place().at_offset(self.wanted));
-            let earliest = partition.log_start();
-            return Err(LogError::OffsetOutOfRange { place, earliest, end });
+            return Err(self.out_of_range(partition, end));
         }
         loop {
             if self.wanted >= end || self.here.offset >= end {
@@ -85,6 +83,10 @@ impl Cursor {
             let Some(segment) = self.segment.clone() else {
                 let view = partition.view();
                 let Some((_, segment)) = view.segment_of(self.wanted) else { return Ok(false) };
+                // The start is published before what is in front of it goes.
+                if self.wanted < segment.base_offset {
+                    return Err(self.out_of_range(partition, end));
+                }
                 // What is left of the window may not be what is here.
                 window.take_all();
                 self.here = segment.find(self.wanted)?;
@@ -95,15 +97,16 @@ impl Cursor {
             if left == 0 {
                 // Everything up to `end` is published, so the rest is in a later segment, or in one that has replaced this.
                 let view = partition.view();
-                let next = view.segment_of(self.here.offset).map(|(_, next)| next.clone());
-                match next.filter(|next| !Arc::ptr_eq(next, &segment)) {
-                    Some(next) if next.base_offset == self.here.offset => {
-                        window.take_all();
-                        self.here = Found { position: 0, offset: next.base_offset };
-                        (self.segment, self.file) = (Some(next), None);
-                    }
-                    Some(_) => (self.segment, self.file) = (None, None),
-                    None => return Ok(false),
+                let Some((at, next)) = view.segment_of(self.here.offset) else { return Ok(false) };
+                if Arc::ptr_eq(next, &segment) {
+                    let next = view.segments.get(at + 1).map_or(end, |next| next.base_offset);
+                    return Err(segment.ends_early(self.here, next));
+                }
+                (self.segment, self.file) = (None, None);
+                if next.base_offset == self.here.offset {
+                    window.take_all();
+                    self.here = Found { position: 0, offset: next.base_offset };
+                    self.segment = Some(next.clone());
                 }
                 continue;
             }
@@ -180,6 +183,13 @@ impl Cursor {
         self.here = Found { position, offset: next };
         self.wanted = self.wanted.max(next);
         Ok(Some((batch, wanted)))
+    }
+
+    /// The front was cut meanwhile.
+    #[cold]
+    fn out_of_range(&self, partition: &Partition, end: i64) -> LogError {
+        let place = Box::new(partition.home.place().at_offset(self.wanted));
+        LogError::OffsetOutOfRange { place, earliest: partition.log_start(), end }
     }
 
     #[cold]

@@ -300,11 +300,19 @@ impl Partition {
 
     fn offset_of_time(&self, timestamp_ms: i64, end: i64) -> Result<i64, LogError> {
         let earliest = self.log_start();
-        for segment in &self.view().segments {
-            if segment.end() == 0 || segment.next_offset() <= earliest {
+        let view = self.view();
+        for (n, segment) in view.segments.iter().enumerate() {
+            let next = view.segments.get(n + 1).map(|next| next.base_offset);
+            if segment.next_offset() <= earliest || (segment.end() == 0 && next.is_none()) {
                 continue;
             }
-            let Some(found) = segment.find_time(timestamp_ms)? else { continue };
+            let found = segment.find_time(timestamp_ms)?;
+            if found.position >= segment.end() {
+                match next.filter(|next| found.offset < *next) {
+                    Some(next) => return Err(segment.ends_early(found, next)),
+                    None => continue,
+                }
+            }
             let mut cursor = Cursor::at(segment.clone(), found, earliest);
             let mut window = Window::default();
             // The batch has a record late enough, unless that lies before the log's start.

@@ -358,7 +358,7 @@ impl Segment {
     }
 
     /// The first batch with a timestamp not below this one.
-    pub(super) fn find_time(&self, timestamp_ms: i64) -> Result<Option<Found>, LogError> {
+    pub(super) fn find_time(&self, timestamp_ms: i64) -> Result<Found, LogError> {
         let start = self.with_indexes(|indexes| {
             let above = indexes.times.partition_point(|entry| entry.timestamp_ms < timestamp_ms);
             // The entry before the best one: should the best one point too far, to another batch of the same time, then
@@ -375,8 +375,7 @@ impl Segment {
                 _ => self.rebuild(|_| ())?,
             }
         }
-        let found = self.walk(from, |header| header.max_timestamp >= timestamp_ms)?;
-        Ok((found.position < self.end()).then_some(found))
+        self.walk(from, |header| header.max_timestamp >= timestamp_ms)
     }
 
     fn start(&self) -> Found {

@@ -1,7 +1,8 @@
 //! Walks the batches of a segment's file one after another and checks each: for recovery, for building indexes, for
 //! finding an offset between two index entries.
 
-use crate::log::error::Damage;
+use super::{Found, Segment};
+use crate::log::error::{Damage, LogError};
 use crate::log::format::batch::HEADER_BYTES;
 use crate::log::format::{BatchHeader, BatchView, Fault, Field, FormatError};
 use crate::log::options::BATCH_BYTES_MAX;
@@ -122,5 +123,14 @@ impl<'a> Scanner<'a> {
             return Ok(self.buffer.get(..self.filled).unwrap_or_default());
         }
         Ok(self.buffer.get(start..self.filled).unwrap_or_default())
+    }
+}
+
+impl Segment {
+    /// The error of whoever came to the end of what is there of the segment, though what follows begins at `next` only.
+    #[cold]
+    pub(crate) fn ends_early(&self, here: Found, next: i64) -> LogError {
+        let place = self.place().at_offset(here.offset).at_position(here.position);
+        LogError::corrupt(place, Damage::WrongOffset { expected: here.offset, found: next })
     }
 }

@@ -1,0 +1,179 @@
+//! What a damaged or replaced segment is for those who read: an error that names the place, or the new segment, and never
+//! the end.
+
+#![cfg(feature = "log")]
+#![allow(clippy::unwrap_used)]
+
+#[path = "log/hooked.rs"]
+mod hooked;
+#[path = "log/support.rs"]
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hooked::HookedStorage;
+use peermq::log::storage::{MemoryStorage, OpenMode, Operation, Storage};
+use peermq::log::{Damage, Level, Log, LogError, MemberOptions, NewRecord, Position};
+use support::{DIRECTORY, open, segments, small};
+
+const RECORDS: i64 = 60;
+
+fn read_only(storage: &(impl Storage + Clone + 'static)) -> Log {
+    let options = Log::options().storage(Arc::new(storage.clone())).linger(None);
+    options.open_read_only(DIRECTORY).unwrap()
+}
+
+/// What happens to a segment in front of the last one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Harm {
+    Removed,
+    Emptied,
+    /// Without its last batch.
+    Shortened,
+}
+
+const HARMS: [Harm; 3] = [Harm::Removed, Harm::Emptied, Harm::Shortened];
+
+impl Harm {
+    /// Does it to the second segment; the offsets from and to which records are missing then.
+    fn of(self, storage: &MemoryStorage) -> (i64, i64) {
+        let all = segments(storage);
+        let mut paths = all.keys().filter(|path| path.parent().unwrap().ends_with("t-0")).skip(1);
+        let (path, behind) = (paths.next().unwrap(), paths.next().unwrap());
+        let base = |path: &Path| path.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+        let (from, to): (i64, i64) = (base(path), base(behind));
+        let batches: Vec<_> = peermq::log::format::batch::batches(&all[path])
+            .map(|batch| *batch.unwrap().header())
+            .collect();
+        let last = batches.last().unwrap();
+        let file = storage.open(path, OpenMode::Write).unwrap();
+        match self {
+            Self::Removed => storage.remove_file(path).unwrap(),
+            Self::Emptied => file.set_len(0).unwrap(),
+            Self::Shortened => {
+                file.set_len((all[path].len() - last.batch_bytes()) as u64).unwrap();
+            }
+        }
+        (if self == Self::Shortened { last.base_offset } else { from }, to)
+    }
+}
+
+/// A closed log of one topic, with a time for each record.
+fn sample() -> MemoryStorage {
+    let storage = MemoryStorage::new();
+    let log = open(&storage);
+    let topic = log.create_topic("t", small()).unwrap();
+    for n in 0..RECORDS {
+        let (value, key) = (format!("value {n}"), format!("key {n}"));
+        let record = NewRecord::new(&value).key(&key).timestamp_ms(1000 + n);
+        topic.append_at(Level::Written, record).unwrap().wait().unwrap();
+    }
+    drop(topic);
+    log.close().unwrap();
+    storage
+}
+
+/// The error must name the first offset that is missing.
+fn assert_names(error: &LogError, missing: (i64, i64)) {
+    let LogError::Corrupt { place, damage } = error else { panic!("{error}") };
+    let (expected, found) = missing;
+    assert_eq!(*damage, Damage::WrongOffset { expected, found }, "{error}");
+    assert_eq!((place.topic.as_deref(), place.partition), (Some("t"), Some(0)), "{error}");
+    assert_eq!(place.offset, Some(expected), "{error}");
+    assert!(place.segment.is_some() && place.path.is_some() && place.position.is_some());
+}
+
+#[test]
+fn a_segment_that_is_missing_or_too_short_ends_no_reading_in_silence() {
+    for harm in HARMS {
+        let storage = sample();
+        let missing = harm.of(&storage);
+        for log in [open(&storage), read_only(&storage)] {
+            let topic = log.topic("t").unwrap();
+            let mut reader = topic.read(0, Position::Earliest).unwrap();
+            for n in 0..missing.0 {
+                assert_eq!(reader.next_record().unwrap().unwrap().offset, n, "{harm:?}");
+            }
+            for _ in 0..3 {
+                assert_names(&reader.next_record().unwrap_err(), missing);
+            }
+            reader.seek(Position::Offset(missing.1)).unwrap();
+            let rest = reader.map(|record| record.unwrap().offset);
+            assert!(rest.eq(missing.1..RECORDS), "{harm:?}: what is behind is there");
+
+            let within = Position::Offset(missing.1 - 1);
+            let mut reader = topic.read(0, within).unwrap();
+            assert_names(&reader.next_record().unwrap_err(), missing);
+
+            let mut follow = topic.read(0, Position::Offset(missing.0)).unwrap().follow();
+            assert_names(&follow.next_timeout(Duration::MAX).unwrap_err(), missing);
+        }
+    }
+}
+
+#[test]
+fn a_log_whose_first_segment_is_missing_is_not_taken_for_one_whose_front_was_cut() {
+    let storage = sample();
+    let first = Path::new(DIRECTORY).join(format!("t-0/{:020}.log", 0));
+    storage.remove_file(&first).unwrap();
+    let options = Log::options().storage(Arc::new(storage.clone())).linger(None);
+    for opened in [options.clone().open(DIRECTORY), options.open_read_only(DIRECTORY)] {
+        let LogError::Corrupt { place, damage } = opened.unwrap_err() else { panic!() };
+        assert_eq!((damage, place.path), (Damage::Missing, Some(first.clone())));
+    }
+}
+
+#[test]
+fn a_front_that_is_cut_while_a_log_is_opened_for_reading_only_is_no_damage() {
+    let storage = sample();
+    let hooked = HookedStorage::new(storage.clone());
+    let writer = open(&storage);
+    // Where the partition begins was read by then.
+    hooked.before(Operation::List, "t-0", move || {
+        writer.topic("t").unwrap().truncate_front(0, 33).unwrap();
+    });
+    let log = read_only(&hooked);
+    assert!(hooked.is_done());
+    let records = log.topic("t").unwrap().read(0, Position::Earliest).unwrap();
+    assert!(records.map(|record| record.unwrap().offset).eq(33..RECORDS));
+}
+
+#[test]
+fn no_time_is_looked_for_behind_records_that_are_missing() {
+    for harm in HARMS {
+        let storage = sample();
+        let missing = harm.of(&storage);
+        for log in [open(&storage), read_only(&storage)] {
+            let topic = log.topic("t").unwrap();
+            for n in 0..missing.0 {
+                assert_eq!(topic.offset_of(0, Position::Time(1000 + n)).unwrap(), n, "{harm:?}");
+            }
+            for time in [missing.0, missing.1 - 1, missing.1, RECORDS - 1, RECORDS] {
+                let looked = topic.offset_of(0, Position::Time(1000 + time));
+                assert_names(&looked.unwrap_err(), missing);
+            }
+        }
+    }
+}
+
+#[test]
+fn members_of_groups_hear_of_records_that_are_missing() {
+    let storage = sample();
+    let missing = Harm::Emptied.of(&storage);
+    let log = open(&storage);
+    let mut member = log.group("g").unwrap().join(MemberOptions::new(["t"])).unwrap();
+    let mut read = 0;
+    let error = loop {
+        match member.poll(Duration::from_secs(60)) {
+            Ok(polled) if polled.records.is_empty() && polled.events.is_empty() => {
+                panic!("{read} records, and then nothing")
+            }
+            Ok(polled) => read += polled.records.len() as i64,
+            Err(error) => break error,
+        }
+    };
+    assert_names(&error, missing);
+    assert_eq!(read, missing.0);
+}
