@@ -8,21 +8,29 @@
 mod hooked;
 #[path = "log/support.rs"]
 mod support;
+#[path = "log/upkeep.rs"]
+mod upkeep;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hooked::HookedStorage;
+use peermq::log::inspect::Inspector;
 use peermq::log::storage::{MemoryStorage, OpenMode, Operation, Storage};
 use peermq::log::{Damage, Level, Log, LogError, MemberOptions, NewRecord, Position};
 use support::{DIRECTORY, open, segments, small};
+use upkeep::{compacted, seal};
 
 const RECORDS: i64 = 60;
 
 fn read_only(storage: &(impl Storage + Clone + 'static)) -> Log {
     let options = Log::options().storage(Arc::new(storage.clone())).linger(None);
     options.open_read_only(DIRECTORY).unwrap()
+}
+
+fn is_sound(storage: &MemoryStorage) -> bool {
+    Inspector::new().storage(Arc::new(storage.clone())).verify(DIRECTORY).unwrap().is_sound()
 }
 
 /// What happens to a segment in front of the last one.
@@ -176,4 +184,33 @@ fn members_of_groups_hear_of_records_that_are_missing() {
     };
     assert_names(&error, missing);
     assert_eq!(read, missing.0);
+}
+
+#[test]
+fn compaction_does_not_hide_records_that_are_missing() {
+    // Compacted before or not: then the segments are looked at only for when tombstones may go.
+    for before in [false, true] {
+        for harm in HARMS {
+            let storage = sample();
+            let log = open(&storage);
+            log.alter_topic("t", compacted().segment_bytes(600)).unwrap();
+            if before {
+                let topic = log.topic("t").unwrap();
+                seal(&topic);
+                log.maintain().unwrap();
+                drop(topic);
+            }
+            log.close().unwrap();
+            if before {
+                storage.remove_file(&Path::new(DIRECTORY).join("t-0/segment-times")).unwrap();
+            }
+            let missing = harm.of(&storage);
+            let damaged = segments(&storage);
+            let log = open(&storage);
+            assert_names(&log.maintain().unwrap_err(), missing);
+            log.close().unwrap();
+            assert_eq!(segments(&storage), damaged, "{harm:?}, {before}: nothing was replaced");
+            assert!(!is_sound(&storage), "{harm:?}, {before}");
+        }
+    }
 }

@@ -66,7 +66,7 @@ fn replay(segment: &Segment, since: i64, producers: &mut Producers) -> Result<()
         match scanner.next() {
             Ok(Some((_, header))) if header.base_offset >= since => producers.note(&header),
             Ok(Some(_)) => {}
-            Ok(None) => return Ok(()),
+            Ok(None) => return scanner.check_end(segment),
             Err(error) => return Err(segment.scan_failed(error, offset)),
         }
     }

@@ -127,7 +127,7 @@ impl<'a> Copier<'a> {
                     self.epoch = header.leader_epoch;
                     self.batch(&header, &batch, &place)?;
                 }
-                Ok(None) => return Ok(true),
+                Ok(None) => return scanner.check_end(segment).map(|()| true),
                 Err(error) => return Err(segment.scan_failed(error, offset)),
             }
         }

@@ -31,7 +31,10 @@ pub(super) fn collect(
             let offset = scanner.expected().offset;
             let (at, header) = match scanner.next() {
                 Ok(Some(found)) => found,
-                Ok(None) => break,
+                Ok(None) => {
+                    scanner.check_end(segment)?;
+                    break;
+                }
                 Err(error) => return Err(segment.scan_failed(error, offset)),
             };
             let place = || segment.place().at_offset(offset).at_position(at);

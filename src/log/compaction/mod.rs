@@ -230,7 +230,7 @@ fn first_horizon(segment: &Segment) -> Result<i64, LogError> {
         let offset = scanner.expected().offset;
         match scanner.next() {
             Ok(Some((_, header))) => first = header.delete_horizon().unwrap_or(i64::MAX).min(first),
-            Ok(None) => return Ok(first),
+            Ok(None) => return scanner.check_end(segment).map(|()| first),
             Err(error) => return Err(segment.scan_failed(error, offset)),
         }
     }

@@ -77,3 +77,25 @@ fn producers_are_recalled_from_the_last_snapshot_and_no_more_batches_than_lie_be
     let refused = options(&killed(&storage, newest)).open("/log");
     assert!(refused.unwrap_err().is_corruption(), "what is behind it is");
 }
+
+#[test]
+fn no_producer_is_recalled_from_a_segment_that_is_too_short() {
+    let storage = FaultyStorage::new();
+    let log = options(&storage).open("/log").unwrap();
+    let topic = log.create_topic("t", TopicOptions::default().segment_bytes(1000)).unwrap();
+    for sequence in 0..100 {
+        append(&topic, 7, sequence);
+    }
+    log.sync().unwrap();
+    let killed = storage.kill();
+    // Then all segments are read.
+    for snapshot in snapshots(&killed) {
+        let name = FileName::live(snapshot as u64, FileKind::ProducerSnapshot).to_string();
+        killed.remove_file(&PathBuf::from("/log/t-0").join(name)).unwrap();
+    }
+    options(&killed.kill()).open("/log").unwrap();
+    let path = PathBuf::from("/log/t-0/00000000000000000000.log");
+    let file = killed.open(&path, crate::log::storage::OpenMode::Write).unwrap();
+    file.set_len(file.len().unwrap() - batch(7, 0).len() as u64).unwrap();
+    assert!(options(&killed).open("/log").unwrap_err().is_corruption());
+}

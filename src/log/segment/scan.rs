@@ -96,6 +96,13 @@ impl<'a> Scanner<'a> {
         Ok(Some((at, header)))
     }
 
+    /// After the end: checks that it is where the segment ends, of which more is known to be there than its file may have.
+    pub(crate) fn check_end(&self, segment: &Segment) -> Result<(), LogError> {
+        let next = segment.next_offset();
+        let here = Found { position: self.position, offset: self.expected.offset };
+        if here.offset == next { Ok(()) } else { Err(segment.ends_early(here, next)) }
+    }
+
     /// The bytes of the batch that [`next`](Self::next) gave last, which starts at `at`.
     pub(crate) fn batch(&self, at: u64) -> &[u8] {
         let place = |position: u64| usize::try_from(position.saturating_sub(self.buffer_at)).ok();
