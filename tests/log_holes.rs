@@ -18,9 +18,9 @@ use std::time::Duration;
 use hooked::HookedStorage;
 use peermq::log::inspect::Inspector;
 use peermq::log::storage::{MemoryStorage, OpenMode, Operation, Storage};
-use peermq::log::{Damage, Level, Log, LogError, MemberOptions, NewRecord, Position};
+use peermq::log::{Damage, Level, Log, LogError, MemberOptions, NewRecord, Position, Topic};
 use support::{DIRECTORY, open, segments, small};
-use upkeep::{compacted, seal};
+use upkeep::{compacted, put, records, seal};
 
 const RECORDS: i64 = 60;
 
@@ -211,6 +211,88 @@ fn compaction_does_not_hide_records_that_are_missing() {
             log.close().unwrap();
             assert_eq!(segments(&storage), damaged, "{harm:?}, {before}: nothing was replaced");
             assert!(!is_sound(&storage), "{harm:?}, {before}");
+        }
+    }
+}
+
+/// A log whose first segment shrinks when it is compacted: `round` has other values for its keys.
+fn superseded(topic: &Topic, round: usize) {
+    for n in 0..4 {
+        put(topic, &format!("k{round}{n}"), &format!("round {round}"));
+    }
+    seal(topic);
+}
+
+/// A compacted topic, not compacted yet, whose first segments have keys that come again in each round of `superseded`.
+fn to_be_compacted(storage: &MemoryStorage) -> (Log, Topic) {
+    let log = open(storage);
+    let topic = log.create_topic("t", compacted()).unwrap();
+    for round in 0..4 {
+        for n in 0..4 {
+            put(&topic, &format!("k{round}{n}"), &format!("first {}", "x".repeat(100)));
+        }
+    }
+    seal(&topic);
+    (log, topic)
+}
+
+/// Compacts again each time before a file is opened that ends so, for some rounds.
+fn compact_before_opening(
+    hooked: &HookedStorage,
+    writer: Arc<(Log, Topic)>,
+    path: String,
+    rounds: std::ops::Range<usize>,
+) {
+    if rounds.is_empty() {
+        return;
+    }
+    let next = hooked.clone();
+    hooked.before(Operation::Open, &path.clone(), move || {
+        superseded(&writer.1, rounds.start);
+        writer.0.maintain().unwrap();
+        compact_before_opening(&next, writer, path, rounds.start + 1..rounds.end);
+    });
+}
+
+#[test]
+fn what_another_process_compacts_again_and_again_is_no_damage() {
+    type Read = fn(&Topic) -> Result<Vec<i64>, LogError>;
+    let ways: [Read; 3] = [
+        |topic| topic.offset_of(0, Position::Time(i64::MAX)).map(|offset| vec![offset]),
+        |topic| {
+            let records = topic.read(0, Position::Earliest)?;
+            records.map(|record| record.map(|record| record.offset)).collect()
+        },
+        |topic| {
+            let mut follow = topic.read(0, Position::Earliest)?.follow();
+            let next = || Ok(follow.next_timeout(Duration::ZERO)?.map(|record| record.offset));
+            std::iter::from_fn({
+                let mut next = next;
+                move || next().transpose()
+            })
+            .collect()
+        },
+    ];
+    for (n, way) in ways.into_iter().enumerate() {
+        // What was read of the first segment is not read again, so that only who looks for a time opens it each time.
+        for rounds in 1..if n == 0 { 4 } else { 2 } {
+            let storage = MemoryStorage::new();
+            let writer = Arc::new(to_be_compacted(&storage));
+            let hooked = HookedStorage::new(storage.clone());
+            let reader = read_only(&hooked);
+            let first = format!("{:020}.log", 0);
+            compact_before_opening(&hooked, writer.clone(), first, 0..rounds);
+            let read = way(&reader.topic("t").unwrap());
+            let read = read.unwrap_or_else(|error| panic!("way {n}, {rounds} rounds: {error}"));
+            assert!(hooked.is_done(), "way {n}, {rounds} rounds: it was all done meanwhile");
+            let there: Vec<_> = records(&writer.1).iter().map(|record| record.offset).collect();
+            let end = there.last().unwrap() + 1;
+            if n == 0 {
+                assert_eq!(read, [end]);
+            } else {
+                // It may have read some before the segments were replaced.
+                assert!(there.iter().all(|offset| read.contains(offset)), "{read:?}: {there:?}");
+            }
         }
     }
 }

@@ -419,7 +419,7 @@ impl Log {
     pub fn refresh(&self) -> Result<(), LogError> {
         let topics = self.inner.all_topics();
         let mut partitions = topics.iter().flat_map(|topic| &topic.partitions);
-        partitions.try_for_each(|partition| unless_deleted(partition.reload().map(drop)))
+        partitions.try_for_each(|partition| unless_deleted(partition.reload(None).map(drop)))
     }
 
     /// Closes the log: everything appended is made durable, and the next opening need not look for damage. All handles

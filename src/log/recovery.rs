@@ -89,11 +89,18 @@ pub(super) fn open(home: Arc<Home>, log_start: i64, clean: bool) -> Result<Opene
         super::compaction::finish(&home)?;
         return open_once(home, log_start, clean);
     }
+    repeated_if_missing(|| open_once(home.clone(), log_start, clean))
+}
+
+/// Repeats a look that failed because a file was not there that should be.
+pub(super) fn repeated_if_missing<T>(
+    mut look: impl FnMut() -> Result<T, LogError>,
+) -> Result<T, LogError> {
     let mut looks = 1;
     loop {
-        match open_once(home.clone(), log_start, clean) {
+        match look() {
             Err(error) if looks < LOOKS_MAX && is_missing(&error) => looks += 1,
-            opened => return opened,
+            looked => return looked,
         }
     }
 }

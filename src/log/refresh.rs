@@ -24,18 +24,18 @@ pub(super) fn refresh(partition: &Partition, writer: &mut Writer) -> Result<(), 
     let mut segments = partition.view().segments.clone();
     segments.retain(|segment| segment.next_offset() > first || segment.end() == 0);
     if segments.iter().skip(1).any(|segment| !files.logs.contains(&segment.base_offset)) {
-        return reload(partition, writer);
+        return reload(partition, writer, None);
     }
     loop {
         match extend(&writer.active) {
-            Err(error) if is_missing(&error) => return reload(partition, writer),
+            Err(error) if is_missing(&error) => return reload(partition, writer, None),
             extended => extended?,
         }
         let (active, next_offset) = (&writer.active, writer.active.next_offset());
         if next_offset == active.base_offset || !files.logs.contains(&next_offset) {
             if files.logs.range(active.base_offset + 1..).next().is_some() {
                 // There are later ones, so it was replaced by one that reaches further.
-                return reload(partition, writer);
+                return reload(partition, writer, None);
             }
             break;
         }
@@ -51,8 +51,13 @@ pub(super) fn refresh(partition: &Partition, writer: &mut Writer) -> Result<(), 
     Ok(())
 }
 
-/// Looks for all segments anew.
-pub(super) fn reload(partition: &Partition, writer: &mut Writer) -> Result<(), LogError> {
+/// Looks for all segments anew. Of `suspect`, if that is sealed, nothing is believed that was known before: its file may be
+/// open that had the name for a while only.
+pub(super) fn reload(
+    partition: &Partition,
+    writer: &mut Writer,
+    suspect: Option<i64>,
+) -> Result<(), LogError> {
     let home = &partition.home;
     let files = Files::list(home)?;
     let first = files.logs.first().copied().unwrap_or_default();
@@ -72,7 +77,7 @@ pub(super) fn reload(partition: &Partition, writer: &mut Writer) -> Result<(), L
                 };
                 let same = |segment: &&Arc<Segment>| {
                     let same = (segment.base_offset, segment.next_offset(), segment.end());
-                    same == (base_offset, *next, len)
+                    same == (base_offset, *next, len) && suspect != Some(base_offset)
                 };
                 old.segments.iter().find(same).cloned().unwrap_or_else(|| {
                     Arc::new(Segment::known(home.clone(), base_offset, len, *next, true))
@@ -89,8 +94,8 @@ pub(super) fn reload(partition: &Partition, writer: &mut Writer) -> Result<(), L
     }
     let Some(last) = segments.last() else { return Ok(()) };
     writer.active = last.clone();
-    partition.written_end.fetch_max(last.next_offset(), Ordering::SeqCst);
     *lock(&partition.view) = Arc::new(View { segments });
+    partition.written_end.fetch_max(writer.active.next_offset(), Ordering::SeqCst);
     Ok(())
 }
 

@@ -31,6 +31,7 @@ use super::format::checkpoint::EpochStart;
 use super::gate::Gate;
 use super::maintenance::{Counters, Maintenance};
 use super::options::{Level, LiveOptions};
+use super::recovery::repeated_if_missing;
 use super::segment::{Home, OpenFiles, Segment};
 use super::storage::Storage;
 use crate::sync::{Mutex, MutexGuard, lock};
@@ -413,13 +414,16 @@ impl Partition {
         watermark.sync()
     }
 
-    /// Looks for all segments anew, if the log is open for reading only: the one that was read may be another one now.
-    /// Whether that may help.
-    pub(super) fn reload(&self) -> Result<bool, LogError> {
+    /// Looks for all segments anew, if the log is open for reading only: `suspect`, the one that was read, may be another one
+    /// now. Whether that may help.
+    pub(super) fn reload(&self, suspect: Option<i64>) -> Result<bool, LogError> {
         if self.home.writable {
             return Ok(false);
         }
-        self.look_anew(super::refresh::reload).map(|()| true)
+        let reload = |partition: &Self, writer: &mut Writer| {
+            super::refresh::reload(partition, writer, suspect)
+        };
+        self.look_anew(reload).map(|()| true)
     }
 
     /// Looks what another process has written, and made durable, if the log is open for reading only.
@@ -429,14 +433,14 @@ impl Partition {
 
     fn look_anew(
         &self,
-        look: fn(&Self, &mut Writer) -> Result<(), LogError>,
+        look: impl Fn(&Self, &mut Writer) -> Result<(), LogError>,
     ) -> Result<(), LogError> {
         let ends = || (self.written_end(), self.durable_end());
         let mut writer = lock(&self.writer);
         let before = ends();
         // First how far it is durable: that much was written before, and so is found.
         let watermark = lock(&self.watermark).look_again()?;
-        look(self, &mut writer)?;
+        repeated_if_missing(|| look(self, &mut writer))?;
         let durable_end = watermark.offset.min(self.written_end());
         self.durable_end.fetch_max(durable_end, Ordering::SeqCst);
         let progressed = ends() != before;

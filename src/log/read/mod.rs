@@ -2,6 +2,7 @@
 
 mod cursor;
 mod follow;
+mod looks;
 mod record;
 mod window;
 
@@ -14,6 +15,7 @@ use super::options::Level;
 use super::partition::Partition;
 use cursor::Cursor;
 pub use follow::Follow;
+use looks::Looks;
 use record::Pending;
 pub use record::{LogRecord, ReadBatch};
 use window::Window;
@@ -129,15 +131,11 @@ impl Reader {
     /// # Errors
     /// `Corrupt`, with the place; `OffsetOutOfRange` if the front was cut meanwhile; failures of the storage.
     pub fn next_batch(&mut self) -> Result<Option<ReadBatch>, LogError> {
-        let mut looked_anew = false;
+        let mut looks = Looks::default();
         loop {
             match self.try_next_batch() {
-                // Another process may have replaced the segment.
-                Err(error) if !looked_anew && !error.is_out_of_range() => {
-                    looked_anew = true;
-                    if !self.partition.reload()? {
-                        return Err(error);
-                    }
+                Err(error) => {
+                    looks.again(&self.partition, error)?;
                     self.window = Window::default();
                     self.cursor.lose_place();
                 }
@@ -299,6 +297,19 @@ impl Partition {
     }
 
     fn offset_of_time(&self, timestamp_ms: i64, end: i64) -> Result<i64, LogError> {
+        let mut looks = Looks::default();
+        loop {
+            let earliest = self.log_start();
+            match self.try_offset_of_time(timestamp_ms, end) {
+                // The front was cut meanwhile.
+                Err(_) if self.log_start() > earliest => {}
+                Err(error) => looks.again(self, error)?,
+                found => return found,
+            }
+        }
+    }
+
+    fn try_offset_of_time(&self, timestamp_ms: i64, end: i64) -> Result<i64, LogError> {
         let earliest = self.log_start();
         let view = self.view();
         for (n, segment) in view.segments.iter().enumerate() {
