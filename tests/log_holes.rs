@@ -11,14 +11,17 @@ mod support;
 #[path = "log/upkeep.rs"]
 mod upkeep;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use hooked::HookedStorage;
 use peermq::log::inspect::Inspector;
 use peermq::log::storage::{MemoryStorage, OpenMode, Operation, Storage};
-use peermq::log::{Damage, Level, Log, LogError, MemberOptions, NewRecord, Position, Topic};
+use peermq::log::{
+    Damage, Level, Log, LogError, LogRecord, MemberOptions, NewRecord, Position, Topic,
+};
 use support::{DIRECTORY, open, segments, small};
 use upkeep::{compacted, put, records, seal};
 
@@ -295,4 +298,49 @@ fn what_another_process_compacts_again_and_again_is_no_damage() {
             }
         }
     }
+}
+
+/// A closed log with a flipped bit in the value of the record at this offset.
+fn with_flipped_bit(offset: i64) -> MemoryStorage {
+    let storage = sample();
+    let named =
+        |path: &PathBuf| -> i64 { path.file_stem().unwrap().to_str().unwrap().parse().unwrap() };
+    let segments = segments(&storage);
+    let (path, bytes) = segments.iter().rfind(|(path, _)| named(path) <= offset).unwrap();
+    let value = format!("value {offset}");
+    let at = bytes.windows(value.len()).position(|bytes| bytes == value.as_bytes()).unwrap();
+    let file = storage.open(path, OpenMode::Write).unwrap();
+    file.write_at(&[bytes[at] ^ 1], at as u64).unwrap();
+    storage
+}
+
+#[test]
+fn iterators_end_after_an_error_and_try_again_when_asked_again() {
+    let storage = with_flipped_bit(20);
+    let log = open(&storage);
+    let topic = log.topic("t").unwrap();
+    let offsets = |records: &[Result<LogRecord, LogError>]| -> Vec<_> {
+        records.iter().map(|record| record.as_ref().ok().map(|record| record.offset)).collect()
+    };
+    let expected: Vec<_> = (0..20).map(Some).chain([None]).collect();
+    let mut reader = topic.read(0, Position::Earliest).unwrap();
+    assert_eq!(offsets(&reader.by_ref().collect::<Vec<_>>()), expected);
+    assert_eq!(offsets(&reader.by_ref().collect::<Vec<_>>()), [None], "it stays where it is");
+    assert!(reader.next_record().is_err() && reader.next_record().is_err());
+    assert!(reader.next().unwrap().is_err());
+    reader.seek(Position::Offset(21)).unwrap();
+    assert!(reader.map(|record| record.unwrap().offset).eq(21..RECORDS));
+    assert_eq!(topic.read(0, Position::Earliest).unwrap().flatten().count(), 20);
+
+    let mut follow = topic.read(0, Position::Earliest).unwrap().follow();
+    assert_eq!(offsets(&follow.by_ref().collect::<Vec<_>>()), expected);
+    assert_eq!(offsets(&follow.by_ref().collect::<Vec<_>>()), [None]);
+    let mut context = Context::from_waker(Waker::noop());
+    for _ in 0..2 {
+        assert!(matches!(follow.poll_next(&mut context), Poll::Ready(Some(Err(_)))));
+        assert!(matches!(follow.poll_next(&mut context), Poll::Ready(None)));
+    }
+    assert!(follow.next().unwrap().is_err());
+    follow.reader().seek(Position::Offset(21)).unwrap();
+    assert_eq!(follow.next().unwrap().unwrap().offset, 21);
 }

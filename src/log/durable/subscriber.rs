@@ -8,6 +8,7 @@ mod options;
 mod part;
 
 use std::collections::VecDeque;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -98,7 +99,8 @@ pub struct SubscriberStats {
 }
 
 /// Gets every record of a topic from a position on, once and in the order of its partition: first those that are in the
-/// log, then live. As an iterator it waits for records and never ends by itself.
+/// log, then live. As an iterator it waits for records and ends only with its context; and for now, after an error that is
+/// neither `Diverged` nor `Expired` nor `Replaced`: asked again it goes on, or fails again.
 #[derive(Debug)]
 pub struct DurableSubscriber {
     socket: Socket<Sub>,
@@ -115,6 +117,8 @@ pub struct DurableSubscriber {
     turn: usize,
     ready: VecDeque<LogRecord>,
     stats: SubscriberStats,
+    /// The last that the iterator gave was an error that may come again: there it ends.
+    failed: bool,
 }
 
 impl DurableSubscriber {
@@ -184,6 +188,7 @@ impl DurableSubscriber {
             turn: 0,
             ready: VecDeque::new(),
             stats: SubscriberStats::default(),
+            failed: false,
         })
     }
 
@@ -453,12 +458,21 @@ impl Iterator for DurableSubscriber {
     type Item = Result<LogRecord, SubscribeError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if mem::take(&mut self.failed) {
+            return None;
+        }
         loop {
             match self.next_timeout(Duration::MAX) {
                 Ok(Some(record)) => return Some(Ok(record)),
                 Ok(None) => {}
                 Err(SubscribeError::Closed) => return None,
-                Err(error) => return Some(Err(error)),
+                Err(error) => {
+                    use SubscribeError::{Diverged, Expired, Replaced};
+                    let goes_on =
+                        matches!(error, Diverged { .. } | Expired { .. } | Replaced { .. });
+                    self.failed = !goes_on;
+                    return Some(Err(error));
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Following a partition: at its end readers wait for more.
 
 use std::future::poll_fn;
+use std::mem;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -16,7 +17,7 @@ const PAUSE_MIN: Duration = Duration::from_micros(200);
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// A reader that waits at the end. As an iterator it blocks, and ends only when the log is closed, or, with `TopicDeleted`,
-/// the topic deleted, and everything read. One of durable records only has them synced if nobody else would.
+/// the topic deleted, and everything read; and after another error for now: asked again it goes on, or fails again. One of durable records only has them synced if nobody else would.
 #[derive(Debug)]
 pub struct Follow {
     reader: Reader,
@@ -133,19 +134,22 @@ impl Follow {
         }
     }
 
-    /// The next record, for a task: registers it for when there is one. `None` when the log is closed, and after
-    /// `TopicDeleted`. Not for logs that are open for reading only: nobody wakes the task there.
+    /// The next record, for a task: registers it for when there is one. `None` when the log is closed, after
+    /// `TopicDeleted`, and once after any other error. Not for logs that are open for reading only: nobody wakes the task there.
     pub fn poll_next(
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<LogRecord, LogError>>> {
         for registered in [false, true] {
-            if self.told {
+            if self.told || mem::take(&mut self.reader.failed) {
                 return Poll::Ready(None);
             }
             match self.read() {
                 Ok(Some(record)) => return Poll::Ready(Some(Ok(record))),
-                Err(error) => return Poll::Ready(Some(Err(error))),
+                Err(error) => {
+                    self.reader.failed = true;
+                    return Poll::Ready(Some(Err(error)));
+                }
                 Ok(None) if self.is_over() => return Poll::Ready(self.end().transpose()),
                 Ok(None) if registered => break,
                 Ok(None) => {}
@@ -159,7 +163,7 @@ impl Follow {
         Poll::Pending
     }
 
-    /// The next record, for a task; `None` when the log is closed. Dropping the future loses nothing.
+    /// As [`poll_next`](Self::poll_next), for a task that awaits it. Dropping the future loses nothing.
     pub async fn next_async(&mut self) -> Option<Result<LogRecord, LogError>> {
         poll_fn(|context| self.poll_next(context)).await
     }
@@ -169,7 +173,12 @@ impl Iterator for Follow {
     type Item = Result<LogRecord, LogError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.next_within(None).transpose()
+        if mem::take(&mut self.reader.failed) {
+            return None;
+        }
+        let next = self.next_within(None);
+        self.reader.failed = next.is_err();
+        next.transpose()
     }
 }
 

@@ -6,6 +6,7 @@ mod looks;
 mod record;
 mod window;
 
+use std::mem;
 use std::sync::Arc;
 
 use super::error::LogError;
@@ -43,7 +44,8 @@ pub enum Position {
 }
 
 /// Reads one partition from a position on, in order, everything that is written. An iterator over records that ends at
-/// the end of the partition for now; asked again later it goes on. Keeps no writer waiting.
+/// the end of the partition for now, and after an error; asked again later it goes on, or fails again. Keeps no writer
+/// waiting.
 #[derive(Debug)]
 pub struct Reader {
     partition: Arc<Partition>,
@@ -53,6 +55,8 @@ pub struct Reader {
     window: Window,
     /// The batch whose records are being handed out.
     pending: Option<Pending>,
+    /// The last that the iterator gave was an error: there it ends.
+    failed: bool,
 }
 
 impl Reader {
@@ -79,6 +83,7 @@ impl Reader {
             chunk_bytes: CHUNK_BYTES,
             window: Window::default(),
             pending: None,
+            failed: false,
         }
     }
 
@@ -113,7 +118,7 @@ impl Reader {
     /// `OffsetOutOfRange`; `Invalid` for `Committed`.
     pub fn seek(&mut self, to: Position) -> Result<(), LogError> {
         self.cursor = Cursor::new(self.partition.offset_of(to)?);
-        (self.window, self.pending) = (Window::default(), None);
+        (self.window, self.pending, self.failed) = (Window::default(), None, false);
         Ok(())
     }
 
@@ -131,6 +136,7 @@ impl Reader {
     /// # Errors
     /// `Corrupt`, with the place; `OffsetOutOfRange` if the front was cut meanwhile; failures of the storage.
     pub fn next_batch(&mut self) -> Result<Option<ReadBatch>, LogError> {
+        self.failed = false;
         let mut looks = Looks::default();
         loop {
             match self.try_next_batch() {
@@ -243,10 +249,16 @@ impl Iterator for Reader {
             if let Some(record) = self.pending.as_mut().and_then(Pending::next) {
                 return Some(Ok(record));
             }
+            if mem::take(&mut self.failed) {
+                return None;
+            }
             match self.open_batch() {
                 Ok(true) => {}
                 Ok(false) => return None,
-                Err(error) => return Some(Err(error)),
+                Err(error) => {
+                    self.failed = true;
+                    return Some(Err(error));
+                }
             }
         }
     }

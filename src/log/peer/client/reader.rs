@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::mem;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -98,9 +99,9 @@ impl LogClient {
     }
 }
 
-/// Reads a partition in another process. As an iterator it ends at the end for now, and goes on when it is asked later;
-/// after [`follow`](Self::follow) it waits there instead. After an error it stays where it is. Who waits is refused with
-/// `Closed` or `Poisoned` when the log was closed or failed and everything is read.
+/// Reads a partition in another process. As an iterator it ends at the end for now, and after an error, and goes on, or
+/// fails again, when it is asked later; after [`follow`](Self::follow) it waits at the end instead. After an error it stays
+/// where it is. Who waits is refused with `Closed` or `Poisoned` when the log was closed or failed and everything is read.
 #[derive(Debug)]
 pub struct RemoteReader {
     client: LogClient,
@@ -126,6 +127,8 @@ pub struct RemoteReader {
     bytes_max: u32,
     /// It is polled by a task, which must not block.
     task: bool,
+    /// The last that the iterator gave was an error: there it ends.
+    failed: bool,
 }
 
 impl RemoteReader {
@@ -147,6 +150,7 @@ impl RemoteReader {
             ends: None,
             bytes_max,
             task: false,
+            failed: false,
         }
     }
 
@@ -342,6 +346,11 @@ impl Iterator for RemoteReader {
     type Item = Result<LogRecord, PeerError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.next_record().transpose()
+        if mem::take(&mut self.failed) {
+            return None;
+        }
+        let next = self.next_record();
+        self.failed = next.is_err();
+        next.transpose()
     }
 }
