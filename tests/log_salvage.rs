@@ -15,7 +15,7 @@ use peermq::log::format::{BatchBuilder, BatchOptions};
 use peermq::log::inspect::{Inspector, Issue, SalvageReport, Severity};
 use peermq::log::storage::{MemoryStorage, OpenMode, Storage};
 use peermq::log::{Damage, Level, Log, LogClient, LogError, LogServer, Position};
-use support::{DIRECTORY, files, open, small, try_open};
+use support::{DIRECTORY, files, open, read_all, small, try_open};
 
 const OUT: &str = "/saved";
 
@@ -209,4 +209,108 @@ fn what_watermark_and_last_segment_lost_together_is_missed_if_the_log_was_closed
     let is_it = |issue: &Issue| matches!(issue, Issue::EndsEarly { end: 2, closed_at: 3 });
     assert!(report.findings.iter().any(|one| is_it(&one.issue)), "{:#?}", report.findings);
     assert!(!report.is_sound());
+}
+
+/// Appends a record to each of two topics, both or none.
+fn transact(log: &Log, n: usize) {
+    let mut transaction = log.transaction();
+    for topic in ["a", "b"] {
+        transaction.append(topic, &format!("{n}")).unwrap();
+    }
+    transaction.commit().unwrap();
+}
+
+/// The files of a log with four transactions, that was closed, or whose process was killed: then it ends with an intent.
+fn with_transactions(clean: bool) -> MemoryStorage {
+    let storage = MemoryStorage::new();
+    let log = open(&storage);
+    for topic in ["a", "b"] {
+        log.create_topic(topic, small()).unwrap();
+    }
+    (0..4).for_each(|n| transact(&log, n));
+    if clean {
+        log.close().unwrap();
+        return storage;
+    }
+    copy_of(&storage)
+}
+
+fn copy_of(storage: &MemoryStorage) -> MemoryStorage {
+    let copy = MemoryStorage::new();
+    for (path, bytes) in files(storage) {
+        copy.create_dir_all(path.parent().unwrap()).unwrap();
+        copy.open(&path, OpenMode::Create).unwrap().write_at(&bytes, 0).unwrap();
+    }
+    copy
+}
+
+/// Salvages the log; the new one must be open to appends, and tell the truth of the transactions in it.
+fn assert_usable(storage: &MemoryStorage, context: &str) -> SalvageReport {
+    let report = salvage(storage);
+    let in_doubt = report.findings.iter().any(|one| matches!(one.issue, Issue::TransactionInDoubt));
+    let saved = open_saved(storage);
+    let [a, b] = ["a", "b"].map(|topic| read_all(&saved, topic, 0).unwrap());
+    let is_last = |(_, value): &(i64, String)| value == "3";
+    let whole = a.iter().any(is_last) == b.iter().any(is_last);
+    let told = report.lost.iter().any(|lost| lost.topic != "__transactions");
+    assert!(whole || in_doubt || told, "{context}: {a:?} {b:?} {report:#?}");
+    transact(&saved, 9);
+    saved.close().unwrap();
+    let saved = open_saved(storage);
+    for (topic, before) in [("a", a), ("b", b)] {
+        let now = read_all(&saved, topic, 0).unwrap();
+        assert_eq!(now.len(), before.len() + 1, "{context}: nothing was appended twice");
+        assert_eq!(now.last().unwrap().1, "9", "{context}");
+    }
+    let mut inspector = Inspector::new().storage(Arc::new(storage.clone()));
+    assert!(inspector.verify(OUT).unwrap().is_sound(), "{context}");
+    report
+}
+
+#[test]
+fn a_salvaged_log_takes_appends_whatever_was_lost_of_its_transactions() {
+    for clean in [true, false] {
+        let original = with_transactions(clean);
+        let lost: Vec<_> = files(&original)
+            .into_iter()
+            .filter(|(path, _)| path.to_str().unwrap().contains("__transactions"))
+            .collect();
+        assert!(lost.len() > 3, "{lost:?}");
+        for (path, bytes) in lost {
+            let storage = copy_of(&original);
+            storage.remove_file(&path).unwrap();
+            assert_usable(&storage, &format!("clean {clean}, without {}", path.display()));
+            let is_segment = path.extension().is_some_and(|extension| extension == "log");
+            for len in (0..bytes.len()).rev().step_by(37) {
+                let storage = copy_of(&original);
+                storage.open(&path, OpenMode::Write).unwrap().set_len(len as u64).unwrap();
+                let context = format!("clean {clean}, {len} bytes of {}", path.display());
+                let report = assert_usable(&storage, &context);
+                let doubts = report.findings.iter().filter(|one| {
+                    matches!(one.issue, Issue::TransactionInDoubt)
+                        && one.severity == Severity::Unsound
+                });
+                assert_eq!(doubts.count(), report.lost.len(), "{context}: {report:#?}");
+                assert!(!is_segment || !report.is_complete(), "{context}: {report:#?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_salvaged_log_takes_appends_whatever_its_last_transaction_lacks() {
+    for clean in [true, false] {
+        let original = with_transactions(clean);
+        let of_topics = |path: &Path| {
+            let path = path.to_str().unwrap();
+            path.ends_with(".log") && (path.contains("/a-0/") || path.contains("/b-0/"))
+        };
+        for (path, bytes) in files(&original).into_iter().filter(|(path, _)| of_topics(path)) {
+            for len in (0..bytes.len()).rev().step_by(37) {
+                let storage = copy_of(&original);
+                storage.open(&path, OpenMode::Write).unwrap().set_len(len as u64).unwrap();
+                assert_usable(&storage, &format!("clean {clean}, {len} of {}", path.display()));
+            }
+        }
+    }
 }

@@ -108,6 +108,9 @@ pub enum Issue {
         /// What that was.
         closed_at: i64,
     },
+    /// What the last transaction was to append is not known any more, or could not be appended in the new log.
+    #[error("the last transaction may be there in part only")]
+    TransactionInDoubt,
     /// An interrupted operation left it. The next opening completes the operation or removes it.
     #[error("is left over from an interrupted operation")]
     Leftover,
@@ -268,6 +271,9 @@ impl<'p> Inspector<'p> {
     /// Copies every record that is sound into a new log in the directory `out`, which must be empty or not there: the same
     /// topics with their ids and options, and every record at its offset. Where offsets were lost, readers of the new log
     /// go on with the next record that there is. Its batches are those of a new writer of a later epoch.
+    ///
+    /// The last transaction is completed there. If its intent is lost, or that is not possible with what was saved, the
+    /// finding [`Issue::TransactionInDoubt`] says so, and the new log takes it for complete.
     ///
     /// What was torn off by a crash and would be cut at the next opening is copied too where it is whole. Bytes in a
     /// value that imitate a batch are never taken for one, unless the batch around them has lost its length, and they

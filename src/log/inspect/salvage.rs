@@ -19,6 +19,7 @@ use crate::log::error::{Damage, LogError, Place};
 use crate::log::format::batch::{Attributes, set_leader_epoch};
 use crate::log::format::names::FileKind;
 use crate::log::format::{BatchHeader, Codec};
+use crate::log::internal::TRANSACTIONS;
 use crate::log::partition::Partition;
 use crate::log::partition::watermark::Watermark;
 use crate::log::segment::Home;
@@ -68,7 +69,8 @@ pub struct SalvageReport {
 impl SalvageReport {
     /// Whether every record is in the new log.
     pub fn is_complete(&self) -> bool {
-        self.lost.is_empty()
+        let in_doubt = |one: &Finding| matches!(one.issue, Issue::TransactionInDoubt);
+        self.lost.is_empty() && !self.findings.iter().any(in_doubt)
     }
 }
 
@@ -100,11 +102,28 @@ pub(super) fn salvage(
             newest = newest.max(told);
         }
     }
+    settle_transactions(&log, &mut report)?;
     log.close()?;
     if survey.is_epoch_guessed {
         skip_epochs(&**storage, out, newest)?;
     }
     Ok(report)
+}
+
+/// Ends the new log's topic of intents so that the log can be opened, and nothing is done again that was complete.
+fn settle_transactions(log: &Log, report: &mut SalvageReport) -> Result<(), LogError> {
+    let Some(topic) = log.inner.find_topic(TRANSACTIONS) else { return Ok(()) };
+    let intents = topic.partition(0)?;
+    let end = intents.written_end();
+    let is_empty = end <= intents.log_start();
+    let is_last = |lost: &LostRange| {
+        lost.topic == TRANSACTIONS && lost.to.is_none_or(|to| to >= end && !is_empty)
+    };
+    if !log.inner.complete_or_give_up(report.lost.iter().any(is_last))? {
+        let place = intents.home.place().at_offset(end);
+        report.findings.push(Finding::unsound(place, Issue::TransactionInDoubt));
+    }
+    Ok(())
 }
 
 /// Has the next opening be a later one than any of which the batches tell: the ids of producers have its number, and one

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::Turn;
-use super::intent::{Part, Record};
+use super::intent::{Part, Record, encode_mark};
 use crate::log::LogInner;
+use crate::log::append::NewRecord;
 use crate::log::error::{Damage, LogError};
 use crate::log::format::BatchHeader;
 use crate::log::format::batch::batches;
@@ -35,6 +36,22 @@ impl LogInner {
         }
         turn.mark(intents);
         Ok(())
+    }
+
+    /// As [`complete_transaction`](Self::complete_transaction) for a log that was saved from a damaged one: what cannot be
+    /// completed is left as it is, and marked, so that the log can be opened. False if so. `lost`: the last intent may be.
+    pub(in crate::log) fn complete_or_give_up(&self, lost: bool) -> Result<bool, LogError> {
+        let Some(topic) = self.find_topic(TRANSACTIONS) else { return Ok(true) };
+        if !lost {
+            match self.complete_transaction() {
+                Ok(()) => return Ok(true),
+                Err(error) if is_of_storage(&error) => return Err(error),
+                Err(_) => {}
+            }
+        }
+        let mark = encode_mark();
+        topic.partition(0)?.append(&NewRecord::new(&mark), Level::Durable)?.wait()?;
+        Ok(false)
     }
 
     /// Appends what is missing of a part.
@@ -82,6 +99,11 @@ impl LogInner {
         partition.flush_durable()?;
         self.cut_front(intents, partition, partition.durable_end())
     }
+}
+
+fn is_of_storage(error: &LogError) -> bool {
+    use LogError::{Full, Poisoned, Storage};
+    matches!(error, Full { .. } | Poisoned { .. } | Storage { .. })
 }
 
 /// What the topic of intents ends with; `None` if it is empty.
