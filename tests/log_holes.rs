@@ -17,10 +17,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use hooked::HookedStorage;
+use peermq::Context as Sockets;
 use peermq::log::inspect::Inspector;
 use peermq::log::storage::{MemoryStorage, OpenMode, Operation, Storage};
 use peermq::log::{
-    Damage, Level, Log, LogError, LogRecord, MemberOptions, NewRecord, Position, Topic,
+    Damage, DurablePublisher, DurableSubscriber, Level, Log, LogClient, LogError, LogRecord,
+    LogServer, MemberOptions, NewRecord, Position, Topic,
 };
 use support::{DIRECTORY, open, segments, small};
 use upkeep::{compacted, put, records, seal};
@@ -314,18 +316,20 @@ fn with_flipped_bit(offset: i64) -> MemoryStorage {
     storage
 }
 
+/// What an iterator gives before it ends: offsets, and nothing for an error.
+fn offsets<E>(records: impl Iterator<Item = Result<LogRecord, E>>) -> Vec<Option<i64>> {
+    records.map(|record| record.ok().map(|record| record.offset)).collect()
+}
+
 #[test]
 fn iterators_end_after_an_error_and_try_again_when_asked_again() {
     let storage = with_flipped_bit(20);
     let log = open(&storage);
     let topic = log.topic("t").unwrap();
-    let offsets = |records: &[Result<LogRecord, LogError>]| -> Vec<_> {
-        records.iter().map(|record| record.as_ref().ok().map(|record| record.offset)).collect()
-    };
     let expected: Vec<_> = (0..20).map(Some).chain([None]).collect();
     let mut reader = topic.read(0, Position::Earliest).unwrap();
-    assert_eq!(offsets(&reader.by_ref().collect::<Vec<_>>()), expected);
-    assert_eq!(offsets(&reader.by_ref().collect::<Vec<_>>()), [None], "it stays where it is");
+    assert_eq!(offsets(&mut reader), expected);
+    assert_eq!(offsets(&mut reader), [None], "it stays where it is");
     assert!(reader.next_record().is_err() && reader.next_record().is_err());
     assert!(reader.next().unwrap().is_err());
     reader.seek(Position::Offset(21)).unwrap();
@@ -333,8 +337,8 @@ fn iterators_end_after_an_error_and_try_again_when_asked_again() {
     assert_eq!(topic.read(0, Position::Earliest).unwrap().flatten().count(), 20);
 
     let mut follow = topic.read(0, Position::Earliest).unwrap().follow();
-    assert_eq!(offsets(&follow.by_ref().collect::<Vec<_>>()), expected);
-    assert_eq!(offsets(&follow.by_ref().collect::<Vec<_>>()), [None]);
+    assert_eq!(offsets(&mut follow), expected);
+    assert_eq!(offsets(&mut follow), [None]);
     let mut context = Context::from_waker(Waker::noop());
     for _ in 0..2 {
         assert!(matches!(follow.poll_next(&mut context), Poll::Ready(Some(Err(_)))));
@@ -343,4 +347,25 @@ fn iterators_end_after_an_error_and_try_again_when_asked_again() {
     assert!(follow.next().unwrap().is_err());
     follow.reader().seek(Position::Offset(21)).unwrap();
     assert_eq!(follow.next().unwrap().unwrap().offset, 21);
+}
+
+#[test]
+fn remote_iterators_end_after_an_error_and_try_again_when_asked_again() {
+    let storage = with_flipped_bit(20);
+    let log = open(&storage);
+    let sockets = Sockets::new();
+    let expected: Vec<_> = (0..20).map(Some).chain([None]).collect();
+
+    let server = LogServer::bind(&sockets, &log, "inproc://server").unwrap();
+    let client = LogClient::connect(&sockets, server.endpoint()).unwrap();
+    let mut reader = client.read("t", 0, Position::Earliest).unwrap();
+    assert_eq!(offsets(&mut reader), expected);
+    assert_eq!(offsets(&mut reader), [None]);
+
+    let (live, replay) = ("inproc://live", "inproc://replay");
+    let _publisher = DurablePublisher::bind(&sockets, &log, "t", live, replay).unwrap();
+    let from = Position::Earliest;
+    let mut subscriber = DurableSubscriber::connect(&sockets, live, replay, "t", from).unwrap();
+    assert_eq!(offsets(&mut subscriber), expected);
+    assert_eq!(offsets(&mut subscriber), [None]);
 }

@@ -17,7 +17,8 @@ const PAUSE_MIN: Duration = Duration::from_micros(200);
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// A reader that waits at the end. As an iterator it blocks, and ends only when the log is closed, or, with `TopicDeleted`,
-/// the topic deleted, and everything read; and after another error for now: asked again it goes on, or fails again. One of durable records only has them synced if nobody else would.
+/// the topic deleted, and everything read; and for now after another error: asked again it goes on, or fails again. One
+/// of durable records only has them synced if nobody else would.
 #[derive(Debug)]
 pub struct Follow {
     reader: Reader,
@@ -135,7 +136,8 @@ impl Follow {
     }
 
     /// The next record, for a task: registers it for when there is one. `None` when the log is closed, after
-    /// `TopicDeleted`, and once after any other error. Not for logs that are open for reading only: nobody wakes the task there.
+    /// `TopicDeleted`, and once after any other error. Not for logs that are open for reading only: nobody wakes the task
+    /// there.
     pub fn poll_next(
         &mut self,
         context: &mut Context<'_>,
