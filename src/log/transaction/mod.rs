@@ -15,13 +15,14 @@ mod complete;
 mod given;
 mod intent;
 
+use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::append::{NewRecord, Ticket};
 use super::error::LogError;
 use super::format::batch::{Producer, batches, set_producer};
-use super::format::{BatchBuilder, BatchHeader, BatchOptions};
+use super::format::{BatchBuilder, BatchHeader, BatchOptions, FormatError};
 use super::groups::{Committer, Membership, OffsetCommit, TopicPartition};
 use super::internal::{OFFSETS, TRANSACTIONS, intent_options, keyed_options};
 use super::options::Level;
@@ -75,8 +76,8 @@ pub struct Transaction {
 struct Gathered {
     topic: Arc<TopicInner>,
     partition: u32,
-    /// Whole batches.
-    closed: Vec<Vec<u8>>,
+    /// Whole batches, or why one could not be packed, which [`Transaction::commit`] tells.
+    closed: Vec<Result<Vec<u8>, FormatError>>,
     open: Option<BatchBuilder>,
 }
 
@@ -142,9 +143,9 @@ impl Transaction {
     ///
     /// # Errors
     /// `MemberFenced`, and what else a commit of offsets is refused for; `TooLarge` above 64 MiB; `UnknownTopic` if one
-    /// was deleted meanwhile, `KeyMissing` if one is compacted since; `Full`: nothing of it is in the log. `Poisoned`:
-    /// whether it is will be seen when the log is opened anew, all or nothing; that includes a medium that was full after
-    /// the intent was written.
+    /// was deleted meanwhile, `KeyMissing` if one is compacted since; `BadBatch` if the codec of one is not built in;
+    /// `Full`: nothing of it is in the log. `Poisoned`: whether it is will be seen when the log is opened anew, all or
+    /// nothing; that includes a medium that was full after the intent was written.
     pub fn commit(mut self) -> Result<Vec<(TopicPartition, i64)>, LogError> {
         let log = self.log.clone();
         let offsets = self.offsets.take();
@@ -190,8 +191,15 @@ impl Transaction {
         partition.check_key(record)?;
         let (name, number) = (topic.name.clone(), partition.home.partition);
         let new = || Gathered { topic, partition: number, closed: Vec::new(), open: None };
-        let gathered = self.parts.entry((name.clone(), number)).or_insert_with(new);
-        gathered.push(partition, record)?;
+        match self.parts.entry((name.clone(), number)) {
+            MapEntry::Occupied(mut known) => known.get_mut().push(partition, record)?,
+            // Nothing is left of a record that was refused, not even a part without records.
+            MapEntry::Vacant(place) => {
+                let mut gathered = new();
+                gathered.push(partition, record)?;
+                place.insert(gathered);
+            }
+        }
         self.order.push(TopicPartition { topic: name, partition: number });
         Ok(())
     }
@@ -226,7 +234,7 @@ impl Gathered {
         };
         if !open.is_empty() && (bytes_with(&open) > limit || !open.reaches(timestamp_ms)) {
             let full = std::mem::replace(&mut open, new());
-            self.closed.push(full.finish().map_err(|error| partition.bad_batch(error))?);
+            self.closed.push(full.finish());
         }
         let bytes = bytes_with(&open);
         let fits = if bytes > limit {
@@ -246,10 +254,9 @@ impl Gathered {
             return Err(LogError::UnknownTopic { topic: name.clone() });
         };
         let partition = topic.partition(self.partition)?;
-        let mut batches = self.closed;
-        if let Some(open) = self.open {
-            batches.push(open.finish().map_err(|error| partition.bad_batch(error))?);
-        }
+        let open = self.open.map(BatchBuilder::finish);
+        let batches: Result<Vec<_>, _> = self.closed.into_iter().chain(open).collect();
+        let batches = batches.map_err(|error| partition.bad_batch(error))?;
         // The topic may be compacted by now. It does not change any more before the end of the transaction.
         batches.iter().try_for_each(|batch| partition.check_keys(batch))?;
         part(&topic, partition, batches)
@@ -369,3 +376,6 @@ impl Turn {
         *self = mark.map_or(Self::Unmarked, Self::Marked);
     }
 }
+
+#[cfg(test)]
+mod tests;

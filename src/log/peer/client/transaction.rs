@@ -4,6 +4,7 @@
 //! transactions have, so that the server knows one that it has carried out already. A producer's numbers are used by one
 //! transaction after another; after a failure nobody knows how far they are, and the next transaction gets a new producer.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +38,8 @@ pub(super) struct Transactor {
 #[derive(Debug)]
 struct Gathered {
     target: Arc<Target>,
-    closed: Vec<Encoded>,
+    /// Whole batches, or why one could not be packed, which [`RemoteTransaction::commit`] tells.
+    closed: Vec<Result<Encoded, FormatError>>,
     open: Option<BatchBuilder>,
 }
 
@@ -213,9 +215,16 @@ impl RemoteTransaction {
         let target = core.target(topic, core.deadline(Duration::ZERO))?;
         let number = partition.unwrap_or_else(|| target.choose(record));
         let partition = TopicPartition::new(topic, number);
-        let new = || Gathered { target, closed: Vec::new(), open: None };
-        let gathered = self.parts.entry(partition.clone()).or_insert_with(new);
-        gathered.push(record).map_err(|error| unencodable(topic, &error))?;
+        let refused = |error| unencodable(topic, &error);
+        match self.parts.entry(partition.clone()) {
+            Entry::Occupied(mut known) => known.get_mut().push(record).map_err(refused)?,
+            // Nothing is left of a record that was refused, not even a part without records.
+            Entry::Vacant(place) => {
+                let mut gathered = Gathered { target, closed: Vec::new(), open: None };
+                gathered.push(record).map_err(refused)?;
+                place.insert(gathered);
+            }
+        }
         self.order.push(partition);
         Ok(())
     }
@@ -265,7 +274,7 @@ impl Gathered {
             let more = open.bytes_of(timestamp_ms, record.key, record.value, headers());
             let bytes = open.bytes().saturating_add(more);
             if bytes > self.target.batch_bytes || !open.reaches(timestamp_ms) {
-                self.close()?;
+                self.close();
             }
         }
         let options = BatchOptions { codec: self.target.codec, ..BatchOptions::default() };
@@ -273,16 +282,15 @@ impl Gathered {
         open.append(timestamp_ms, record.key, record.value, headers()).map(drop)
     }
 
-    fn close(&mut self) -> Result<(), FormatError> {
-        let Some(open) = self.open.take().filter(|open| !open.is_empty()) else { return Ok(()) };
+    fn close(&mut self) {
+        let Some(open) = self.open.take().filter(|open| !open.is_empty()) else { return };
         let records = i32::try_from(open.records_count()).unwrap_or(i32::MAX);
-        self.closed.push(Encoded { bytes: open.finish()?, records });
-        Ok(())
+        self.closed.push(open.finish().map(|bytes| Encoded { bytes, records }));
     }
 
     fn finish(mut self) -> Result<Vec<Encoded>, FormatError> {
-        self.close()?;
-        Ok(self.closed)
+        self.close();
+        self.closed.into_iter().collect()
     }
 }
 
