@@ -351,3 +351,41 @@ fn a_partition_that_lies_elsewhere_behind_a_link_can_be_deleted() {
     let log = Log::open(scratch.0.join("log")).unwrap();
     assert_eq!(read_all(&log, "t", 0).unwrap(), filled("new", 3));
 }
+
+#[test]
+fn who_reads_in_another_process_finds_the_topics_partitions_and_groups_that_come_later() {
+    let storage = MemoryStorage::new();
+    let log = open(&storage);
+    fill(&log.create_topic("t", small()).unwrap(), "old", 3);
+    let elsewhere = read_only(&storage);
+    let before = elsewhere.topic("t").unwrap();
+    assert_eq!(before.offset_of(0, Position::Committed("g".to_owned())).unwrap(), 0);
+
+    log.group("g").unwrap().set_offsets(&[OffsetCommit::new("t", 0, 2)]).unwrap();
+    assert_eq!(before.offset_of(0, Position::Committed("g".to_owned())).unwrap(), 2);
+    assert_eq!(elsewhere.groups().unwrap(), ["g"]);
+
+    let more = log.alter_topic("t", small().partitions(3)).unwrap();
+    more.append_to(2, Level::Durable, "in the third").unwrap().wait().unwrap();
+    fill(&log.create_topic("u", small()).unwrap(), "u", 2);
+    let topic = elsewhere.topic("t").unwrap();
+    assert_eq!((topic.partitions(), before.partitions()), (3, 1));
+    assert_eq!(read_all(&elsewhere, "t", 2).unwrap(), [(0, "in the third".to_owned())]);
+    assert_eq!(read_all(&elsewhere, "u", 0).unwrap(), filled("u", 2));
+    assert_eq!(elsewhere.topics(), ["t", "u"]);
+
+    log.delete_topic("t").unwrap();
+    fill(&log.create_topic("t", small()).unwrap(), "new", 1);
+    fill(&log.create_topic("v", small()).unwrap(), "v", 1);
+    log.delete_topic("u").unwrap();
+    elsewhere.refresh().unwrap();
+    assert_eq!(elsewhere.topics(), ["t", "v"]);
+    assert_eq!(read_all(&elsewhere, "t", 0).unwrap(), filled("new", 1));
+    assert!(is_deleted(topic.read(0, Position::Latest), "t"), "it is another one");
+    assert!(matches!(elsewhere.topic("u"), Err(LogError::UnknownTopic { .. })));
+    // What was cut off before it was looked at is not there.
+    let cut = log.create_topic("w", small()).unwrap();
+    fill(&cut, "w", 3);
+    cut.truncate_front(0, 2).unwrap();
+    assert_eq!(read_all(&elsewhere, "w", 0).unwrap(), [(2, "w 2".to_owned())]);
+}

@@ -27,6 +27,7 @@ use super::options::LiveOptions;
 use super::partition::times::TimesFile;
 use super::partition::watermark::{Watermark, WatermarkFile};
 use super::partition::{Partition, Shared, Waiters};
+use super::refresh::{is_live, load_live, looking_again};
 use super::segment::{Home, OpenFiles, Segment};
 use super::storage::{EntryKind, LockError, LockGuard, Storage, this_process};
 use super::topic::TopicInner;
@@ -66,25 +67,9 @@ pub(super) fn open(options: LogOptions, directory: &Path) -> Result<Log, LogErro
     open_topics(options, directory, catalogue, Some(guard), clean)
 }
 
-/// Looks at a log that another process changes meanwhile are repeated, up to so many times.
-const LOOKS_MAX: usize = 10;
-
-/// Opens a log for reading. What looks damaged may be two states of it, seen half each: then all is looked at anew. Damage
-/// is found in the same place again.
+/// Opens a log for reading.
 pub(super) fn open_read_only(options: LogOptions, directory: &Path) -> Result<Log, LogError> {
-    let mut found = String::new();
-    for _ in 1..LOOKS_MAX {
-        match look(options.clone(), directory) {
-            Err(error) if error.is_corruption() || recovery::is_missing(&error) => {
-                let before = std::mem::replace(&mut found, error.to_string());
-                if before == found {
-                    return Err(error);
-                }
-            }
-            opened => return opened,
-        }
-    }
-    look(options, directory)
+    looking_again(|| look(options.clone(), directory))
 }
 
 /// Opens a log for reading, as far as it stays the same meanwhile.
@@ -94,8 +79,7 @@ fn look(options: LogOptions, directory: &Path) -> Result<Log, LogError> {
         let reason = "there is none".to_owned();
         return Err(LogError::NotALog { place: Box::new(Place::path(directory)), reason });
     }
-    let mut catalogue = load_catalogue(storage, directory)?;
-    catalogue.topics.retain(|_, entry| entry.state == TopicState::Live);
+    let catalogue = load_live(storage, directory)?;
     open_topics(options, directory, catalogue, None, false)
 }
 
@@ -106,8 +90,9 @@ fn open_topics(
     guard: Option<Box<dyn LockGuard>>,
     clean: bool,
 ) -> Result<Log, LogError> {
-    let log_starts = load_offsets(&options, directory, LOG_START_OFFSETS, &catalogue, &guard)?;
-    let cleaned = load_offsets(&options, directory, CLEANER_OFFSETS, &catalogue, &guard)?;
+    let (storage, writable) = (&*options.storage, guard.is_some());
+    let load = |name| load_offsets(storage, directory, name, &catalogue, writable);
+    let (log_starts, cleaned) = (load(LOG_START_OFFSETS)?, load(CLEANER_OFFSETS)?);
     let interval = options.maintenance_interval.filter(|_| options.linger.is_some());
     let expiry_ms = i64::try_from(options.producer_expiry.as_millis()).unwrap_or(i64::MAX);
     let shared = Arc::new(Shared {
@@ -218,7 +203,10 @@ fn check_empty(storage: &dyn Storage, directory: &Path) -> Result<(), LogError> 
 }
 
 /// The catalogue of a directory that is ours.
-fn load_catalogue(storage: &dyn Storage, directory: &Path) -> Result<Catalogue, LogError> {
+pub(super) fn load_catalogue(
+    storage: &dyn Storage,
+    directory: &Path,
+) -> Result<Catalogue, LogError> {
     if let Some(catalogue) = Catalogue::load(storage, directory)? {
         return Ok(catalogue);
     }
@@ -383,14 +371,13 @@ fn remove_partition(storage: &dyn Storage, path: &Path) -> Result<(), LogError> 
 
 /// The offsets of a checkpoint file for the partitions that there are. Those of others are taken out of the file, if the
 /// log may be changed: a deletion that was interrupted left them, and they must not be taken for those of a new topic.
-fn load_offsets(
-    options: &LogOptions,
+pub(super) fn load_offsets(
+    storage: &dyn Storage,
     directory: &Path,
     name: &str,
     catalogue: &Catalogue,
-    guard: &Option<Box<dyn LockGuard>>,
+    writable: bool,
 ) -> Result<BTreeMap<(String, u32), i64>, LogError> {
-    let storage = &*options.storage;
     let path = directory.join(name);
     let text = disk::read(storage, &path)?;
     if name == LOG_START_OFFSETS {
@@ -409,9 +396,9 @@ fn load_offsets(
         topic.is_some_and(|topic| entry.partition < topic.options.partitions)
     };
     let entries: Vec<_> = entries.into_iter().filter(there).collect();
-    if entries.len() < known && guard.is_some() && name == LOG_START_OFFSETS {
+    if entries.len() < known && writable && name == LOG_START_OFFSETS {
         starts::save(storage, directory, &entries)?;
-    } else if entries.len() < known && guard.is_some() {
+    } else if entries.len() < known && writable {
         let text = encode_offsets(&entries)
             .map_err(|error| LogError::corrupt(Place::path(directory.join(name)), error))?;
         disk::replace(storage, directory, name, text.as_bytes())?;
@@ -427,13 +414,6 @@ pub(super) fn random_id() -> Id {
     let bits = half() << 64 | half();
     let bits = bits & !(0xf << 76) & !(0b11 << 62);
     Id::from_bits(bits | 4 << 76 | 0b10 << 62)
-}
-
-/// Whether the catalogue still has a topic.
-fn is_live(shared: &Shared, name: &str, entry: &Entry) -> Result<bool, LogError> {
-    let catalogue = load_catalogue(&*shared.storage, &shared.directory)?;
-    let found = catalogue.topics.get(name);
-    Ok(found.is_some_and(|found| found.id == entry.id && found.state == TopicState::Live))
 }
 
 /// The directory of a partition, and the gate before it.

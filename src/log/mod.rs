@@ -337,17 +337,19 @@ impl Log {
         &self.inner.shared.directory
     }
 
-    /// The names of all topics, sorted.
+    /// The names of all topics, sorted; of a log that is open for reading only, as it was when it was opened, or looked at by
+    /// [`refresh`](Self::refresh) or [`topic`](Self::topic).
     pub fn topics(&self) -> Vec<String> {
         let topics = lock(&self.inner.topics);
         topics.keys().filter(|name| !internal::is_internal(name)).cloned().collect()
     }
 
-    /// A topic.
+    /// A topic, with the partitions that it has now.
     ///
     /// # Errors
-    /// `UnknownTopic`.
+    /// `UnknownTopic`. Of a log that is open for reading only, as [`refresh`](Self::refresh).
     pub fn topic(&self, name: &str) -> Result<Topic, LogError> {
+        self.inner.look_for_topics()?;
         match self.inner.find_topic(name).filter(|_| !internal::is_internal(name)) {
             Some(inner) => Ok(Topic { inner, log: self.inner.clone() }),
             None => Err(LogError::UnknownTopic { topic: name.to_owned() }),
@@ -411,12 +413,15 @@ impl Log {
         self.inner.shared.maintenance.failure()
     }
 
-    /// Looks what another process has done to a log that is open for reading only. Reading does so by itself at its end;
-    /// this is for [`describe`](Topic::describe).
+    /// Looks what another process has done to a log that is open for reading only: which topics there are, with which
+    /// partitions, and what these hold. Reading does so by itself at its end, [`topic`](Self::topic) and what asks for groups
+    /// for topics; this is for [`topics`](Self::topics) and [`describe`](Topic::describe). A [`Topic`] that was asked for before
+    /// knows the partitions of that time only.
     ///
     /// # Errors
-    /// Failures of the storage.
+    /// `Corrupt`, failures of the storage.
     pub fn refresh(&self) -> Result<(), LogError> {
+        self.inner.look_for_topics()?;
         let topics = self.inner.all_topics();
         let mut partitions = topics.iter().flat_map(|topic| &topic.partitions);
         partitions.try_for_each(|partition| unless_deleted(partition.reload(None).map(drop)))

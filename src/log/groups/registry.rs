@@ -276,6 +276,8 @@ impl LogInner {
         if index.loaded && self.shared.epoch >= 0 {
             return Ok(index);
         }
+        // Perhaps it was made only now, in another process.
+        self.look_for_topics()?;
         if let Some(topic) = self.find_topic(OFFSETS) {
             let partition = topic.partition(0)?;
             let from = index.next_offset.max(partition.log_start());
