@@ -218,6 +218,11 @@ fn following_ends_when_what_is_written_can_not_be_synced() {
 
 #[test]
 fn who_reads_what_is_durable_in_another_process_gets_it_when_it_is() {
+    follow_elsewhere(false);
+    follow_elsewhere(true);
+}
+
+fn follow_elsewhere(as_task: bool) {
     let storage = MemoryStorage::new();
     let log = open(&storage);
     let topic = log.create_topic("t", small()).unwrap();
@@ -227,7 +232,7 @@ fn who_reads_what_is_durable_in_another_process_gets_it_when_it_is() {
     let described = elsewhere.open_read_only(DIRECTORY).unwrap();
     let mut durable = there.read(0, Position::Earliest).unwrap().durable_only();
     let mut written = there.read(0, Position::Earliest).unwrap();
-    let received = offsets(follow(&there), false);
+    let received = offsets(follow(&there), as_task);
     let (mut followed, mut only_written) = (0, 0);
     for round in 0..20 {
         // Segments end in some rounds, and what they have is durable then.
@@ -256,4 +261,33 @@ fn who_reads_what_is_durable_in_another_process_gets_it_when_it_is() {
     // Whoever follows ends with that.
     drop(received);
     let _last = topic.append("last").unwrap().wait().unwrap();
+}
+
+#[test]
+fn who_follows_in_another_process_hears_that_the_topic_was_deleted() {
+    for as_task in [false, true] {
+        let storage = MemoryStorage::new();
+        let log = open(&storage);
+        let topic = log.create_topic("t", small()).unwrap();
+        topic.append("x").unwrap().wait().unwrap();
+        let elsewhere = Log::options().storage(Arc::new(storage.clone()));
+        let elsewhere = elsewhere.open_read_only(DIRECTORY).unwrap();
+        let mut follow =
+            elsewhere.topic("t").unwrap().read(0, Position::Earliest).unwrap().follow();
+        let (sender, received) = mpsc::channel();
+        thread::spawn(move || {
+            loop {
+                let next = if as_task { block_on(follow.next_async()) } else { follow.next() };
+                let last = next.is_none();
+                if sender.send(next).is_err() || last {
+                    return;
+                }
+            }
+        });
+        assert_eq!(received.recv_timeout(LONG).unwrap().unwrap().unwrap().offset, 0);
+        log.delete_topic("t").unwrap();
+        let told = received.recv_timeout(LONG).unwrap().unwrap().unwrap_err();
+        assert!(matches!(told, LogError::TopicDeleted { .. }), "{told}");
+        assert!(received.recv_timeout(LONG).unwrap().is_none(), "and nothing more");
+    }
 }

@@ -27,6 +27,7 @@ use super::options::LiveOptions;
 use super::partition::times::TimesFile;
 use super::partition::watermark::{Watermark, WatermarkFile};
 use super::partition::{Partition, Shared, Waiters};
+use super::read::Lookout;
 use super::refresh::{is_live, load_live, looking_again};
 use super::segment::{Home, OpenFiles, Segment};
 use super::storage::{EntryKind, LockError, LockGuard, Storage, this_process};
@@ -110,6 +111,7 @@ fn open_topics(
         files: Arc::new(OpenFiles::default()),
         partitions: Mutex::default(),
         bystanders: Waiters::default(),
+        lookout: Lookout::default(),
     });
     let mut topics = BTreeMap::new();
     for (name, entry) in &catalogue.topics {

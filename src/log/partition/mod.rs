@@ -31,6 +31,7 @@ use super::format::checkpoint::EpochStart;
 use super::gate::Gate;
 use super::maintenance::{Counters, Maintenance};
 use super::options::{Level, LiveOptions};
+use super::read::Lookout;
 use super::recovery::repeated_if_missing;
 use super::segment::{Home, OpenFiles, Segment};
 use super::storage::Storage;
@@ -66,6 +67,8 @@ pub(super) struct Shared {
     pub(super) partitions: Mutex<Vec<Weak<Partition>>>,
     /// Those who wait for something else than a partition, and have to know of such a failure, or that the log is closed.
     pub(super) bystanders: Waiters,
+    /// Looks for tasks, where the log is open for reading only.
+    pub(super) lookout: Lookout,
 }
 
 impl Shared {
@@ -337,10 +340,18 @@ impl Partition {
     /// Sees to it that records of a level come to be, if any are on their way. For tasks that are registered with
     /// [`readers`](Self::readers) and look again afterwards.
     pub(super) fn urge(self: &Arc<Self>, level: Level) {
+        if !self.home.writable {
+            return self.shared.lookout.watch(self);
+        }
         self.write_without_waiting();
         if level == Level::Durable && self.is_unsynced() {
             self.shared.keeper.sync(self);
         }
+    }
+
+    /// Whether somebody waits for records to read.
+    pub(super) fn has_readers_waiting(&self) -> bool {
+        self.followers.any() || self.durable_followers.any()
     }
 
     /// Lets all who wait for records to read look again.

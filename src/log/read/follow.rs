@@ -13,8 +13,8 @@ use crate::log::read::LogRecord;
 use crate::transport::now;
 
 /// First and longest pause between two looks at a log that another process writes.
-const PAUSE_MIN: Duration = Duration::from_micros(200);
-const PAUSE_MAX: Duration = Duration::from_millis(20);
+pub(super) const PAUSE_MIN: Duration = Duration::from_micros(200);
+pub(super) const PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// A reader that waits at the end. As an iterator it blocks, and ends only when the log is closed, or, with `TopicDeleted`,
 /// the topic deleted, and everything read; and for now after another error: asked again it goes on, or fails again. One
@@ -136,8 +136,8 @@ impl Follow {
     }
 
     /// The next record, for a task: registers it for when there is one. `None` when the log is closed, after
-    /// `TopicDeleted`, and once after any other error. Not for logs that are open for reading only: nobody wakes the task
-    /// there.
+    /// `TopicDeleted`, and once after any other error. For a log that is open for reading only a thread of its own looks
+    /// now and then, 20 ms apart at most, as long as tasks wait.
     pub fn poll_next(
         &mut self,
         context: &mut Context<'_>,

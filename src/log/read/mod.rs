@@ -3,6 +3,7 @@
 mod cursor;
 mod follow;
 mod looks;
+mod lookout;
 mod record;
 mod window;
 
@@ -17,6 +18,7 @@ use super::partition::Partition;
 use cursor::Cursor;
 pub use follow::Follow;
 use looks::Looks;
+pub(super) use lookout::Lookout;
 use record::Pending;
 pub use record::{LogRecord, ReadBatch};
 use window::Window;
