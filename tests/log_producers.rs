@@ -8,9 +8,13 @@ mod support;
 #[path = "log/upkeep.rs"]
 mod upkeep;
 
+use std::sync::Arc;
+
+use peermq::log::inspect::Inspector;
+use peermq::log::storage::faulty::FaultyStorage;
 use peermq::log::storage::{MemoryStorage, OpenMode, Storage};
 use peermq::log::{Level, LogError};
-use support::{files, small};
+use support::{DIRECTORY, files, small};
 use upkeep::{Bench, append, compacted, contents, open, produced, put, seal};
 
 #[test]
@@ -66,4 +70,39 @@ fn producers_that_were_silent_for_a_day_are_forgotten_and_old_snapshots_go() {
     bench.clock.advance(1);
     bench.log.maintain().unwrap();
     assert_eq!(append(&produced(7, 9, "k")).unwrap(), 95, "who is not known may go on anywhere");
+}
+
+#[test]
+fn the_last_five_batches_of_a_producer_are_known_however_the_log_ended() {
+    for clean in [true, false] {
+        let storage = FaultyStorage::new();
+        let log = support::open(&storage);
+        // Segments end in between, so that there are snapshots to begin from.
+        let topic = log.create_topic("t", small()).unwrap();
+        for n in 0..20 {
+            assert_eq!(append(&topic, &produced(7, 3 * n, "k")), i64::from(3 * n + 2));
+        }
+        assert!(topic.describe().partitions[0].segments > 1);
+        drop(topic);
+        let storage = if clean {
+            log.close().unwrap();
+            storage
+        } else {
+            storage.kill()
+        };
+        let log = support::open(&storage);
+        let topic = log.topic("t").unwrap();
+        for n in (15..20).rev() {
+            let again = topic.append_batch(0, Level::Durable, &produced(7, 3 * n, "k")).unwrap();
+            assert_eq!(again.first_offset(), i64::from(3 * n), "closed: {clean}");
+            assert_eq!(again.wait().unwrap(), i64::from(3 * n + 2), "closed: {clean}");
+        }
+        let older = topic.append_batch(0, Level::Durable, &produced(7, 3 * 14, "k"));
+        assert!(matches!(older, Err(LogError::OutOfSequence { expected: 60, .. })));
+        assert_eq!(append(&topic, &produced(7, 60, "k")), 62);
+        drop(topic);
+        log.close().unwrap();
+        let report = Inspector::new().storage(Arc::new(storage)).verify(DIRECTORY).unwrap();
+        assert!(report.is_sound() && report.findings.is_empty(), "{:?}", report.findings);
+    }
 }

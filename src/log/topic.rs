@@ -203,10 +203,12 @@ impl Topic {
     }
 
     /// Appends an encoded batch as it is, but for its offsets: from a remote or an idempotent producer, or from another
-    /// log. A batch whose producer sent it before is not appended again; the ticket has the offsets it got then.
+    /// log. A batch that its producer sent before, and that is one of the last five of it in the partition, is not appended
+    /// again; the ticket has the offsets it got then. What is known of a producer outlives the end of the process, however
+    /// that comes, unless the producer is silent for as long as [`LogOptions`](super::LogOptions::producer_expiry) says.
     ///
     /// # Errors
-    /// `BadBatch`, `OutOfSequence`, `Fenced`, and as [`append_to`](Self::append_to); `Invalid` for a producer id that is for
+    /// `BadBatch`; `OutOfSequence` for a gap, or an older repetition; `Fenced`, and as [`append_to`](Self::append_to); `Invalid` for a producer id that is for
     /// transactions, from 2^62 on.
     pub fn append_batch(
         &self,

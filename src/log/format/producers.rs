@@ -1,5 +1,7 @@
 //! The `.snapshot` file of a partition: what it has seen of idempotent producers up to the offset in the file's name.
 //!
+//! Of each producer there may be several entries, for its last batches in their order; who keeps one of each keeps the last.
+//!
 //! Version (2 bytes, 1) | CRC-32C of all that follows (4) | entry count (4) | entries of 46 bytes; all big-endian.
 
 use super::crc::crc32c;
@@ -12,20 +14,20 @@ const ENTRY_BYTES: usize = 46;
 /// Where the bytes under the CRC begin.
 const CRC_FROM: usize = 6;
 
-/// The last batch of one producer.
+/// One of the last batches of a producer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ProducerEntry {
     /// The producer's id.
     pub producer_id: i64,
     /// Its epoch.
     pub epoch: i16,
-    /// Its last sequence number.
+    /// The batch's last sequence number.
     pub last_sequence: i32,
-    /// Offset of its last record.
+    /// Offset of the batch's last record.
     pub last_offset: i64,
-    /// Offsets from the first to the last record of its last batch.
+    /// Offsets from the first to the last record of the batch.
     pub offset_delta: i32,
-    /// The last batch's max timestamp, in milliseconds since 1970.
+    /// When the batch was appended, in milliseconds since 1970; Kafka notes its max timestamp here.
     pub timestamp_ms: i64,
     /// Epoch of the transaction coordinator, or -1.
     pub coordinator_epoch: i32,

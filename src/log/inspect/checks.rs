@@ -236,8 +236,15 @@ impl Snapshots {
                 continue;
             }
             let known = self.producers.entries();
-            let differing = entries.iter().filter(|entry| {
-                let same = known.iter().find(|other| other.producer_id == entry.producer_id);
+            let differing = entries.iter().enumerate().filter(|(n, entry)| {
+                // Those of one producer follow each other, and the last one counts; of those before it some may be gone.
+                let of_producer = |other: &&ProducerEntry| other.producer_id == entry.producer_id;
+                let is_last = entries.get(n + 1).filter(of_producer).is_none();
+                let last_offset = Some(entry.last_offset).filter(|_| !is_last);
+                let same = known.iter().rfind(|other| {
+                    of_producer(other)
+                        && last_offset.is_none_or(|offset| offset == other.last_offset)
+                });
                 same.is_some_and(|other| {
                     let compacted = other.last_offset < entry.last_offset
                         && self.told.get(&entry.last_offset) == Some(&true);
@@ -246,7 +253,7 @@ impl Snapshots {
                             != (entry.epoch, entry.last_sequence, entry.last_offset)
                 })
             });
-            self.differs.extend(differing.map(|entry| (at, entry.producer_id)));
+            self.differs.extend(differing.map(|(_, entry)| (at, entry.producer_id)));
         }
     }
 

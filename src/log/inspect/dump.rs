@@ -1,5 +1,6 @@
 //! Showing one file of a log as text.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -219,7 +220,8 @@ fn dump_snapshot(bytes: &[u8], out: &mut dyn Write) -> Result<bool, DumpError> {
         Ok(entries) => entries,
         Err(error) => return damaged(&error, out),
     };
-    writeln!(out, "snapshot of {} producers", entries.len())?;
+    let producers: BTreeSet<i64> = entries.iter().map(|entry| entry.producer_id).collect();
+    writeln!(out, "snapshot of {} producers, {} batches", producers.len(), entries.len())?;
     for entry in entries {
         writeln!(
             out,

@@ -30,6 +30,15 @@ struct State {
     batches: VecDeque<Seen>,
 }
 
+impl State {
+    fn push(&mut self, seen: Seen) {
+        if self.batches.len() == BATCHES_MAX {
+            self.batches.pop_front();
+        }
+        self.batches.push_back(seen);
+    }
+}
+
 /// The producers of a partition.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(in crate::log) struct Producers {
@@ -115,10 +124,7 @@ impl Producers {
         if state.epoch != header.producer_epoch {
             *state = new();
         }
-        if state.batches.len() == BATCHES_MAX {
-            state.batches.pop_front();
-        }
-        state.batches.push_back(Seen {
+        state.push(Seen {
             first_sequence: header.base_sequence,
             last_sequence: header.last_sequence(),
             last_offset: header.last_offset(),
@@ -163,40 +169,45 @@ impl Producers {
         self.states.values().filter_map(last).collect()
     }
 
-    /// The last batch of each producer, for a snapshot, by id.
+    /// The batches that are remembered, for a snapshot: by producer, those of one in their order. Who takes one entry of each
+    /// producer, and the last if there are several, has the last batch of each.
     pub(in crate::log) fn entries(&self) -> Vec<ProducerEntry> {
-        let entry = |(producer_id, state): (&i64, &State)| {
-            let last = state.batches.back()?;
-            Some(ProducerEntry {
+        let mut states: Vec<_> = self.states.iter().collect();
+        states.sort_by_key(|(producer, _)| **producer);
+        let entries = states.into_iter().flat_map(|(producer_id, state)| {
+            state.batches.iter().map(|seen| ProducerEntry {
                 producer_id: *producer_id,
                 epoch: state.epoch,
-                last_sequence: last.last_sequence,
-                last_offset: last.last_offset,
-                offset_delta: last.offset_delta,
-                timestamp_ms: last.appended_ms,
+                last_sequence: seen.last_sequence,
+                last_offset: seen.last_offset,
+                offset_delta: seen.offset_delta,
+                timestamp_ms: seen.appended_ms,
                 coordinator_epoch: -1,
                 transaction_first_offset: -1,
             })
-        };
-        let mut entries: Vec<_> = self.states.iter().filter_map(entry).collect();
-        entries.sort_by_key(|entry| entry.producer_id);
-        entries
+        });
+        entries.collect()
     }
 
     /// As a snapshot has them.
     pub(in crate::log) fn from_entries(entries: &[ProducerEntry]) -> Self {
-        let state = |entry: &ProducerEntry| {
+        let mut producers = Self::default();
+        for entry in entries {
             let first = entry.last_sequence.wrapping_sub(entry.offset_delta) & i32::MAX;
-            let seen = Seen {
+            let new = || State { epoch: entry.epoch, batches: VecDeque::new() };
+            let state = producers.states.entry(entry.producer_id).or_insert_with(new);
+            if state.epoch != entry.epoch {
+                *state = new();
+            }
+            state.push(Seen {
                 first_sequence: if entry.last_sequence < 0 { -1 } else { first },
                 last_sequence: entry.last_sequence,
                 last_offset: entry.last_offset,
                 offset_delta: entry.offset_delta,
                 appended_ms: entry.timestamp_ms,
-            };
-            (entry.producer_id, State { epoch: entry.epoch, batches: VecDeque::from([seen]) })
-        };
-        Self { states: entries.iter().map(state).collect() }
+            });
+        }
+        producers
     }
 }
 
@@ -289,10 +300,24 @@ mod tests {
     }
 
     #[test]
-    fn the_last_batch_survives_a_snapshot() {
+    fn what_is_remembered_survives_a_snapshot_which_ends_with_the_last_batch_of_a_producer() {
         let mut producers = Producers::default();
-        producers.note(&batch(0, 3, i32::MAX - 1, 4));
-        let read = Producers::from_entries(&producers.entries());
-        assert_eq!(read, producers);
+        producers.note(&batch_of(6, 40, 1, 0, 1));
+        producers.note(&batch(0, 2, 0, 4));
+        for n in 0..7 {
+            producers.note(&batch(
+                4 * n,
+                3,
+                (i32::MAX - 9).wrapping_add(4 * n as i32) & i32::MAX,
+                4,
+            ));
+        }
+        let entries = producers.entries();
+        let ends: Vec<_> = entries.iter().map(|one| (one.producer_id, one.last_offset)).collect();
+        assert_eq!(ends, [(6, 40), (7, 11), (7, 15), (7, 19), (7, 23), (7, 27)]);
+        assert_eq!(Producers::from_entries(&entries), producers);
+        let last = entries.into_iter().next_back().unwrap();
+        let again = judge(&Producers::from_entries(&[last]), &batch(0, 3, 14, 4));
+        assert_eq!(again.unwrap(), Verdict::Duplicate { first_offset: 24, last_offset: 27 });
     }
 }
