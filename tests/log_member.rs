@@ -288,3 +288,35 @@ fn who_is_woken_by_a_change_that_a_transaction_met_may_look_at_the_log_at_once()
     assert_eq!(hear.recv_timeout(SOON).expect("it is locked out"), 3);
     end.recv_timeout(SOON).unwrap();
 }
+
+#[test]
+fn a_member_commits_what_is_left_when_one_of_its_topics_was_deleted() {
+    for anew in [false, true] {
+        let (log, group, _clock) = fresh();
+        for topic in ["u", "v"] {
+            log.create_topic(topic, TopicOptions::default()).unwrap();
+            log.topic(topic).unwrap().append("x").unwrap().wait().unwrap();
+        }
+        let mut member = group.join(MemberOptions::new(["u", "v"])).unwrap();
+        let mut got = 0;
+        while got < 2 {
+            got += member.poll(SOON).unwrap().records.len();
+        }
+        log.delete_topic("u").unwrap();
+        if anew {
+            // What the member is at is of no meaning in this one.
+            let new = log.create_topic("u", TopicOptions::default()).unwrap();
+            new.append("new").unwrap().wait().unwrap();
+        }
+        let positions = member.positions();
+        let named: Vec<&str> = positions.iter().map(|one| one.topic.as_str()).collect();
+        assert_eq!(named, ["v"]);
+        member.commit().unwrap();
+        assert_eq!(group.committed("v", 0).unwrap().unwrap().offset, 1, "made anew: {anew}");
+        assert_eq!(group.committed("u", 0).unwrap(), None, "made anew: {anew}");
+        let mut transaction = log.transaction();
+        transaction.append("v", "y").unwrap();
+        transaction.commit_offsets(&member.membership(), &member.positions()).unwrap();
+        assert_eq!(transaction.commit().unwrap().len(), 1);
+    }
+}

@@ -119,9 +119,21 @@ impl GroupMember {
         self.lanes.names()
     }
 
-    /// Where it is in each partition: behind the last record that `poll` returned. What nothing was returned of is not here.
+    /// Where it is in each partition: behind the last record that `poll` returned. What nothing was returned of is not here,
+    /// nor what is deleted since.
     pub fn positions(&self) -> Vec<OffsetCommit> {
-        self.lanes.positions()
+        let mut positions = self.lanes.positions();
+        positions.retain(|one| !self.is_gone(one));
+        positions
+    }
+
+    /// Whether a partition that it has is not there any more. There may be another one of the same name.
+    fn is_gone(&self, position: &OffsetCommit) -> bool {
+        let partition = TopicPartition::new(&position.topic, position.partition);
+        let Some(lane) = self.lanes.get(&partition) else { return true };
+        let topic = self.group.log.find_topic(&position.topic);
+        let now = topic.as_ref().and_then(|topic| topic.partition(position.partition).ok());
+        now.is_none_or(|now| !Arc::ptr_eq(now, &lane.source.partition))
     }
 
     /// The next records, after waiting at most this long for the first one. Returns early, perhaps without records, when
@@ -242,10 +254,11 @@ impl GroupMember {
         }
     }
 
-    /// Commits where the member is in all its partitions; durable when this returns.
+    /// Commits where the member is in all its partitions, but for those of topics that are deleted; durable when this
+    /// returns.
     ///
     /// # Errors
-    /// As [`Group::commit`]. After `MemberFenced` the next `poll` joins again, unless it was replaced.
+    /// As [`Group::commit`], but for `UnknownTopic`. After `MemberFenced` the next `poll` joins again, unless it was replaced.
     pub fn commit(&mut self) -> Result<(), LogError> {
         let ticket = self.commit_ticket(Level::Durable)?;
         ticket.wait()
@@ -257,9 +270,17 @@ impl GroupMember {
     /// As [`commit`](Self::commit).
     pub fn commit_ticket(&mut self, level: Level) -> Result<CommitTicket, LogError> {
         let cell = &self.group.cell;
-        let mut offsets = self.positions();
-        offsets.retain(|one| cell.committed_offset(&one.topic, one.partition) != Some(one.offset));
-        self.group.commit_ticket(&self.id, self.generation, &offsets, level)
+        loop {
+            let mut offsets = self.positions();
+            offsets
+                .retain(|one| cell.committed_offset(&one.topic, one.partition) != Some(one.offset));
+            match self.group.commit_ticket(&self.id, self.generation, &offsets, level) {
+                // It was deleted since the positions were looked at: then they are fewer now.
+                Err(LogError::UnknownTopic { .. })
+                    if offsets.iter().any(|one| self.is_gone(one)) => {}
+                done => return done,
+            }
+        }
     }
 
     /// Goes on elsewhere in a partition that it owns. It becomes the group's position with the next commit.

@@ -59,6 +59,10 @@ impl<R> Lanes<R> {
         self.lanes.iter_mut()
     }
 
+    pub(in crate::log) fn get(&self, partition: &TopicPartition) -> Option<&Lane<R>> {
+        self.lanes.get(partition)
+    }
+
     pub(in crate::log) fn get_mut(&mut self, partition: &TopicPartition) -> Option<&mut Lane<R>> {
         self.lanes.get_mut(partition)
     }
