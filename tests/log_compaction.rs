@@ -110,7 +110,7 @@ fn a_compacted_topic_takes_no_record_without_key() {
     let bench = Bench::new();
     let topic = bench.log.create_topic("t", compacted()).unwrap();
     let missing =
-        |refused: LogError| matches!(refused, LogError::KeyMissing { topic } if topic == "t");
+        |refused: LogError| matches!(refused, LogError::KeyMissing { topic, .. } if topic == "t");
     assert!(missing(topic.append("x").unwrap_err()));
     assert!(missing(topic.append_to(0, Level::Written, "x").unwrap_err()));
     let both = [NewRecord::new("x").key("k"), NewRecord::new("x")];

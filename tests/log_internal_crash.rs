@@ -279,7 +279,8 @@ fn a_record_without_key_is_refused_in_a_transaction_before_anything_of_it_is_the
     let clock = Arc::new(ManualClock::new(1_000_000));
     let storage = prepared(&clock);
     let log = open_at(&storage, &clock);
-    let refused = |error| matches!(error, LogError::KeyMissing { topic } if topic == "latest");
+    let refused =
+        |error| matches!(error, LogError::KeyMissing { topic, partition: 0 } if topic == "latest");
     let mut transaction = log.transaction();
     assert!(refused(transaction.append("latest", "no key").unwrap_err()));
     transaction.append("recent", "no key").unwrap();
@@ -289,7 +290,10 @@ fn a_record_without_key_is_refused_in_a_transaction_before_anything_of_it_is_the
     log.alter_topic("recent", options.compact(true)).unwrap();
     let before = storage.kill();
     let error = transaction.commit().unwrap_err();
-    assert!(matches!(&error, LogError::KeyMissing { topic } if topic == "recent"), "{error}");
+    assert!(
+        matches!(&error, LogError::KeyMissing { topic, partition: 0 } if topic == "recent"),
+        "{error}"
+    );
     assert_eq!(segments(&storage), segments(&before));
     let mut done = Done { transactions: 1, ..Done::default() };
     log.alter_topic("recent", small()).unwrap();

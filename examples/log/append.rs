@@ -151,11 +151,12 @@ fn append_lines(
         let appended = match (&mut input).take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
             Ok(0) => return Ok(()),
             Ok(bytes) if bytes as u64 == LINE_BYTES_MAX => {
-                Err(format!("a line is longer than {LINE_BYTES_MAX} bytes").into())
+                Err(at_line(count, &format!("a line is longer than {LINE_BYTES_MAX} bytes")))
             }
             Ok(_) => {
                 let text = line.strip_suffix(b"\n").unwrap_or(&line);
-                sink.append(record_of(text, separator))
+                let appended = sink.append(record_of(text, separator));
+                appended.map_err(|error| at_line(count, &error))
             }
             Err(error) => Err(error.into()),
         };
@@ -169,6 +170,11 @@ fn append_lines(
         }
         count += 1;
     }
+}
+
+/// What is said of a line, behind so many others, that is not in the log.
+fn at_line(before: u64, error: &dyn std::fmt::Display) -> Error {
+    format!("line {}: {error}", before + 1).into()
 }
 
 /// A line as a record.
@@ -189,6 +195,8 @@ fn acknowledge(
     print: bool,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
+    // Each line has a ticket, in their order.
+    let mut count = 0;
     loop {
         let load = match tickets.try_recv() {
             Ok(load) => load,
@@ -206,7 +214,9 @@ fn acknowledge(
             if !ticket.is_done() {
                 out.flush().map_err(Failure::Output)?;
             }
-            let offset = ticket.wait().map_err(Failure::Append)?;
+            let refused = |error| Failure::Append(at_line(count, &error));
+            let offset = ticket.wait().map_err(refused)?;
+            count += 1;
             if print {
                 writeln!(out, "{partition} {offset}").map_err(Failure::Output)?;
             }

@@ -38,6 +38,11 @@ impl Place {
         if *self == Self::default() { String::new() } else { format!("{self}: ") }
     }
 
+    /// The place as that for which something was done; nothing if nothing is known of it.
+    fn purpose(&self) -> String {
+        if *self == Self::default() { String::new() } else { format!(" for {self}") }
+    }
+
     /// The same place, of this offset.
     pub(super) fn at_offset(self, offset: i64) -> Self {
         Self { offset: Some(offset), ..self }
@@ -120,7 +125,7 @@ pub enum Damage {
     #[error("is missing")]
     Missing,
     /// A file of this module's own, or one that it vouches for, has a wrong checksum or a wrong form.
-    #[error("is damaged")]
+    #[error("has a wrong checksum or a wrong form")]
     Unreadable,
     /// Names in a directory contradict each other.
     #[error("is not a file or directory of this log")]
@@ -161,11 +166,14 @@ pub enum LogError {
     },
     /// The caller's record or batch is larger than the topic allows.
     #[error(
-        "{bytes} bytes are more than the {limit} that topic {topic} allows in a record or batch"
+        "topic {topic}, partition {partition}: {bytes} bytes are more than the {limit} that a \
+         record or batch may have"
     )]
     TooLarge {
         /// The topic's name.
         topic: String,
+        /// The partition that it was for.
+        partition: u32,
         /// Bytes of the record or batch.
         bytes: u64,
         /// Bytes allowed.
@@ -184,10 +192,15 @@ pub enum LogError {
         end: i64,
     },
     /// The caller's record has no key, which a compacted topic needs to know what it supersedes.
-    #[error("topic {topic} is compacted and takes no record without key")]
+    #[error(
+        "topic {topic}, partition {partition}: the topic is compacted and takes no record without \
+         key"
+    )]
     KeyMissing {
         /// The topic's name.
         topic: String,
+        /// The partition that it was for.
+        partition: u32,
     },
     /// The caller's batch breaks the format.
     #[error("refused a batch for {place}: {source}")]
@@ -275,7 +288,7 @@ pub enum LogError {
     },
     /// The medium is full. The record is not there, of several the first ones may be; reading goes on, and a later append may
     /// succeed.
-    #[error("no space for {place}: {source}")]
+    #[error("no space{}: {source}", place.purpose())]
     Full {
         /// What was to be written.
         place: Box<Place>,
@@ -374,5 +387,42 @@ impl LogError {
 impl From<StorageError> for LogError {
     fn from(source: StorageError) -> Self {
         Self::storage(Place::default(), source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_reads_as_a_sentence_whether_the_place_is_known_or_not() {
+        let failed = |operation, kind| {
+            let path = "/log/t-0";
+            StorageError::new(operation, path, io::Error::from(kind))
+        };
+        let full = || failed(Operation::Write, io::ErrorKind::StorageFull);
+        let place = Place { topic: Some("t".to_owned()), partition: Some(3), ..Place::default() };
+        let text = LogError::from(full()).to_string();
+        assert!(text.starts_with("no space: cannot write /log/t-0: "), "{text}");
+        let text = LogError::storage(place.clone(), full()).to_string();
+        assert!(text.starts_with("no space for topic t, partition 3: cannot write "), "{text}");
+        let lost = || failed(Operation::Read, io::ErrorKind::NotFound);
+        let text = LogError::from(lost()).to_string();
+        assert!(text.starts_with("cannot read /log/t-0: "), "{text}");
+        let text = LogError::corrupt(place.at_offset(7), Damage::Unreadable).to_string();
+        let expected =
+            "topic t, partition 3, offset 7 is damaged: has a wrong checksum or a wrong form";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_is_refused_names_the_partition_that_it_was_for() {
+        let topic = || "t".to_owned();
+        let too_large = LogError::TooLarge { topic: topic(), partition: 3, bytes: 9, limit: 5 };
+        let expected =
+            "topic t, partition 3: 9 bytes are more than the 5 that a record or batch may have";
+        assert_eq!(too_large.to_string(), expected);
+        let key_missing = LogError::KeyMissing { topic: topic(), partition: 3 };
+        assert!(key_missing.to_string().starts_with("topic t, partition 3: "));
     }
 }

@@ -85,6 +85,7 @@ impl Partition {
 
     #[cold]
     fn key_missing(&self) -> LogError {
-        LogError::KeyMissing { topic: self.home.topic.clone() }
+        let (topic, partition) = (self.home.topic.clone(), self.home.partition);
+        LogError::KeyMissing { topic, partition }
     }
 }

@@ -367,8 +367,8 @@ impl Partition {
 
     #[cold]
     pub(super) fn too_large(&self, bytes: usize, limit: usize) -> LogError {
-        let (topic, bytes, limit) = (self.home.topic.clone(), bytes as u64, limit as u64);
-        LogError::TooLarge { topic, bytes, limit }
+        let (topic, partition) = (self.home.topic.clone(), self.home.partition);
+        LogError::TooLarge { topic, partition, bytes: bytes as u64, limit: limit as u64 }
     }
 
     /// Lets go of the segments that lie before `offset` as a whole and removes their files. The caller has made the new

@@ -166,8 +166,7 @@ fn invalid<T>(reason: String) -> Result<T, LogError> {
 fn check_batch(partition: &Partition, batch: &[u8]) -> Result<BatchHeader, LogError> {
     let limit = partition.options.batch_limit();
     if batch.len() > limit {
-        let (bytes, limit) = (batch.len() as u64, limit as u64);
-        return Err(LogError::TooLarge { topic: partition.home.topic.clone(), bytes, limit });
+        return Err(partition.too_large(batch.len(), limit));
     }
     check_foreign(batch).map_err(|error| partition.bad_batch(error))?;
     partition.check_keys(batch)?;

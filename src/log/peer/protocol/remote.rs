@@ -194,11 +194,10 @@ impl From<&LogError> for RemoteError {
             | LogError::TopicExists { topic } => {
                 remote.topic = Some(topic.clone());
             }
-            LogError::UnknownPartition { topic, partition } => {
+            LogError::UnknownPartition { topic, partition }
+            | LogError::TooLarge { topic, partition, .. }
+            | LogError::KeyMissing { topic, partition } => {
                 (remote.topic, remote.partition) = (Some(topic.clone()), Some(*partition));
-            }
-            LogError::TooLarge { topic, .. } | LogError::KeyMissing { topic } => {
-                remote.topic = Some(topic.clone());
             }
             LogError::OffsetOutOfRange { earliest, end, .. } => {
                 (remote.earliest, remote.end) = (Some(*earliest), Some(*end));
