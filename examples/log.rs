@@ -37,7 +37,7 @@ mod serve;
 mod tail;
 
 use std::error::Error;
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -57,7 +57,7 @@ log verify DIR
 log salvage DIR OUT
 log perf DIR append|read --records N --size S [--level L] [--callers T]
 
-append and tail take --connect ENDPOINT in place of DIR";
+append and tail take --connect ENDPOINT in place of DIR; log --help prints this";
 
 /// Time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -86,9 +86,17 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Outcome {
     match command {
+        Command::Help => {
+            let mut out = io::stdout().lock();
+            writeln!(out, "{USAGE}")?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Create { directory, topic, partitions } => {
+            let options = TopicOptions::default().partitions(partitions);
+            // Before there is a log that nobody gets anything of.
+            Log::check_topic(&topic, &options)?;
             let log = Log::open(directory)?;
-            log.create_topic(&topic, TopicOptions::default().partitions(partitions))?;
+            log.create_topic(&topic, options)?;
             log.close()?;
             Ok(ExitCode::SUCCESS)
         }

@@ -444,6 +444,14 @@ fn check_perf(out: &str, start: &str) {
 }
 
 #[test]
+fn usage_is_told_to_whoever_asks() {
+    for arguments in [&["--help"][..], &["create", "--help"]] {
+        let usage = ok(run(arguments));
+        assert!(usage.starts_with("usage: log COMMAND") && usage.ends_with('\n'), "{usage}");
+    }
+}
+
+#[test]
 fn wrong_usage_is_explained_with_status_2_and_failures_with_status_1() {
     let (directory, log) = created("usage", "1");
     let usage: &[&[&str]] = &[
@@ -478,7 +486,8 @@ fn wrong_usage_is_explained_with_status_2_and_failures_with_status_1() {
         assert_eq!((finished.status, finished.out.as_str()), (Some(2), ""), "{arguments:?}");
         assert!(finished.err.contains("usage: log COMMAND"), "{arguments:?}");
     }
-    let nowhere = directory.join("nowhere");
+    let (nowhere, photo) = (directory.join("nowhere"), directory.join("photo.jpg"));
+    fs::write(&photo, b"no log").unwrap();
     let failures: &[(&[&str], &str)] = &[
         (&["create", &log, "t", "1"], "topic t exists already"),
         (&["create", &log, "a b", "1"], "is not 1 to 249 of"),
@@ -495,7 +504,12 @@ fn wrong_usage_is_explained_with_status_2_and_failures_with_status_1() {
         (&["verify", &nowhere], "No such file"),
         (&["salvage", &nowhere, &log], "No such file"),
         (&["salvage", &log, "/dev/null/out"], "log: cannot "),
-        (&["dump", &nowhere], "is not named like a file of a log"),
+        (&["create", &nowhere, "bad/name", "1"], "is not 1 to 249 of"),
+        (&["create", &nowhere, "__own", "1"], "begins with"),
+        (&["create", &nowhere, "none", "0"], "partitions"),
+        (&["dump", &nowhere], "No such file"),
+        (&["dump", &log], "is a directory"),
+        (&["dump", &photo], "is not named like a file of a log"),
         (&["perf", &log, "read", "--records", "1", "--size", "1"], "there is no topic perf"),
     ];
     for (arguments, text) in failures {

@@ -8,6 +8,7 @@ use peermq::log::{Level, Position};
 
 /// What to do.
 pub(crate) enum Command {
+    Help,
     Create { directory: PathBuf, topic: String, partitions: u32 },
     Append(Append),
     Tail(Tail),
@@ -62,6 +63,10 @@ const CALLERS_MAX: usize = 4096;
 
 impl Command {
     pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Self, String> {
+        // In place of a command, or behind one.
+        if arguments.iter().take(2).any(|word| word == "--help") {
+            return Ok(Self::Help);
+        }
         let mut words = Words { words: arguments.into_iter() };
         let name = words.text("a command")?;
         let command = match name.as_str() {

@@ -23,6 +23,15 @@ use crate::sync::lock;
 /// What a clean stop leaves, in the form that Kafka reads.
 const CLEAN_SHUTDOWN_TEXT: &str = "{\"version\":0,\"brokerEpoch\":-1}";
 
+/// Refuses what no topic can have.
+pub(super) fn check_topic(name: &str, options: &TopicOptions) -> Result<(), LogError> {
+    if !names::is_valid_topic(name) {
+        let reason = format!("{name:?} is not 1 to 249 of [a-zA-Z0-9._-]");
+        return Err(LogError::Invalid { what: "topic name", reason });
+    }
+    options.check()
+}
+
 impl LogInner {
     fn check_writable(&self) -> Result<(), LogError> {
         self.shared.check()
@@ -44,11 +53,7 @@ impl LogInner {
         options: TopicOptions,
     ) -> Result<Arc<TopicInner>, LogError> {
         self.check_writable()?;
-        if !names::is_valid_topic(name) {
-            let reason = format!("{name:?} is not 1 to 249 of [a-zA-Z0-9._-]");
-            return Err(LogError::Invalid { what: "topic name", reason });
-        }
-        options.check()?;
+        check_topic(name, &options)?;
         let mut state = lock(&self.state);
         if self.find_topic(name).is_some() {
             return Err(LogError::TopicExists { topic: name.to_owned() });

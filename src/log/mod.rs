@@ -366,6 +366,16 @@ impl Log {
         Ok(Topic { inner, log: self.inner.clone() })
     }
 
+    /// Whether a topic can have this name and these options: what [`create_topic`](Self::create_topic) refuses of any log, also
+    /// where there is none yet.
+    ///
+    /// # Errors
+    /// `Invalid`, as there.
+    pub fn check_topic(name: &str, options: &TopicOptions) -> Result<(), LogError> {
+        internal::check_users_name(name)?;
+        admin::check_topic(name, options)
+    }
+
     /// Changes the options of a topic, at once. More partitions (never fewer) are there for the topic that is returned;
     /// topics that were asked for before know the old ones only. What has gathered is written as it was begun.
     ///

@@ -23,7 +23,7 @@ use crate::log::format::{BatchView, FormatError, RecordRef, producers};
 use crate::log::partition::times::{self, Times};
 use crate::log::partition::watermark;
 use crate::log::starts;
-use crate::log::storage::{OpenMode, Storage};
+use crate::log::storage::{EntryKind, OpenMode, Storage};
 
 /// Writes what a file holds; tells whether it is sound.
 pub(super) fn dump(
@@ -31,6 +31,10 @@ pub(super) fn dump(
     path: &Path,
     out: &mut dyn Write,
 ) -> Result<bool, DumpError> {
+    if storage.metadata(path).map_err(LogError::from)?.kind == EntryKind::Directory {
+        let reason = format!("{} is a directory", path.display());
+        return Err(LogError::Invalid { what: "file", reason }.into());
+    }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if let Some(name) = FileName::parse(name) {
         if name.kind == FileKind::Log {
