@@ -97,6 +97,8 @@ mod room;
 mod segment;
 mod starts;
 pub mod storage;
+#[cfg(feature = "stream")]
+mod stream;
 mod threads;
 mod topic;
 mod transaction;

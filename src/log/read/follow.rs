@@ -17,8 +17,8 @@ pub(super) const PAUSE_MIN: Duration = Duration::from_micros(200);
 pub(super) const PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// A reader that waits at the end. As an iterator it blocks, and ends only when the log is closed, or, with `TopicDeleted`,
-/// the topic deleted, and everything read; and for now after another error: asked again it goes on, or fails again. One
-/// of durable records only has them synced if nobody else would.
+/// the topic deleted, and everything read; and for now after another error: asked again it goes on, or fails again. With
+/// feature `stream` it is a `Stream`, too. One of durable records only has them synced if nobody else would.
 #[derive(Debug)]
 pub struct Follow {
     reader: Reader,
@@ -26,11 +26,20 @@ pub struct Follow {
     task: Option<u64>,
     /// It was said that the topic was deleted. Nothing comes after that.
     told: bool,
+    /// As a stream it has just told an error.
+    #[cfg(feature = "stream")]
+    pub(in crate::log) stream_failed: bool,
 }
 
 impl Follow {
     pub(super) fn new(reader: Reader) -> Self {
-        Self { reader, task: None, told: false }
+        Self {
+            reader,
+            task: None,
+            told: false,
+            #[cfg(feature = "stream")]
+            stream_failed: false,
+        }
     }
 
     /// The reader, which ends at the end again.

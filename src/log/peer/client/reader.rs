@@ -129,6 +129,9 @@ pub struct RemoteReader {
     task: bool,
     /// The last that the iterator gave was an error: there it ends.
     failed: bool,
+    /// As a stream it has just told an error.
+    #[cfg(feature = "stream")]
+    pub(in crate::log) stream_failed: bool,
 }
 
 impl RemoteReader {
@@ -151,6 +154,8 @@ impl RemoteReader {
             bytes_max,
             task: false,
             failed: false,
+            #[cfg(feature = "stream")]
+            stream_failed: false,
         }
     }
 
