@@ -312,3 +312,29 @@ fn a_topic_deleted_while_it_is_compacted_is_gone_and_one_of_its_name_begins_anew
         );
     }
 }
+
+#[test]
+fn what_is_left_is_the_same_whatever_codec_packs_it() {
+    let mut plain = None;
+    for codec in Codec::ALL.into_iter().filter(|codec| codec.is_available()) {
+        let bench = Bench::new();
+        let options = compacted().codec(codec).segment_bytes(2_000).batch_bytes(1_000);
+        let topic = bench.log.create_topic("t", options).unwrap();
+        for n in 0..50 {
+            let key = format!("k{}", n % 7);
+            let values: Vec<_> = (0..5).map(|i| format!("{n} {i} {}", "x".repeat(60))).collect();
+            let batch: Vec<_> =
+                values.iter().map(|value| NewRecord::new(value).key(&key)).collect();
+            topic.append_all(0, Level::Written, &batch).unwrap().unwrap().wait().unwrap();
+        }
+        seal(&topic);
+        assert!(bench.log.maintain().unwrap().compacted_records > 0, "{codec}");
+        drop(topic);
+        let bench = bench.reopen();
+        let latest: BTreeMap<_, _> = contents(&bench.topic())
+            .into_iter()
+            .map(|(offset, key, value)| (key, (offset, value)))
+            .collect();
+        assert_eq!(plain.get_or_insert_with(|| latest.clone()), &latest, "{codec}");
+    }
+}
