@@ -257,7 +257,8 @@ impl RemoteMember {
     ///
     /// # Errors
     /// `Refused` with `UnknownMember`, `MemberReplaced`, `NotOwner` or `WrongGeneration`: the next `poll` tells what became of
-    /// its partitions; any other [`PeerError`].
+    /// its partitions. `UnknownTopic` if one of its topics was deleted since the last `poll`: nothing is committed, and the next
+    /// one lets go of it. Any other [`PeerError`].
     pub fn commit(&mut self) -> Result<(), PeerError> {
         let offsets = self.uncommitted();
         let pending = self.identity.begin_commit(&self.client, &offsets)?;
