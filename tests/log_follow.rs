@@ -264,7 +264,7 @@ fn follow_elsewhere(as_task: bool) {
 }
 
 #[test]
-fn who_follows_in_another_process_hears_that_the_topic_was_deleted() {
+fn who_follows_in_another_process_hears_of_records_and_that_the_topic_was_deleted() {
     for as_task in [false, true] {
         let storage = MemoryStorage::new();
         let log = open(&storage);
@@ -285,6 +285,9 @@ fn who_follows_in_another_process_hears_that_the_topic_was_deleted() {
             }
         });
         assert_eq!(received.recv_timeout(LONG).unwrap().unwrap().unwrap().offset, 0);
+        // Nobody else looks.
+        topic.append("y").unwrap().wait().unwrap();
+        assert_eq!(received.recv_timeout(LONG).unwrap().unwrap().unwrap().offset, 1);
         log.delete_topic("t").unwrap();
         let told = received.recv_timeout(LONG).unwrap().unwrap().unwrap_err();
         assert!(matches!(told, LogError::TopicDeleted { .. }), "{told}");
