@@ -20,13 +20,7 @@ impl Stream for Follow {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<LogRecord, LogError>>> {
-        let follow = self.get_mut();
-        if mem::take(&mut follow.stream_failed) {
-            return Poll::Ready(None);
-        }
-        let polled = Follow::poll_next(follow, context);
-        follow.stream_failed = matches!(polled, Poll::Ready(Some(Err(_))));
-        polled
+        Follow::poll_next(self.get_mut(), context)
     }
 }
 
@@ -39,11 +33,11 @@ impl Stream for RemoteReader {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<LogRecord, PeerError>>> {
         let reader = self.get_mut();
-        if mem::take(&mut reader.stream_failed) {
+        if mem::take(&mut reader.failed) {
             return Poll::Ready(None);
         }
         let polled = RemoteReader::poll_next(reader, context);
-        reader.stream_failed = matches!(polled, Poll::Ready(Err(_)));
+        reader.failed = matches!(polled, Poll::Ready(Err(_)));
         polled.map(Some)
     }
 }

@@ -26,9 +26,6 @@ pub struct Follow {
     task: Option<u64>,
     /// It was said that the topic was deleted. Nothing comes after that.
     told: bool,
-    /// As a stream it has just told an error.
-    #[cfg(feature = "stream")]
-    pub(in crate::log) stream_failed: bool,
 }
 
 impl Follow {
@@ -37,8 +34,6 @@ impl Follow {
             reader,
             task: None,
             told: false,
-            #[cfg(feature = "stream")]
-            stream_failed: false,
         }
     }
 

@@ -127,11 +127,8 @@ pub struct RemoteReader {
     bytes_max: u32,
     /// It is polled by a task, which must not block.
     task: bool,
-    /// The last that the iterator gave was an error: there it ends.
-    failed: bool,
-    /// As a stream it has just told an error.
-    #[cfg(feature = "stream")]
-    pub(in crate::log) stream_failed: bool,
+    /// The last that the iterator, or the stream, gave was an error: there it ends.
+    pub(in crate::log) failed: bool,
 }
 
 impl RemoteReader {
@@ -154,8 +151,6 @@ impl RemoteReader {
             bytes_max,
             task: false,
             failed: false,
-            #[cfg(feature = "stream")]
-            stream_failed: false,
         }
     }
 
