@@ -471,3 +471,20 @@ fn a_publisher_that_failed_to_read_holds_up_no_subscriber_and_goes_on_later() {
     assert_next(&mut subscriber, &numbers(10..11));
     assert_eq!(subscriber.stats().live, before + 1);
 }
+
+#[test]
+fn a_reader_that_waits_for_a_moment_waits_no_longer_when_the_server_is_gone() {
+    let log = open(&MemoryStorage::new());
+    log.create_topic("t", written()).unwrap();
+    let context = Context::new();
+    let server = LogServer::bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
+    let options = LogClient::options().timeout(Duration::from_secs(24 * 3600));
+    let client = options.connect(&context, server.endpoint().clone()).unwrap();
+    let mut reader = client.read("t", 0, Position::Earliest).unwrap();
+    drop(server);
+    let (told, outcome) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        told.send(reader.next_timeout(Duration::from_millis(10)).map(|record| record.is_none()))
+    });
+    assert!(outcome.recv_timeout(SOON).unwrap().unwrap());
+}

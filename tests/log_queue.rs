@@ -475,3 +475,16 @@ fn partitions_that_are_added_are_worked_on_without_opening_the_queue_anew() {
     let again = queue(&log, DurableQueue::options()).acquire(9, LOCK, NOW).unwrap();
     assert_eq!((jobs(&again), again[0].id.attempt), (vec![8], 2));
 }
+
+#[test]
+fn a_remote_worker_waits_as_long_as_it_says_though_the_server_lets_nobody_wait_that_long() {
+    let (_storage, _clock, log) = fresh(1);
+    let queue = queue(&log, DurableQueue::options());
+    let context = Context::new();
+    let options = LogServer::options().queue(&queue).wait_max(Duration::from_millis(1));
+    let server = options.bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
+    let client = LogClient::connect(&context, server.endpoint().clone()).unwrap();
+    let (begun, wait) = (std::time::Instant::now(), Duration::from_millis(100));
+    assert!(client.queue("q").acquire(1, LOCK, wait).unwrap().is_empty());
+    assert!(begun.elapsed() >= wait);
+}

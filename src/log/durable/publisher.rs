@@ -375,6 +375,8 @@ impl Tails {
                         if earliest > tail.reader.next_offset() =>
                     {
                         tail.reader.seek(Position::Offset(earliest))?;
+                        // What was cut was never published, and subscribers are to find out.
+                        tail.published_to = tail.reader.next_offset();
                         continue;
                     }
                     Err(error) => return Err(error),

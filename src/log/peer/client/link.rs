@@ -34,7 +34,8 @@ use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 use crate::transport::{Endpoint, now};
 pub(super) use pending::{Pending, Slot};
 
-/// Calls in flight, appends of records not counted. The server takes more.
+/// Calls in flight, without appends of records and without those that wait at the server until something comes: these must not
+/// keep others from being asked at all. The server takes more, of both kinds.
 const CALLS_MAX: usize = 64;
 /// Appends of records in flight: one for each partition, but no more than this.
 pub(super) const APPENDS_MAX: usize = 64;
@@ -66,6 +67,8 @@ struct State {
     /// Number of the present connection; none is 0.
     session: u64,
     closed: bool,
+    /// Why there was no connection when one was tried last.
+    trouble: Option<String>,
     calls: BTreeMap<u64, Call>,
     /// Calls that somebody waits for.
     waited: usize,
@@ -88,7 +91,8 @@ struct Call {
 pub(super) enum Sink {
     /// To somebody who waits, or will, and counts among the calls in flight.
     Slot(Arc<Slot>),
-    /// To a task, which does not count: it must not wait for others before it can ask.
+    /// To a task, or to somebody whose request waits at the server. It does not count: it must not wait for others before it can
+    /// ask, nor others for it.
     Task(Arc<Slot>),
     /// To a member of a group.
     Beat(Arc<Beat>, Beaten),
@@ -141,6 +145,7 @@ impl Link {
         let mut state = lock(&self.state);
         state.connected = connected;
         if connected {
+            state.trouble = None;
             state.session += 1;
             state.unsent = true;
             // Deliveries that nobody waits for are not asked for again.
@@ -148,6 +153,10 @@ impl Link {
         }
         drop(state);
         self.alarm.ring(CONTROL);
+    }
+
+    fn trouble(&self, why: &impl ToString) {
+        lock(&self.state).trouble = Some(why.to_string());
     }
 
     /// Puts a request under way: sends it if there is a connection with room, else leaves it to the thread.
@@ -190,7 +199,12 @@ impl Core {
                 let Some(core) = core.upgrade() else { return };
                 match event {
                     Event::PeerReady { .. } => core.link.session(true),
-                    Event::Disconnected { .. } => core.link.session(false),
+                    Event::Disconnected { reason, .. } => {
+                        core.link.session(false);
+                        core.link.trouble(&reason);
+                    }
+                    Event::ConnectFailed { reason, .. } => core.link.trouble(&reason),
+                    Event::HandshakeFailed { reason, .. } => core.link.trouble(&reason),
                     _ => {}
                 }
             }
@@ -206,10 +220,15 @@ impl Core {
         deadline: Option<Instant>,
     ) -> Result<Pending, PeerError> {
         let link = &self.link;
+        if request.waits() {
+            return self.begin_task(&request, body);
+        }
         let mut state = lock(&link.state);
         while state.waited >= CALLS_MAX && !state.closed {
             state = match deadline.map(|end| end.saturating_duration_since(now())) {
-                Some(left) if left.is_zero() => return Err(self.timed_out(request.name())),
+                Some(left) if left.is_zero() => {
+                    return Err(self.not_sent(&state, request.name()));
+                }
                 Some(left) => {
                     let waited = link.room.wait_timeout(state, left);
                     waited.unwrap_or_else(PoisonError::into_inner).0
@@ -221,17 +240,10 @@ impl Core {
             return Err(self.closed());
         }
         state.waited += 1;
-        let slot = Arc::new(Slot::default());
-        let queue = match &request {
-            Request::Acquire(acquire) => Some(acquire.queue.clone()),
-            _ => None,
-        };
-        let correlation = link.submit(state, &request, body, Sink::Slot(Arc::clone(&slot)));
-        let core = Arc::clone(self);
-        Ok(Pending { core, correlation, request: request.name(), queue, slot })
+        Ok(self.pending(state, &request, body, Sink::Slot))
     }
 
-    /// Puts a request of a task under way, at once.
+    /// Puts a request under way at once.
     pub(super) fn begin_task(
         self: &Arc<Self>,
         request: &Request,
@@ -241,11 +253,33 @@ impl Core {
         if state.closed {
             return Err(self.closed());
         }
+        Ok(self.pending(state, request, body, Sink::Task))
+    }
+
+    fn pending(
+        self: &Arc<Self>,
+        state: MutexGuard<'_, State>,
+        request: &Request,
+        body: Vec<Bytes>,
+        sink: impl FnOnce(Arc<Slot>) -> Sink,
+    ) -> Pending {
         let slot = Arc::new(Slot::default());
-        let sink = Sink::Task(Arc::clone(&slot));
-        let correlation = self.link.submit(state, request, body, sink);
-        let core = Arc::clone(self);
-        Ok(Pending { core, correlation, request: request.name(), queue: None, slot })
+        let queue = match request {
+            Request::Acquire(acquire) => Some(acquire.queue.clone()),
+            _ => None,
+        };
+        let correlation = self.link.submit(state, request, body, sink(Arc::clone(&slot)));
+        Pending { core: Arc::clone(self), correlation, request: request.name(), queue, slot }
+    }
+
+    fn not_sent(&self, state: &State, request: &'static str) -> PeerError {
+        let endpoint = self.link.endpoint().to_owned();
+        let reason = match &state.trouble {
+            Some(trouble) if !state.connected => trouble.clone(),
+            None if !state.connected => "there is no connection".to_owned(),
+            _ => "too many others are in flight".to_owned(),
+        };
+        PeerError::NotSent { endpoint, request, reason }
     }
 
     /// Sends what a member of a group has to say. False if the client is closed.
@@ -290,25 +324,30 @@ impl Core {
         }
     }
 
-    /// Nobody waits for this answer any more.
-    pub(super) fn give_up(&self, pending: &Pending) {
+    /// Nobody waits for this answer any more. Says why there was none yet, unless it is there by now.
+    pub(super) fn give_up(&self, pending: &Pending) -> Option<PeerError> {
         let mut state = lock(&self.link.state);
-        let Some(call) = state.calls.get_mut(&pending.correlation) else { return };
+        let call = state.calls.get_mut(&pending.correlation)?;
         if matches!(call.sink, Sink::GiveBack(_)) {
-            return;
+            return None;
         }
+        let sent = call.sent_in > 0;
         let counts = matches!(call.sink, Sink::Slot(_));
         match &pending.queue {
             // The server may be about to lock records for it.
-            Some(queue) if call.sent_in > 0 => call.sink = Sink::GiveBack(queue.clone()),
+            Some(queue) if sent => call.sink = Sink::GiveBack(queue.clone()),
             _ => drop(state.calls.remove(&pending.correlation)),
         }
-        if !counts {
-            return;
+        let overdue = match sent {
+            true => self.timed_out(pending.request),
+            false => self.not_sent(&state, pending.request),
+        };
+        if counts {
+            state.waited = state.waited.saturating_sub(1);
+            drop(state);
+            self.link.room.notify_one();
         }
-        state.waited = state.waited.saturating_sub(1);
-        drop(state);
-        self.link.room.notify_one();
+        Some(overdue)
     }
 
     /// Ends everything: whoever waits gets an error.

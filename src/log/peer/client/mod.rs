@@ -56,6 +56,16 @@ pub enum PeerError {
         /// The kind of the request.
         request: &'static str,
     },
+    /// The request was not sent in time, and will not be.
+    #[error("the request {request} could not be sent to {endpoint} in time: {reason}")]
+    NotSent {
+        /// The server's endpoint.
+        endpoint: String,
+        /// The kind of the request.
+        request: &'static str,
+        /// What was in the way: mostly why there is no connection.
+        reason: String,
+    },
     /// The server refused.
     #[error("{endpoint} refused the request {request}: {error}")]
     Refused {
@@ -105,7 +115,7 @@ impl PeerError {
 
     /// Whether there was no answer in time.
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::Timeout { .. })
+        matches!(self, Self::Timeout { .. } | Self::NotSent { .. })
     }
 }
 

@@ -221,7 +221,8 @@ impl Core {
         let result = match outcome {
             Ok(Ok(Reply { answer: Answer::Appended(appended), .. })) => {
                 self.check_topic(&key.0, appended.fingerprint);
-                Ok(appended.first_offset)
+                let records = lane.in_flight.as_ref().map_or(0, |batch| batch.records);
+                self.first_of(appended.first_offset, records)
             }
             Ok(Ok(Reply { answer, .. })) => {
                 Err(self.bad_answer("Append", format!("it is {}", answer.name())))
@@ -262,6 +263,16 @@ impl Core {
         lanes.send_more(self, key);
         tell(lanes);
         self.producer.room.notify_all();
+    }
+
+    /// The first offset of so many records, if there can be so many there.
+    pub(super) fn first_of(&self, first: i64, records: i32) -> Result<i64, PeerError> {
+        match first.checked_add(i64::from(records)) {
+            Some(_) => Ok(first),
+            None => {
+                Err(self.bad_answer("Append", format!("{records} records from offset {first} on")))
+            }
+        }
     }
 
     /// Nothing is appended any more.

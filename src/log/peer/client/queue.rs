@@ -8,6 +8,7 @@ use crate::log::durable::{Delivery, DeliveryId, QueueStats};
 use crate::log::peer::protocol::{
     Acquire, Answer, QueueName, RemoteError, Settle, Verdict, WireDelivery,
 };
+use crate::transport::now;
 
 /// A queue in another process: as [`DurableQueue`](crate::log::DurableQueue), through a server. Clones are the same.
 #[derive(Clone, Debug)]
@@ -37,15 +38,32 @@ impl RemoteQueue {
         lock: Duration,
         timeout: Duration,
     ) -> Result<Vec<Delivery>, PeerError> {
+        let deadline = now().checked_add(timeout);
+        loop {
+            let left = deadline.map_or(Duration::MAX, |end| end.saturating_duration_since(now()));
+            let deliveries = self.acquire_once(count_max, lock, left)?;
+            // The server lets nobody wait for longer than it likes.
+            if !deliveries.is_empty() || deadline.is_some_and(|end| end <= now()) {
+                return Ok(deliveries);
+            }
+        }
+    }
+
+    fn acquire_once(
+        &self,
+        count_max: usize,
+        lock: Duration,
+        wait: Duration,
+    ) -> Result<Vec<Delivery>, PeerError> {
         let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         let request = Acquire {
             queue: self.name.clone(),
             count_max: u32::try_from(count_max).unwrap_or(u32::MAX),
             lock_ms: millis(lock),
-            wait_ms: millis(timeout),
+            wait_ms: millis(wait),
         };
         let core = self.client.core();
-        let reply = core.call(request.into(), Vec::new(), timeout)?;
+        let reply = core.call(request.into(), Vec::new(), wait)?;
         let acquired = match reply.answer {
             Answer::Acquired(acquired) => acquired,
             other => return Err(core.bad_answer("Acquire", format!("it is {}", other.name()))),

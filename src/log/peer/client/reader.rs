@@ -193,7 +193,7 @@ impl RemoteReader {
     /// The next record, after waiting for it at most this long; `None` if there was none until then.
     ///
     /// # Errors
-    /// `Timeout` only if the server does not answer; `Refused` with `OffsetOutOfRange` if the front was cut,
+    /// `Timeout` or `NotSent` only if the timeout is zero and the server does not answer; `Refused` with `OffsetOutOfRange` if the front was cut,
     /// `Diverged` if records before the next one are gone since the reader began; `TopicReplaced` if another topic has the
     /// name; any other [`PeerError`].
     pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<LogRecord>, PeerError> {
@@ -209,8 +209,10 @@ impl RemoteReader {
                 return Ok(None);
             }
             self.ask(left.min(POLL))?;
+            // The answer comes after the time that it waits for; the next call has it then. Who has no time at all asks whether
+            // there is something, and waits for the answer to that.
             let patient = match &self.pending {
-                Some((pending, wait)) if left < *wait => pending.wait_until(deadline),
+                Some((pending, _)) if !timeout.is_zero() => pending.wait_until(deadline),
                 _ => true,
             };
             if !patient {

@@ -178,6 +178,7 @@ impl RemoteTransaction {
         }
         let mut places = BTreeMap::<&TopicPartition, VecDeque<i64>>::new();
         for ((partition, records), first) in sealed.batches.iter().zip(offsets) {
+            let first = core.first_of(first, *records)?;
             let place = |n: i32| if first < 0 { -1 } else { first + i64::from(n) };
             places.entry(partition).or_default().extend((0..*records).map(place));
         }

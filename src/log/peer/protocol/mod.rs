@@ -347,6 +347,18 @@ wire_kinds! {
     }
 }
 
+impl Request {
+    /// Whether it may wait at the server until something comes. A member has as many of them under way as it has partitions.
+    pub(in crate::log) fn waits(&self) -> bool {
+        match self {
+            Self::Fetch(fetch) => fetch.wait_ms > 0,
+            Self::Acquire(acquire) => acquire.wait_ms > 0,
+            Self::AwaitGroup(group) => group.wait_ms > 0,
+            _ => false,
+        }
+    }
+}
+
 /// The bytes every head begins with: version, kind, correlation.
 fn head(version: u8, kind: u8, correlation: u64) -> Vec<u8> {
     let mut out = Vec::with_capacity(64);

@@ -202,7 +202,7 @@ impl Service {
                     // Sent again over the same connection: the first one is answered.
                     return;
                 }
-                let is_poll = is_poll(&request);
+                let is_poll = request.waits();
                 let has_room = match is_poll {
                     true => client.in_flight() + client.polls.len() < limits.polls_max(),
                     false => client.in_flight() < limits.requests_max,
@@ -294,15 +294,6 @@ impl Service {
         while let Some((task, over)) = self.deadlines.take_due(now) {
             self.go_on(task, over);
         }
-    }
-}
-
-/// Whether a request waits until something comes. A member has as many of them as it has partitions.
-fn is_poll(request: &Request) -> bool {
-    match request {
-        Request::Fetch(fetch) => fetch.wait_ms > 0,
-        Request::AwaitGroup(group) => group.wait_ms > 0,
-        _ => false,
     }
 }
 

@@ -53,10 +53,13 @@ impl Pending {
         self,
         deadline: Option<Instant>,
     ) -> Result<Reply, PeerError> {
-        if !self.wait_until(deadline) {
-            self.core.give_up(&self);
+        match self.wait_until(deadline) {
+            true => None,
+            false => self.core.give_up(&self).map(Err),
         }
-        self.take().unwrap_or_else(|| Err(self.core.timed_out(self.request)))
+        // Answered in the last moment, perhaps.
+        .or_else(|| self.take())
+        .unwrap_or_else(|| Err(self.core.timed_out(self.request)))
     }
 
     /// The answer, if it is there.
@@ -96,6 +99,6 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.core.give_up(self);
+        drop(self.core.give_up(self));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::log::LogClient;
-use crate::log::peer::protocol::{ListGroups, ListTopics, Nothing};
+use crate::log::peer::protocol::{Acquire, ListGroups, ListTopics, Nothing};
 use crate::pattern::Router;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -47,4 +47,61 @@ fn a_request_that_is_given_up_is_not_sent_again_over_the_next_connection() {
     server.close(Duration::ZERO).unwrap();
     let request = next(&serve(&context));
     assert!(matches!(request, Request::ListTopics(_)), "{request:?}");
+}
+
+/// More than the calls that may be in flight: they wait at the server, and nobody waits for them.
+#[test]
+fn requests_that_wait_at_the_server_keep_no_other_from_being_asked() {
+    let context = Context::new();
+    let server = serve(&context);
+    let client = LogClient::connect(&context, ENDPOINT).unwrap();
+    let deadline = now().checked_add(PATIENCE);
+    let acquire = || Acquire { queue: "q".to_owned(), count_max: 1, lock_ms: 1, wait_ms: u32::MAX };
+    let begin = |request: Request| client.core().begin(request, Vec::new(), deadline).unwrap();
+    let waiting: Vec<_> = (0..2 * CALLS_MAX).map(|_| begin(acquire().into())).collect();
+    let _asked = begin(ListTopics(Nothing {}).into());
+    (0..waiting.len()).for_each(|_| assert!(next(&server).waits()));
+    assert!(matches!(next(&server), Request::ListTopics(_)));
+}
+
+#[test]
+fn a_request_that_was_never_sent_is_told_apart_from_one_without_an_answer() {
+    let context = Context::new();
+    let client = LogClient::connect(&context, ENDPOINT).unwrap();
+    let unsent = ask(&client, ListGroups(Nothing {}));
+    let error = unsent.wait(Some(now())).unwrap_err();
+    assert!(matches!(error, PeerError::NotSent { .. }), "{error}");
+    let server = serve(&context);
+    let sent = ask(&client, ListTopics(Nothing {}));
+    assert!(matches!(next(&server), Request::ListTopics(_)));
+    let error = sent.wait(Some(now())).unwrap_err();
+    assert!(matches!(error, PeerError::Timeout { .. }), "{error}");
+}
+
+#[test]
+fn a_request_that_was_never_sent_says_what_was_wrong_with_the_connection() {
+    let context = Context::new();
+    // Nobody listens at a port that was let go, unless somebody else takes it: then the handshake fails.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("tcp://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let client = LogClient::connect(&context, &endpoint[..]).unwrap();
+    let until = now() + PATIENCE;
+    loop {
+        let error = ask(&client, ListTopics(Nothing {})).wait(Some(now())).unwrap_err();
+        let PeerError::NotSent { reason, .. } = error else { panic!("{error}") };
+        if reason.contains("refused") {
+            return;
+        }
+        assert!(now() < until, "{reason}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn offsets_that_cannot_be_are_refused() {
+    let client = LogClient::connect(&Context::new(), ENDPOINT).unwrap();
+    assert_eq!(client.core().first_of(i64::MAX - 3, 3).unwrap(), i64::MAX - 3);
+    let error = client.core().first_of(i64::MAX - 3, 4).unwrap_err();
+    assert!(matches!(error, PeerError::BadAnswer { .. }), "{error}");
 }
