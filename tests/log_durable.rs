@@ -256,29 +256,6 @@ fn records_that_were_removed_before_they_were_read_are_told_of() {
     assert_numbers(&mut subscriber, 7..10);
 }
 
-#[test]
-fn records_that_were_removed_before_they_were_published_are_told_of() {
-    let (_storage, log) = log_with("t", 1);
-    let (context, at) = (Context::new(), endpoints(Transport::Tcp));
-    let publisher = publish(&context, &log, Level::Durable, &at);
-    publish_numbers(&publisher, 0..1);
-    let mut subscriber = subscribe(&context, options(), &at, Position::Earliest);
-    assert_numbers(&mut subscriber, 0..1);
-    join(&publisher, &mut subscriber);
-    // Not durable, and so not published yet.
-    let topic = log.topic("t").unwrap();
-    for number in 1..50 {
-        topic.append_at(Level::Buffered, &number.to_string()).unwrap().wait().unwrap();
-    }
-    topic.truncate_front(0, 50).unwrap();
-    publish_numbers(&publisher, 50..51);
-    match subscriber.next_timeout(SOON) {
-        Err(SubscribeError::Expired { partition: 0, wanted: 1, resumes_at: 50 }) => {}
-        other => panic!("{other:?}"),
-    }
-    assert_numbers(&mut subscriber, 50..51);
-}
-
 /// A power cut that takes the records from 5 on, or some of them; those before are durable.
 fn cut(storage: &FaultyStorage) -> FaultyStorage {
     for seed in 0..1000 {

@@ -488,3 +488,28 @@ fn a_reader_that_waits_for_a_moment_waits_no_longer_when_the_server_is_gone() {
     });
     assert!(outcome.recv_timeout(SOON).unwrap().unwrap());
 }
+
+#[test]
+fn records_that_were_removed_before_they_were_published_are_told_of() {
+    // What is appended `buffered` stays so.
+    let options = Log::options().linger(Some(Duration::from_secs(3600)));
+    let log = options.storage(Arc::new(MemoryStorage::new())).open("/log").unwrap();
+    log.create_topic("t", written()).unwrap();
+    let (context, at) = (Context::new(), endpoints());
+    let publisher = publish(&context, &log, &at);
+    append(&log, numbers(0..1));
+    let mut subscriber = subscribe(&context, &at, Position::Earliest);
+    assert_next(&mut subscriber, &numbers(0..1));
+    join(&publisher, &mut subscriber);
+    let topic = log.topic("t").unwrap();
+    for value in numbers(1..50) {
+        topic.append_at(Level::Buffered, &value).unwrap().wait().unwrap();
+    }
+    topic.truncate_front(0, 50).unwrap();
+    append(&log, numbers(50..51));
+    match subscriber.next_timeout(SOON) {
+        Err(SubscribeError::Expired { partition: 0, wanted: 1, resumes_at: 50 }) => {}
+        other => panic!("{other:?}"),
+    }
+    assert_next(&mut subscriber, &numbers(50..51));
+}

@@ -6,7 +6,7 @@ use super::records::records_of;
 use super::{LogClient, PeerError, answer_of};
 use crate::log::durable::{Delivery, DeliveryId, QueueStats};
 use crate::log::peer::protocol::{
-    Acquire, Answer, QueueName, RemoteError, Settle, Verdict, WireDelivery,
+    Acquire, Answer, LIST_MAX, QueueName, RemoteError, Settle, Verdict, WireDelivery,
 };
 use crate::transport::now;
 
@@ -137,12 +137,15 @@ impl RemoteQueue {
     }
 
     fn settle(&self, verdict: Verdict, ids: &[DeliveryId]) -> Result<(), PeerError> {
-        let deliveries: Vec<WireDelivery> = ids.iter().map(|id| (*id).into()).collect();
         let core = self.client.core();
-        let request = Settle { queue: self.name.clone(), verdict, deliveries };
-        let reply = core.call(request.into(), Vec::new(), Duration::ZERO)?;
-        let settled = answer_of!(core, "Settle", reply, Settled)?;
-        let first: Option<RemoteError> = settled.refused.into_iter().flatten().next();
+        let mut first: Option<RemoteError> = None;
+        for ids in ids.chunks(LIST_MAX) {
+            let deliveries: Vec<WireDelivery> = ids.iter().map(|id| (*id).into()).collect();
+            let request = Settle { queue: self.name.clone(), verdict, deliveries };
+            let reply = core.call(request.into(), Vec::new(), Duration::ZERO)?;
+            let settled = answer_of!(core, "Settle", reply, Settled)?;
+            first = first.or_else(|| settled.refused.into_iter().flatten().next());
+        }
         first.map_or(Ok(()), |error| Err(core.refused("Settle", error)))
     }
 }

@@ -22,6 +22,7 @@ pub(in crate::log) use queues::{
     Acquire, Acquired, QueueName, QueueState, Settle, Settled, Verdict, WireDelivery,
 };
 pub use remote::{RemoteCode, RemoteError};
+pub(in crate::log) use wire::LIST_MAX;
 pub use wire::Malformed;
 use wire::{Input, Wire, wire_kinds, wire_struct};
 

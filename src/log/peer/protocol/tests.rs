@@ -395,3 +395,16 @@ fn the_bytes_of_a_fetch_are_those_in_the_document() {
     ];
     assert_eq!(message.body(), expected.concat());
 }
+
+#[test]
+fn a_list_of_more_entries_than_there_may_be_is_refused_unread() {
+    let delivery = || WireDelivery { partition: 0, offset: 0, attempt: 0 };
+    let settle = |count| {
+        let deliveries = (0..count).map(|_| delivery()).collect();
+        let request = Settle { queue: String::new(), verdict: Verdict::Ack, deliveries };
+        decode_request(&encode_request(1, &request.into(), Vec::new()))
+    };
+    assert!(settle(LIST_MAX).is_ok());
+    let refused = settle(LIST_MAX + 1).unwrap_err();
+    assert_eq!(refused.reason, Malformed::List { count: LIST_MAX + 1 });
+}

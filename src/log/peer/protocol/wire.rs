@@ -17,6 +17,12 @@ pub enum Malformed {
         /// How many.
         bytes: usize,
     },
+    /// A list is longer than `LIST_MAX`.
+    #[error("a list of {count} entries, of which there may be 65,536")]
+    List {
+        /// Its entries.
+        count: usize,
+    },
     /// A text is not UTF-8.
     #[error("a text is not UTF-8")]
     NotUtf8,
@@ -42,6 +48,9 @@ pub enum Malformed {
     #[error("the number of frames does not fit the kind")]
     Frames,
 }
+
+/// Entries of a list. In memory, and in the answer, an entry may be many times as large as on the wire.
+pub(in crate::log) const LIST_MAX: usize = 1 << 16;
 
 /// The bytes that are left to be decoded.
 #[derive(Clone, Debug)]
@@ -200,6 +209,9 @@ impl<T: Wire> Wire for Vec<T> {
 
     fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
         let count = input.count(T::BYTES_MIN)?;
+        if count > LIST_MAX {
+            return Err(Malformed::List { count });
+        }
         // Grows with what is really there: an item may be much larger here than on the wire.
         let mut items = Self::new();
         for _ in 0..count {
