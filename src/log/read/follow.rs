@@ -30,11 +30,7 @@ pub struct Follow {
 
 impl Follow {
     pub(super) fn new(reader: Reader) -> Self {
-        Self {
-            reader,
-            task: None,
-            told: false,
-        }
+        Self { reader, task: None, told: false }
     }
 
     /// The reader, which ends at the end again.

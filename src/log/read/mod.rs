@@ -2,8 +2,8 @@
 
 mod cursor;
 mod follow;
-mod looks;
 mod lookout;
+mod looks;
 mod record;
 mod window;
 
@@ -17,8 +17,8 @@ use super::options::Level;
 use super::partition::Partition;
 use cursor::Cursor;
 pub use follow::Follow;
-use looks::Looks;
 pub(super) use lookout::Lookout;
+use looks::Looks;
 use record::Pending;
 pub use record::{LogRecord, ReadBatch};
 use window::Window;
