@@ -337,7 +337,7 @@ impl Service {
                 // An answer is no longer than that to a fetch.
                 let count_max = acquire.count_max.min(BATCHES_MAX as u32);
                 let work = queue.acquiring(count_max, limits.fetch_bytes_max, lock);
-                Step::Wait(Work::Acquire(work), wait)
+                Step::Wait(Work::Acquire(Box::new(work)), wait)
             }
             Request::Settle(settle) => self.settle(task, &settle)?,
             Request::Heartbeat(heartbeat) => self.heartbeat(task, heartbeat),
@@ -371,7 +371,7 @@ impl Service {
             Work::Blocking(self.tending.run(task, Box::new(|| settling.outcome())))
         } else {
             queue.chores().into_iter().for_each(|chores| tend(&self.tending, chores));
-            Work::Settle(settling)
+            Work::Settle(Box::new(settling))
         };
         Ok(Step::Wait(work, Duration::MAX))
     }

@@ -41,9 +41,9 @@ pub(super) enum Work {
     /// For records.
     Fetch(Box<FetchWork>),
     /// For deliveries.
-    Acquire(Acquiring),
+    Acquire(Box<Acquiring>),
     /// For what becomes of deliveries to be durable.
-    Settle(Settling),
+    Settle(Box<Settling>),
     /// For what has gathered, to tell an offset.
     OffsetAt(Box<OffsetWork>),
     /// For another version of a group.
