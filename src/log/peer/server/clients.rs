@@ -25,8 +25,10 @@ pub(super) struct Client {
     routing_id: RoutingId,
     /// The connection: a client that comes back under its routing id is another one, and gets none of these answers.
     peer: PeerId,
-    /// Numbers of requests that are not answered, but for those that only wait for something to come.
-    pub(super) active: HashSet<u64>,
+    /// Numbers of requests that are not answered, but for those that only wait for something to come, and the bytes of each.
+    active: HashMap<u64, usize>,
+    /// All bytes of those.
+    request_bytes: usize,
     /// Those.
     pub(super) polls: HashSet<u64>,
     pub(super) deferred: VecDeque<Deferred>,
@@ -52,7 +54,8 @@ impl Client {
         Self {
             routing_id,
             peer,
-            active: HashSet::new(),
+            active: HashMap::new(),
+            request_bytes: 0,
             polls: HashSet::new(),
             deferred: VecDeque::new(),
             held: BTreeSet::new(),
@@ -66,6 +69,30 @@ impl Client {
     pub(super) fn is_idle(&self) -> bool {
         let asked = self.active.len() + self.polls.len();
         asked == 0 && self.answers.is_empty() && self.sending.is_none()
+    }
+
+    /// Whether a request of this number is not answered yet.
+    pub(super) fn has_asked(&self, correlation: u64) -> bool {
+        self.active.contains_key(&correlation) || self.polls.contains(&correlation)
+    }
+
+    /// Whether there is room for so many more bytes of requests. There is for any one alone.
+    pub(super) fn takes(&self, bytes: usize, bytes_max: usize) -> bool {
+        self.request_bytes == 0 || self.request_bytes.saturating_add(bytes) <= bytes_max
+    }
+
+    /// A request that does not wait for anything to come is in flight.
+    pub(super) fn ask(&mut self, correlation: u64, bytes: usize) {
+        self.active.insert(correlation, bytes);
+        self.request_bytes += bytes;
+    }
+
+    /// It is answered.
+    pub(super) fn finish(&mut self, correlation: u64) {
+        match self.active.remove(&correlation) {
+            Some(bytes) => self.request_bytes -= bytes,
+            None => drop(self.polls.remove(&correlation)),
+        }
     }
 
     /// Requests that are not answered, or whose answers are not sent; without those that only wait.
@@ -158,6 +185,20 @@ mod tests {
         let (from, request) = router.recv_from_timeout(PATIENCE).unwrap();
         let peer = request.peer().unwrap().id();
         (context, router, dealer, Client::new(from, peer))
+    }
+
+    #[test]
+    fn requests_in_flight_have_so_many_bytes_together_or_are_one() {
+        let (_context, _router, _dealer, mut client) = connected();
+        assert!(client.takes(101, 100), "one alone");
+        client.ask(1, 101);
+        assert!(!client.takes(1, 100));
+        client.finish(1);
+        client.ask(2, 60);
+        assert!(client.takes(40, 100) && !client.takes(41, 100));
+        client.ask(3, 40);
+        client.finish(2);
+        assert!(client.takes(60, 100) && !client.takes(61, 100) && client.has_asked(3));
     }
 
     /// Another client under the routing id of the first, which is gone.

@@ -53,6 +53,8 @@ pub struct LogServerOptions {
 pub(in crate::log) struct Limits {
     /// Requests that are not answered.
     pub(in crate::log) requests_max: usize,
+    /// Bytes of batches of requests that are not answered.
+    pub(in crate::log) request_bytes_max: usize,
     /// Bytes of answers that wait to be sent; beyond it no further request is looked at.
     pub(in crate::log) answer_bytes_max: usize,
     /// Bytes of batches in one answer, unless the first one alone is larger.
@@ -72,6 +74,7 @@ impl Default for LogServerOptions {
     fn default() -> Self {
         let limits = Limits {
             requests_max: 256,
+            request_bytes_max: 128 << 20,
             answer_bytes_max: 16 << 20,
             fetch_bytes_max: 4 << 20,
             wait_max: Duration::from_secs(60),
@@ -86,6 +89,14 @@ impl LogServerOptions {
     #[must_use]
     pub fn requests_max(mut self, requests: usize) -> Self {
         self.limits.requests_max = requests.max(1);
+        self
+    }
+
+    /// Bytes of batches that one client's requests in flight may have together; 128 MiB, exceeded only by a single request that is
+    /// larger. Further ones are refused with `Busy`, and sent again by its client.
+    #[must_use]
+    pub fn request_bytes_max(mut self, bytes: usize) -> Self {
+        self.limits.request_bytes_max = bytes;
         self
     }
 

@@ -39,8 +39,6 @@ use crate::transport::now;
 
 /// The task that receives.
 const RECEIVE: u64 = 0;
-/// Between two looks at what another process writes.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Requests taken before others get their turn.
 const REQUESTS_PER_TURN: usize = 256;
 
@@ -82,8 +80,6 @@ pub(super) struct Service {
     resumed: Vec<(PeerId, Deferred)>,
     /// Clients that have read enough for tasks of theirs that are held.
     roomy: BTreeSet<PeerId>,
-    /// When it looked last what another process has written.
-    looked_at: Option<Instant>,
 }
 
 impl Service {
@@ -114,7 +110,6 @@ impl Service {
             next_task: CONTROL + 1,
             resumed: Vec::new(),
             roomy: BTreeSet::new(),
-            looked_at: None,
         })
     }
 
@@ -140,33 +135,10 @@ impl Service {
             // Always, and last: it also sends out what has gathered.
             let Some(more) = self.receive() else { return };
             self.publish_counts();
-            let next = [self.deadlines.first(), self.look_around()].into_iter().flatten().min();
+            let next = self.deadlines.first();
             let at_once = more || !self.resumed.is_empty() || !self.roomy.is_empty();
             woken = self.alarm.wait(if at_once { Some(now()) } else { next });
         }
-    }
-
-    /// Looks what another process has written to partitions of which somebody waits for records, if it is time: nobody else
-    /// tells of that. When it is time again; `None` if the log is this process's.
-    fn look_around(&mut self) -> Option<Instant> {
-        if self.log.inner.shared.epoch >= 0 || self.tasks.is_empty() {
-            return None;
-        }
-        if let Some(next) = self.looked_at.and_then(|at| at.checked_add(LOOK_EVERY))
-            && next > now()
-        {
-            return Some(next);
-        }
-        for topic in self.log.inner.all_topics() {
-            for partition in &topic.partitions {
-                if partition.followers.any() || partition.durable_followers.any() {
-                    // Whoever waits for records meets the failure when its time is up.
-                    let _ = partition.refresh();
-                }
-            }
-        }
-        self.looked_at = Some(now());
-        now().checked_add(LOOK_EVERY)
     }
 
     fn publish_counts(&self) {
@@ -198,19 +170,22 @@ impl Service {
         let mut version = protocol::VERSION;
         let (correlation, error) = match decoded {
             Ok((correlation, request, body)) => {
-                if client.active.contains(&correlation) || client.polls.contains(&correlation) {
+                if client.has_asked(correlation) {
                     // Sent again over the same connection: the first one is answered.
                     return;
                 }
                 let is_poll = request.waits();
+                let bytes = body.iter().map(Bytes::len).sum();
                 let has_room = match is_poll {
                     true => client.in_flight() + client.polls.len() < limits.polls_max(),
                     false => client.in_flight() < limits.requests_max,
                 };
-                if has_room {
+                if has_room && client.takes(bytes, limits.request_bytes_max) {
                     self.control.requests.fetch_add(1, Ordering::Relaxed);
-                    let asked = if is_poll { &mut client.polls } else { &mut client.active };
-                    asked.insert(correlation);
+                    match is_poll {
+                        true => drop(client.polls.insert(correlation)),
+                        false => client.ask(correlation, bytes),
+                    }
                     if client.answer_bytes() > limits.answer_bytes_max {
                         client.deferred.push_back((correlation, request, body));
                         return;
@@ -218,7 +193,10 @@ impl Service {
                     return self.begin(peer, correlation, request, body);
                 }
                 let most = if is_poll { limits.polls_max() } else { limits.requests_max };
-                let text = format!("{most} requests are in flight already");
+                let text = match has_room {
+                    true => "too many bytes of requests are in flight already".to_owned(),
+                    false => format!("{most} requests are in flight already"),
+                };
                 (correlation, RemoteError::new(RemoteCode::Busy, text))
             }
             Err(unreadable) => {
@@ -443,12 +421,7 @@ impl Service {
 
 /// Has a thread do what a queue has to do beside the requests of its workers.
 fn tend(tending: &Blocking, chores: Chores) {
-    let job = || {
-        chores.run();
-        Ok(Done(Nothing {}).into())
-    };
-    // Nobody waits for it.
-    tending.run(CONTROL, Box::new(job));
+    tending.run_aside(|| chores.run());
 }
 
 fn done(reply: impl Into<Reply>) -> Step {

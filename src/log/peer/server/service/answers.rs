@@ -12,9 +12,7 @@ use crate::transport::now;
 impl Service {
     pub(super) fn finish(&mut self, peer: PeerId, correlation: u64, outcome: &Outcome) {
         let Some(client) = self.clients.get_mut(&peer) else { return };
-        if !client.active.remove(&correlation) {
-            client.polls.remove(&correlation);
-        }
+        client.finish(correlation);
         self.answer(peer, correlation, outcome);
     }
 
