@@ -311,7 +311,7 @@ impl Partition {
     }
 
     fn offset_of_time(&self, timestamp_ms: i64, end: i64) -> Result<i64, LogError> {
-        let mut looks = Looks::default();
+        let (mut end, mut looks) = (end, Looks::default());
         loop {
             let earliest = self.log_start();
             match self.try_offset_of_time(timestamp_ms, end) {
@@ -320,6 +320,8 @@ impl Partition {
                 Err(error) => looks.again(self, error)?,
                 found => return found,
             }
+            // Another look may have found more.
+            end = self.written_end();
         }
     }
 
