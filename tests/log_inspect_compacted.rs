@@ -276,7 +276,11 @@ fn a_log_that_was_compacted_once_is_sound_though_nothing_but_its_batches_tells_o
             continue;
         };
         let mut entries = producers::decode(&bytes).unwrap();
-        let Some(entry) = entries.last_mut() else { continue };
+        // Of a producer's batches the last one counts; those before it may be gone.
+        let Some(producer) = entries.first().map(|entry| entry.producer_id) else { continue };
+        let Some(entry) = entries.iter_mut().rfind(|entry| entry.producer_id == producer) else {
+            continue;
+        };
         entry.last_sequence += 1;
         let bytes = producers::encode(&entries).unwrap();
         storage.open(&path, OpenMode::Write).unwrap().write_at(&bytes, 0).unwrap();

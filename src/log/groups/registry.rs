@@ -21,8 +21,7 @@
 mod known;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, atomic::AtomicU64};
 
 use super::beats::Beats;
 use super::coordinator::{Coordinator, TopicShape};
@@ -47,7 +46,6 @@ use crate::sync::{Mutex, MutexGuard, lock};
 const METADATA_BYTES_MAX: usize = 4096;
 /// Longest name of a group, in bytes.
 const NAME_BYTES_MAX: usize = 249;
-
 /// From this many groups on those that do not exist are forgotten.
 const TIDY_FROM: usize = 64;
 
@@ -434,9 +432,8 @@ impl LogInner {
         Ok(Some(ticket))
     }
 
-    /// Commits offsets as a part of a transaction: `run` gets their records, if there are any, and returns the offset of the
-    /// first one. Nobody joins, leaves, or gets a partition of the group meanwhile. The turn is given up before members hear
-    /// of a change.
+    /// Commits offsets as a part of a transaction: `run` gets their records, if any, and returns the offset of the first one. No
+    /// member comes, goes, or gets a partition meanwhile. The turn is given up before members hear of a change.
     pub(in crate::log) fn commit_within<T>(
         &self,
         turn: MutexGuard<'_, Turn>,
