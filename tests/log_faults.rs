@@ -123,12 +123,21 @@ fn tasks_of_all_partitions_hear_of_a_failure_in_one() {
 
     faulty.inject(fails(Operation::SyncData, FIRST, Errno::Io));
     let (registered, wait_registered) = channel();
-    storage.before(Operation::SyncData, FIRST, move || wait_registered.recv().unwrap());
+    let (reached, wait_reached) = channel();
+    let (failed, wait_failed) = channel::<()>();
+    let (again, of_other) = (storage.clone(), FIRST.replace("z-0", "z-1"));
+    storage.before(Operation::SyncData, FIRST, move || {
+        // The other partition may be synced meanwhile, and is not done with that before the failure.
+        again.before(Operation::SyncData, &of_other, move || wait_failed.recv().unwrap());
+        reached.send(()).unwrap();
+        wait_registered.recv().unwrap();
+    });
     let wakers = [0, 1, 2]
         .map(|_| channel())
         .map(|(told, wait)| (Waker::from(Arc::new(Told(Mutex::new(told)))), wait));
     let [(first, _), (second, told), (third, follower_told)] = &wakers;
     assert!(poll(&mut failing, first).is_pending());
+    wait_reached.recv_timeout(HANG).unwrap();
     assert!(poll(&mut other, second).is_pending());
     assert!(follow.poll_next(&mut Context::from_waker(third)).is_pending());
     registered.send(()).unwrap();
@@ -136,6 +145,8 @@ fn tasks_of_all_partitions_hear_of_a_failure_in_one() {
     told.recv_timeout(HANG).unwrap();
     assert!(matches!(poll(&mut other, second), Poll::Ready(Err(LogError::Poisoned { .. }))));
     follower_told.recv_timeout(HANG).unwrap();
+    // Nobody is there to take it if that sync was not begun.
+    let _ = failed.send(());
 }
 
 /// A task that runs at once when it is woken.
