@@ -445,7 +445,8 @@ fn kafka_finds_our_snapshots_of_idempotent_producers_sound() {
     let last = dump.rsplit("Dumping ").next().unwrap();
     for (id, epoch, sequence, offset) in [(7, 3, 59, 59), (8, 0, 0, 62)] {
         let producer = format!("producerId: {id} producerEpoch: {epoch} ");
-        let line = last.lines().find(|line| line.starts_with(&producer)).unwrap();
+        // One for each of its last batches, of which the last one counts.
+        let line = last.lines().rfind(|line| line.starts_with(&producer)).unwrap();
         for text in [format!("lastSequence: {sequence} "), format!("lastOffset: {offset} ")] {
             assert!(line.contains(&text), "{text}: {line}");
         }
