@@ -52,11 +52,12 @@ fn a_subscriber_hears_what_begins_with_one_of_its_topics() {
             for topic in topics {
                 subscriber.subscribe(topic).unwrap();
             }
-            // The mark of a second settling shows that the topics are known; with the empty topic all marks are heard.
+            // The mark of a second settling shows that the topics are known. With the empty topic the copies of the first
+            // mark that are still on their way are heard, too, and only a probe shows that the publisher knows it.
             if topics.contains(&"") {
                 wait_until("the empty topic is known", || {
                     publisher.send("probe").unwrap();
-                    subscriber.recv_timeout(MOMENT).is_ok()
+                    subscriber.recv_timeout(MOMENT).is_ok_and(|message| message.body() == b"probe")
                 });
                 publisher.send("last").unwrap();
                 while subscriber.recv_timeout(SOON).unwrap().body() != b"last" {}
