@@ -371,6 +371,31 @@ fn monitors_tell_the_life_of_a_connection_in_order() {
 fn wait_event_end(monitor: &peermq::Monitor) {
     let deadline = Instant::now() + SOON;
     while monitor.recv_timeout(MOMENT) != Err(RecvError::Closed) {
+#[test]
+fn a_monitor_that_is_made_once_a_peer_was_waited_for_does_not_hear_of_it() {
+    for transport in TRANSPORTS {
+        let address = transport.vacant();
+        for _ in 0..100 {
+            let context = Context::new();
+            let pull = context.pull().bind(&address).unwrap();
+            let (monitor, push) = thread::scope(|scope| {
+                let connecting = scope.spawn(|| context.push().connect(&address).unwrap());
+                // Without a pause, to be there as soon as the peer is.
+                let since = Instant::now();
+                while pull.wait_for_peers(1, Duration::ZERO).is_err() {
+                    assert!(since.elapsed() < SOON, "it never came");
+                }
+                (pull.monitor(), connecting.join().unwrap())
+            });
+            push.send("x").unwrap();
+            assert_eq!(pull.recv_timeout(SOON).unwrap().body(), b"x");
+            let ready = std::iter::from_fn(|| monitor.try_recv().ok())
+                .any(|event| matches!(event, Event::PeerReady { .. }));
+            assert!(!ready, "{transport:?}");
+        }
+    }
+}
+
         assert!(Instant::now() < deadline, "the monitor never ended");
     }
 }

@@ -104,9 +104,9 @@ impl<P: Behaviour> Owner for Core<P> {
         opening.extend_from_slice(&ready.opening);
         let role = pipe.link(link, &opening, established);
         let wakers = self.wake_senders(&mut state, true);
-        drop(state);
-        // Before whoever waits for peers goes on: a monitor made then does not hear of this one.
+        // Before anybody can know of the peer who waits for it: a monitor made then does not hear of this one.
         self.report(Event::PeerReady { endpoint, peer: info });
+        drop(state);
         self.changed.notify_all();
         self.evict(ready.replaced);
         if let Some(role) = role {
