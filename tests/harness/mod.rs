@@ -23,6 +23,9 @@ pub(crate) const SOON: Duration = Duration::from_secs(60);
 /// How long a test watches that something does not happen.
 pub(crate) const MOMENT: Duration = Duration::from_millis(30);
 
+/// Size of a kernel's buffer where a test counts on the kernel to be full sooner or later.
+pub(crate) const KERNEL: usize = 32 << 10;
+
 /// Every transport.
 pub(crate) const TRANSPORTS: [Transport; 3] = [Transport::Tcp, Transport::Ipc, Transport::Inproc];
 
@@ -41,7 +44,8 @@ impl Transport {
     /// An endpoint to bind, unlike any other of this process.
     pub(crate) fn fresh(self) -> String {
         match self {
-            Self::Tcp => "tcp://127.0.0.1:0".to_owned(),
+            // Also when it is free again nobody else gets this port, whom sockets of this test might find there.
+            Self::Tcp => self.vacant(),
             Self::Ipc => "ipc://*".to_owned(),
             Self::Inproc => unique("inproc://test"),
         }
@@ -124,16 +128,8 @@ pub(crate) fn texts(message: &Message) -> Vec<String> {
     message.frames().iter().map(|frame| String::from_utf8_lossy(frame).into_owned()).collect()
 }
 
-/// Sends numbers from `first` on until the socket has taken nothing for a moment; returns how many it took.
-pub(crate) fn send_until_blocked(
-    first: usize,
-    send: impl FnMut(String, Duration) -> Result<(), SendError>,
-) -> usize {
-    send_at_least(0, first, send)
-}
-
-/// As [`send_until_blocked`], but the first `surely` of them are taken however long the threads that make room for them
-/// are kept waiting.
+/// Sends numbers from `first` on until the socket has taken nothing for a moment, but the first `surely` of them however long
+/// the threads that make room for them are kept waiting; returns how many it took.
 pub(crate) fn send_at_least(
     surely: usize,
     first: usize,
@@ -163,17 +159,36 @@ pub(crate) fn assert_silent(received: Result<Message, RecvError>) {
 pub(crate) fn settle(publisher: &Socket<Pub>, subscriber: &Socket<Sub>) {
     let mark = unique("~settled");
     subscriber.subscribe(&mark).unwrap();
-    let deadline = Instant::now() + SOON;
-    loop {
-        assert!(Instant::now() < deadline, "the subscription never came into force");
-        publisher.send(mark.as_str()).unwrap();
-        if let Ok(message) = subscriber.recv_timeout(Duration::from_millis(5)) {
-            assert_eq!(message.to_text(), mark);
-            break;
-        }
-    }
+    let came_first = publish_until_heard(publisher, subscriber, &mark);
+    assert!(came_first.is_empty(), "{came_first:?}");
     // Further copies on their way are filtered out from here on.
     assert!(subscriber.unsubscribe(&mark).unwrap());
+}
+
+/// Publishes a mark until the subscriber, which has subscribed to it just now, hears it; returns what came before. The pauses
+/// grow, so that there are never many copies on their way: what is published next finds room, whoever stood still.
+pub(crate) fn publish_until_heard(
+    publisher: &Socket<Pub>,
+    subscriber: &Socket<Sub>,
+    mark: &str,
+) -> Vec<String> {
+    let deadline = Instant::now() + SOON;
+    let mut came_first = Vec::new();
+    let mut pause = Duration::from_millis(5);
+    loop {
+        assert!(Instant::now() < deadline, "{mark} was never heard; before: {came_first:?}");
+        publisher.send(mark).unwrap();
+        let until = Instant::now() + pause;
+        while let Ok(message) =
+            subscriber.recv_timeout(until.saturating_duration_since(Instant::now()))
+        {
+            if message.to_text() == mark {
+                return came_first;
+            }
+            came_first.push(message.to_text().into_owned());
+        }
+        pause = (2 * pause).min(Duration::from_secs(1));
+    }
 }
 
 /// Runs the test `name` of this binary in a process of its own, with no other test beside it and, if given, a limit on
