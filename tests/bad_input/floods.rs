@@ -68,7 +68,7 @@ fn a_flood_of_pings_from_a_peer_that_does_not_read_takes_no_memory() {
 #[test]
 fn too_many_subscriptions_end_the_connection_of_their_peer_alone() {
     let context = Context::new();
-    let publisher = context.publish().bind("tcp://127.0.0.1:0").unwrap();
+    let publisher = context.publish().handshake_timeout(SOON).bind("tcp://127.0.0.1:0").unwrap();
     let good = context.subscribe().topic("good").recv_timeout(SOON).open().unwrap();
     good.connect(endpoint(&publisher)).unwrap();
     publisher.wait_for_subscribers(1, SOON).unwrap();
@@ -104,7 +104,7 @@ fn too_many_subscriptions_end_the_connection_of_their_peer_alone() {
 #[test]
 fn a_repeated_subscription_costs_nothing_and_an_unknown_one_is_not_taken_back() {
     let context = Context::new();
-    let publisher = context.publish().bind("tcp://127.0.0.1:0").unwrap();
+    let publisher = context.publish().handshake_timeout(SOON).bind("tcp://127.0.0.1:0").unwrap();
     let mut peer = Raw::peer(&endpoint(&publisher), "SUB");
     let mut commands = raw::command("CANCEL", b"never");
     commands.extend(raw::command("SUBSCRIBE", b"again").repeat(110_000));
@@ -191,7 +191,8 @@ fn accepting_pauses_at_the_end_of_file_descriptors_and_goes_on_after_it() {
 #[test]
 fn a_peer_that_never_ends_its_message_is_cut_off_at_the_limit() {
     let context = Context::new();
-    let pull = context.pull().max_message_bytes(1 << 20).bind("ipc://*").unwrap();
+    let pull = context.pull().max_message_bytes(1 << 20).handshake_timeout(SOON);
+    let pull = pull.bind("ipc://*").unwrap();
     let monitor = pull.monitor();
     let mut peer = Raw::peer(&endpoint(&pull), "PUSH");
     let frame = raw::frame(MORE, &[0; 60_000]);
@@ -209,6 +210,7 @@ fn a_listener_that_talks_nonsense_is_named_and_tried_again() {
     let pull = context
         .pull()
         .recv_timeout(SOON)
+        .handshake_timeout(SOON)
         .reconnect_interval(Duration::from_millis(5))
         .open()
         .unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use peermq::{Context, Pull, Push, SendError, Socket};
 
 use crate::harness::{
-    MOMENT, SOON, TRANSPORTS, WIRES, assert_silent, endpoint, send_at_least, texts, unique,
+    KERNEL, MOMENT, SOON, TRANSPORTS, WIRES, assert_silent, endpoint, send_at_least, texts, unique,
 };
 use crate::numbers;
 
@@ -93,7 +93,6 @@ fn a_full_peer_is_skipped_until_it_has_room() {
 
 #[test]
 fn an_unread_socket_stops_its_sender_and_loses_nothing() {
-    const KERNEL: usize = 32 << 10;
     for transport in WIRES {
         let context = Context::new();
         let pull =
