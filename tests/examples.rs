@@ -390,7 +390,10 @@ impl ByHand {
         let input = directory.0.join("input").to_str().unwrap().to_owned();
         assert!(Command::new("mkfifo").arg(&input).status().unwrap().success());
         let (work, sink) = (tcp_endpoint(), tcp_endpoint());
-        let worker = |name| Running::start("wordcount", &["worker", &work, &sink, "--name", name]);
+        let worker = |name| {
+            let arguments = ["worker", &work, &sink, "--name", name, "--silence", "60"];
+            Running::start("wordcount", &arguments)
+        };
         let (doomed, steady) = (worker("doomed"), worker("steady"));
         let collecting = Running::start("wordcount", &["sink", &sink, "--silence", silence]);
         let arguments =
@@ -447,8 +450,8 @@ fn wordcount_accounts_for_what_a_killed_worker_had() {
 #[test]
 fn wordcount_gives_up_a_worker_that_is_silent() {
     // Longer than a busy machine keeps the steady one waiting.
-    let parts = ByHand::start("silent", "5");
-    check_account(&parts.sink.finish(), parts.lines, "silent for 5s");
+    let parts = ByHand::start("silent", "10");
+    check_account(&parts.sink.finish(), parts.lines, "silent for 10s");
     assert_eq!(parts.ventilator.finish().status, Some(3));
     assert_eq!(parts.steady.finish().status, Some(0));
 }

@@ -50,6 +50,15 @@ fn wait_for(monitor: &Monitor, wanted: impl Fn(&Event) -> bool) -> Event {
     }
 }
 
+/// Waits for what has no event of its own, such as a counter.
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "it never happened that {what}");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
 /// Bytes as an argument of a command for the peer process.
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold("x".to_owned(), |text, byte| format!("{text}{byte:02x}"))

@@ -14,13 +14,19 @@ use crate::{PATIENCE, wait_for};
 
 const INTERVAL: Duration = Duration::from_millis(100);
 /// Longer than a busy machine keeps one that lives waiting.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(12);
 /// Who would be taken for dead is, within that time.
-const WATCHED: Duration = Duration::from_secs(7);
-const THEIR_HEARTBEAT: &str = "heartbeat_ivl=100 heartbeat_timeout=5000 heartbeat_ttl=5000";
+const WATCHED: Duration = Duration::from_secs(15);
+/// Where all who are taken for dead are.
+const SHORT_TIMEOUT: Duration = Duration::from_secs(2);
+const THEIR_HEARTBEAT: &str = "heartbeat_ivl=100 heartbeat_timeout=12000 heartbeat_ttl=12000";
 
 fn beating<P: Pattern>(builder: Builder<P>) -> Builder<P> {
-    builder.heartbeat_interval(INTERVAL).heartbeat_timeout(TIMEOUT).heartbeat_ttl(TIMEOUT)
+    beating_within(TIMEOUT, builder)
+}
+
+fn beating_within<P: Pattern>(timeout: Duration, builder: Builder<P>) -> Builder<P> {
+    builder.heartbeat_interval(INTERVAL).heartbeat_timeout(timeout).heartbeat_ttl(timeout)
 }
 
 /// Binds a socket that is monitored from its first event.
@@ -126,7 +132,9 @@ fn a_peer_that_is_not_read_is_not_taken_for_dead() {
 fn a_frozen_libzmq_peer_is_disconnected_after_our_timeout() {
     let Some(mut peer) = Peer::start() else { return };
     let context = Context::new();
-    let pair = watch(&mut peer, context.dealer(), "DEALER", (true, false));
+    // Without a TTL, by which it might take us for dead first.
+    let dealer = context.dealer().heartbeat_interval(INTERVAL).heartbeat_timeout(SHORT_TIMEOUT);
+    let pair = watch(&mut peer, dealer, "DEALER", (false, false));
     peer.freeze();
     expect_death(&pair.monitor);
 }
@@ -144,12 +152,13 @@ fn a_frozen_libzmq_peer_is_disconnected_after_the_ttl_that_it_announced() {
 #[test]
 fn a_mute_peer_gets_pings_with_our_ttl_and_is_disconnected() {
     let context = Context::new();
-    let pull = beating(context.pull()).bind("tcp://127.0.0.1:*").unwrap();
+    let pull = beating_within(SHORT_TIMEOUT, context.pull()).handshake_timeout(PATIENCE);
+    let pull = pull.bind("tcp://127.0.0.1:*").unwrap();
     let monitor = pull.monitor();
     let mut mute = Raw::connect(&pull.endpoint().unwrap());
     mute.shake_hands(1, "PUSH");
     let (flags, ping) = mute.read_frame();
-    assert_eq!((flags, &ping[..7]), (COMMAND, &b"\x04PING\0\x32"[..]));
+    assert_eq!((flags, &ping[..7]), (COMMAND, &b"\x04PING\0\x14"[..]));
     mute.read_to_end();
     expect_death(&monitor);
 }
@@ -157,7 +166,7 @@ fn a_mute_peer_gets_pings_with_our_ttl_and_is_disconnected() {
 #[test]
 fn a_peer_is_answered_with_its_context_and_disconnected_after_its_ttl() {
     let context = Context::new();
-    let pull = context.pull().bind("tcp://127.0.0.1:*").unwrap();
+    let pull = context.pull().handshake_timeout(PATIENCE).bind("tcp://127.0.0.1:*").unwrap();
     let monitor = pull.monitor();
     let mut raw = Raw::connect(&pull.endpoint().unwrap());
     raw.shake_hands(1, "PUSH");

@@ -227,9 +227,13 @@ class Peer:
             self.expect(name, number, [b"topic-%05d" % number])
 
     def do_publish_until_told(self, name, *frames):
-        """Sends the message again and again until the next command arrives: for a PUB, which cannot see its peers."""
-        while not self.lines.ready(2):
+        """Sends the message again and again until the next command arrives: for a PUB, which cannot see its peers.
+
+        The pauses grow, so that what is sent afterwards finds room, however long that command takes."""
+        pause_ms = 2
+        while not self.lines.ready(pause_ms):
             self.do_send(name, *frames)
+            pause_ms = min(2 * pause_ms, 500)
 
     # Monitoring.
 

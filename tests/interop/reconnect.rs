@@ -62,7 +62,7 @@ fn a_dealer_keeps_its_identity_when_a_libzmq_router_restarts() {
     let exchange = |peer: &mut Peer| {
         dealer.send("ping").unwrap();
         let (id, ping) = (hex(b"ours"), hex(b"ping"));
-        assert_eq!(peer.ask("recv s 30000"), format!("{id} {ping}"));
+        assert_eq!(peer.ask("recv s 120000"), format!("{id} {ping}"));
         peer.ask(&format!("send s {id} {}", hex(b"pong")));
         assert_eq!(dealer.recv().unwrap().body(), b"pong");
     };
@@ -114,7 +114,7 @@ fn a_killed_libzmq_dealer_comes_back_under_its_old_identity() {
         let (id, message) = router.recv_from().unwrap();
         assert_eq!(id.as_slice(), b"theirs");
         router.send_to(&id, message).unwrap();
-        assert_eq!(peer.ask("recv s 30000"), "x6869");
+        assert_eq!(peer.ask("recv s 120000"), "x6869");
         peer.kill();
         wait_for(&monitor, |event| matches!(event, Event::Disconnected { .. }));
         peer.start_again();
@@ -157,7 +157,7 @@ fn with_handover_a_second_libzmq_dealer_takes_the_place_of_the_first() {
         let (id, message) = router.recv_from().unwrap();
         assert_eq!((id.as_slice(), message.body()), (&b"theirs"[..], name.as_bytes()));
         router.send_to(&id, message).unwrap();
-        assert_eq!(peer.ask(&format!("recv {name} 30000")), hex(name.as_bytes()));
+        assert_eq!(peer.ask(&format!("recv {name} 120000")), hex(name.as_bytes()));
     }
     let event = wait_for(&monitor, |event| matches!(event, Event::Disconnected { .. }));
     let Event::Disconnected { reason, .. } = event else { unreachable!() };

@@ -45,8 +45,8 @@ fn a_sub_speaks_the_style_of_its_publishers_version() {
         let context = Context::new();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("tcp://{}", listener.local_addr().unwrap());
-        let sub = context.subscribe().topic("early").recv_timeout(PATIENCE).connect(&endpoint);
-        let sub = sub.unwrap();
+        let sub = context.subscribe().topic("early").recv_timeout(PATIENCE);
+        let sub = sub.handshake_timeout(PATIENCE).connect(&endpoint).unwrap();
         let mut publisher = Raw::accept(&listener);
         publisher.shake_hands(minor, "PUB");
         assert_eq!(publisher.read_frame(), style.frame(true, b"early"));
@@ -68,7 +68,7 @@ fn a_topic_subscribed_twice_is_announced_once_and_cancelled_with_the_second() {
     let context = Context::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("tcp://{}", listener.local_addr().unwrap());
-    let sub = context.subscribe().connect(&endpoint).unwrap();
+    let sub = context.subscribe().handshake_timeout(PATIENCE).connect(&endpoint).unwrap();
     let mut publisher = Raw::accept(&listener);
     publisher.shake_hands(1, "PUB");
     sub.wait_for_peers(1, PATIENCE).unwrap();
@@ -89,7 +89,8 @@ fn a_pub_takes_both_styles_from_peers_of_both_versions() {
     for minor in [0, 1] {
         for style in [Style::Message, Style::Command] {
             let context = Context::new();
-            let publisher = context.publish().bind("tcp://127.0.0.1:*").unwrap();
+            let publisher = context.publish().handshake_timeout(PATIENCE);
+            let publisher = publisher.bind("tcp://127.0.0.1:*").unwrap();
             let mut sub = Raw::connect(&publisher.endpoint().unwrap());
             sub.shake_hands(minor, "SUB");
             for topic in long_topics() {
@@ -123,12 +124,15 @@ fn settle(raw: &mut Raw) {
 /// Publishes `topic` until their socket `s` has received it: then all that it had subscribed to before is known.
 fn settle_theirs(publisher: &Socket<Pub>, peer: &mut Peer, topic: &str) {
     peer.ask(&format!("subscribe s {}", hex(topic.as_bytes())));
-    peer.tell("recv s 30000");
+    peer.tell("recv s 120000");
+    // The pauses grow, so that what is published next finds room.
+    let mut pause = PAUSE;
     let answer = loop {
         publisher.send(topic).unwrap();
-        if let Some(answer) = peer.answer_within(PAUSE) {
+        if let Some(answer) = peer.answer_within(pause) {
             break answer;
         }
+        pause = (2 * pause).min(Duration::from_secs(1));
     };
     assert_eq!(answer, hex(topic.as_bytes()));
 }
@@ -137,7 +141,7 @@ fn settle_theirs(publisher: &Socket<Pub>, peer: &mut Peer, topic: &str) {
 fn next_of_theirs(peer: &mut Peer, skipped: &str) -> String {
     let skipped = hex(skipped.as_bytes());
     loop {
-        let received = peer.ask("recv s 30000");
+        let received = peer.ask("recv s 120000");
         if received != skipped {
             return received;
         }

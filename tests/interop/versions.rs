@@ -18,7 +18,8 @@ const GREETING_1_0_UNVERSIONED: &[u8] = b"\x01\0";
 /// Why a PULL socket does not take a peer that begins with these bytes, and that it goes on serving others.
 fn refusal_of(greeting: &[u8]) -> HandshakeFailure {
     let context = Context::new();
-    let pull = context.pull().recv_timeout(PATIENCE).bind("tcp://127.0.0.1:*").unwrap();
+    let pull = context.pull().recv_timeout(PATIENCE).handshake_timeout(PATIENCE);
+    let pull = pull.bind("tcp://127.0.0.1:*").unwrap();
     let monitor = pull.monitor();
     let endpoint = pull.endpoint().unwrap();
     let mut old = Raw::connect(&endpoint);
