@@ -61,6 +61,10 @@
 //! grow memory beyond the marks and limits that the [`Builder`] documents. What happens to connections is told by
 //! a [`Monitor`].
 
+// What the unit tests share with those of the public API names the crate as they do.
+#[cfg(all(test, feature = "log"))]
+extern crate self as peermq;
+
 mod completion;
 mod context;
 mod error;

@@ -322,3 +322,6 @@ impl LogInner {
 fn partitions(topics: &[Arc<TopicInner>]) -> impl Iterator<Item = (&TopicInner, &Partition)> {
     topics.iter().flat_map(|topic| topic.partitions.iter().map(move |one| (&**topic, &**one)))
 }
+
+#[cfg(test)]
+mod tests;
