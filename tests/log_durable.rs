@@ -259,15 +259,13 @@ fn records_that_were_removed_before_they_were_read_are_told_of() {
 /// A power cut that takes the records from 5 on, or some of them; those before are durable.
 fn cut(storage: &FaultyStorage) -> FaultyStorage {
     for seed in 0..1000 {
-        let image = storage.power_cut(seed).storage();
+        let image = storage.power_cut(seed);
         // Looked at in a copy: opening writes.
-        let end = {
-            let log = open(&image);
-            log.topic("t").unwrap().describe().partitions[0].end
-        };
+        let log = open(&image.storage());
+        let end = log.topic("t").unwrap().describe().partitions[0].end;
         assert!(end >= 5, "what was durable is there");
         if end < 10 {
-            return storage.power_cut(seed).storage();
+            return image.storage();
         }
     }
     panic!("no power cut takes anything");

@@ -237,15 +237,14 @@ fn ten_of_which_five_are_durable(storage: &FaultyStorage) -> Log {
 
 /// A power cut that takes some of the records from 5 on.
 fn cut(storage: &FaultyStorage) -> FaultyStorage {
-    let took = |seed: &u64| {
+    let image_if_it_took = |seed: u64| {
         // Looked at in a copy: opening writes.
-        let image = storage.power_cut(*seed).storage();
-        let end = open(&image).topic("t").unwrap().describe().partitions[0].end;
+        let image = storage.power_cut(seed);
+        let end = open(&image.storage()).topic("t").unwrap().describe().partitions[0].end;
         assert!(end >= 5, "what was durable is there");
-        end < 10
+        (end < 10).then(|| image.storage())
     };
-    let seed = (0..1000).find(took).unwrap();
-    storage.power_cut(seed).storage()
+    (0..1000).find_map(image_if_it_took).unwrap()
 }
 
 #[test]
