@@ -3,6 +3,8 @@
 #![cfg(feature = "log")]
 #![allow(clippy::unwrap_used)]
 
+#[path = "harness/ports.rs"]
+mod ports;
 #[path = "log/program.rs"]
 mod program;
 
@@ -183,8 +185,10 @@ impl Drop for Server {
 fn a_server_takes_records_and_hands_them_out_and_its_end_loses_nothing() {
     let (_directory, log) = created("serve", "2");
     ok(run_with(b"k:from before\n", &["append", &log, "t", "--key-separator", ":"]));
-    let mut server = Server::of(&log, "tcp://127.0.0.1:0");
-    let endpoint = server.endpoint.clone();
+    // Nobody else gets the port between the end of the first server and the second one.
+    let endpoint = format!("tcp://{}", ports::reserve_port());
+    let mut server = Server::of(&log, &endpoint);
+    assert_eq!(server.endpoint, endpoint);
     let follower =
         command(&["tail", "--connect", &endpoint, "t", "--follow", "--max", "3003"]).spawn();
     let mut follower = follower.unwrap();

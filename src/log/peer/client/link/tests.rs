@@ -81,10 +81,11 @@ fn a_request_that_was_never_sent_is_told_apart_from_one_without_an_answer() {
 #[test]
 fn a_request_that_was_never_sent_says_what_was_wrong_with_the_connection() {
     let context = Context::new();
-    // Nobody listens at a port that was let go, unless somebody else takes it: then the handshake fails.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let endpoint = format!("tcp://{}", listener.local_addr().unwrap());
-    drop(listener);
+    // Nobody listens at a port that this socket keeps.
+    let kept = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0));
+    kept.bind(&any.into()).unwrap();
+    let endpoint = format!("tcp://{}", kept.local_addr().unwrap().as_socket().unwrap());
     let client = LogClient::connect(&context, &endpoint[..]).unwrap();
     let until = now() + PATIENCE;
     loop {
