@@ -155,7 +155,8 @@ fn what_others_append_is_published_too_and_partitions_keep_their_order() {
     let publisher = publish(&context, &log, Level::Written, &at);
     let mut subscriber = subscribe(&context, options(), &at, Position::Earliest);
     join(&publisher, &mut subscriber);
-    let client = LogClient::connect(&context, publisher.replay_endpoint().clone()).unwrap();
+    let client = LogClient::options().timeout(SOON);
+    let client = client.connect(&context, publisher.replay_endpoint().clone()).unwrap();
     let topic = log.topic("t").unwrap();
     let writer = thread::spawn(move || {
         for n in 0..300u32 {
@@ -346,15 +347,8 @@ fn a_topic_whose_name_begins_like_another_is_not_mixed_up_with_it() {
     log.create_topic("tt", TopicOptions::default()).unwrap();
     let (context, at) = (Context::new(), [unique("inproc://live"), unique("inproc://log")]);
     let publisher = publish(&context, &log, Level::Durable, &at);
-    let live = publisher.live_endpoint().clone();
-    let mut other = DurableSubscriber::connect(
-        &context,
-        live,
-        publisher.replay_endpoint().clone(),
-        "tt",
-        Position::Earliest,
-    )
-    .unwrap();
+    let (live, replay) = (publisher.live_endpoint(), publisher.replay_endpoint());
+    let mut other = options().connect(&context, live, replay, "tt", Position::Earliest).unwrap();
     publish_numbers(&publisher, 0..3);
     log.topic("tt").unwrap().append("other").unwrap().wait().unwrap();
     assert_eq!(next(&mut other), "other");

@@ -357,7 +357,8 @@ fn remote_iterators_end_after_an_error_and_try_again_when_asked_again() {
     let expected: Vec<_> = (0..20).map(Some).chain([None]).collect();
 
     let server = LogServer::bind(&sockets, &log, "inproc://server").unwrap();
-    let client = LogClient::connect(&sockets, server.endpoint()).unwrap();
+    let options = LogClient::options().timeout(Duration::from_secs(60));
+    let client = options.clone().connect(&sockets, server.endpoint()).unwrap();
     let mut reader = client.read("t", 0, Position::Earliest).unwrap();
     assert_eq!(offsets(&mut reader), expected);
     assert_eq!(offsets(&mut reader), [None]);
@@ -365,7 +366,8 @@ fn remote_iterators_end_after_an_error_and_try_again_when_asked_again() {
     let (live, replay) = ("inproc://live", "inproc://replay");
     let _publisher = DurablePublisher::bind(&sockets, &log, "t", live, replay).unwrap();
     let from = Position::Earliest;
-    let mut subscriber = DurableSubscriber::connect(&sockets, live, replay, "t", from).unwrap();
+    let options = DurableSubscriber::options().client(options);
+    let mut subscriber = options.connect(&sockets, live, replay, "t", from).unwrap();
     assert_eq!(offsets(&mut subscriber), expected);
     assert_eq!(offsets(&mut subscriber), [None]);
 }

@@ -354,7 +354,8 @@ fn a_context_that_ends_ends_the_calls_of_its_clients() {
     log.create_topic("t", TopicOptions::default()).unwrap();
     let (context, other) = (Context::new(), Context::new());
     let server = LogServer::bind(&other, &log, "tcp://127.0.0.1:0").unwrap();
-    let client = LogClient::connect(&context, server.endpoint().clone()).unwrap();
+    let client =
+        LogClient::options().timeout(SOON).connect(&context, server.endpoint().clone()).unwrap();
     let mut reader = client.read("t", 0, Position::Earliest).unwrap().follow();
     let caller = thread::spawn(move || reader.next().unwrap().unwrap_err().to_string());
     wait_until("the call waits at the server", || server.stats().waiting == 1);
@@ -451,7 +452,7 @@ fn long_polls_that_one_record_wakes_are_answered_as_far_as_their_client_reads() 
     let context = Context::new();
     let server = LogServer::options().answer_bytes_max(1 << 20);
     let server = server.bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
-    let slow = context.dealer().linger(Duration::ZERO).recv_hwm(1);
+    let slow = context.dealer().linger(Duration::ZERO).recv_hwm(1).kernel_recv_buffer(64 << 10);
     let slow = slow.connect(server.endpoint().clone()).unwrap();
     for correlation in 0..POLLS {
         slow.send(Message::from(fetch(correlation, "t", 60_000))).unwrap();
@@ -546,7 +547,7 @@ fn members_of_a_group_in_other_processes_share_partitions_and_a_zombie_commits_n
         sequence,
         topics: vec!["t".to_owned()],
         strategy: Strategy::default(),
-        session_timeout: Duration::from_secs(30),
+        session_timeout: Duration::from_secs(3600),
         owned,
     };
     topic.append_to(0, Level::Durable, "a").unwrap().wait().unwrap();

@@ -336,7 +336,10 @@ fn workers_over_sockets_share_the_work_and_do_all_of_it() {
         let done = Arc::new(Mutex::new(Vec::new()));
         let workers: Vec<_> = (0..3)
             .map(|_| {
-                let client = LogClient::connect(&context, server.endpoint().clone()).unwrap();
+                let client = LogClient::options()
+                    .timeout(SOON)
+                    .connect(&context, server.endpoint().clone())
+                    .unwrap();
                 let done = Arc::clone(&done);
                 thread::spawn(move || {
                     let queue = client.queue("q");
@@ -396,7 +399,7 @@ fn the_records_of_a_worker_that_died_go_to_another_and_its_wait_is_dropped() {
     let server = options.bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
     let at = server.endpoint().clone();
     let dying = Context::new();
-    let client = LogClient::connect(&dying, at.clone()).unwrap();
+    let client = LogClient::options().timeout(SOON).connect(&dying, at.clone()).unwrap();
     let waiter = client.clone();
     let waiter = thread::spawn(move || waiter.queue("q").acquire(1, LOCK, SOON));
     wait_until("the worker waits", || local.stats().waiting == 1);
@@ -406,12 +409,13 @@ fn the_records_of_a_worker_that_died_go_to_another_and_its_wait_is_dropped() {
     wait_until("the wait is dropped", || local.stats().waiting == 0);
     append(&log, 0..1);
     let context = Context::new();
-    let first = LogClient::connect(&context, at.clone()).unwrap().queue("q");
+    let first =
+        LogClient::options().timeout(SOON).connect(&context, at.clone()).unwrap().queue("q");
     assert_eq!(first.acquire(1, LOCK, SOON).unwrap()[0].id.attempt, 1);
     drop((first, context));
     clock.advance(30_000);
     let context = Context::new();
-    let second = LogClient::connect(&context, at).unwrap().queue("q");
+    let second = LogClient::options().timeout(SOON).connect(&context, at).unwrap().queue("q");
     let got = second.acquire(1, LOCK, SOON).unwrap();
     assert_eq!(got[0].id.attempt, 2);
     second.ack(&ids(&got)).unwrap();
@@ -483,7 +487,8 @@ fn a_remote_worker_waits_as_long_as_it_says_though_the_server_lets_nobody_wait_t
     let context = Context::new();
     let options = LogServer::options().queue(&queue).wait_max(Duration::from_millis(1));
     let server = options.bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
-    let client = LogClient::connect(&context, server.endpoint().clone()).unwrap();
+    let client =
+        LogClient::options().timeout(SOON).connect(&context, server.endpoint().clone()).unwrap();
     let (begun, wait) = (std::time::Instant::now(), Duration::from_millis(100));
     assert!(client.queue("q").acquire(1, LOCK, wait).unwrap().is_empty());
     assert!(begun.elapsed() >= wait);

@@ -174,7 +174,7 @@ fn without_a_partition_that_can_be_read_nobody_waits() {
 fn a_damaged_partition_keeps_nobody_from_the_records_of_the_others() {
     let log = damaged(3);
     let queue = queue(&log, DurableQueue::options());
-    let got = queue.acquire(9, LOCK, NOW).unwrap();
+    let got = queue.acquire(9, LONG, NOW).unwrap();
     let of = |delivery: &Delivery| (delivery.id.partition, delivery.id.offset);
     assert_eq!(got.iter().map(of).collect::<Vec<_>>(), [(1, 0), (2, 0)]);
     queue.ack(&ids(&got)).unwrap();
@@ -320,7 +320,8 @@ fn an_answer_to_a_remote_worker_has_no_more_bytes_than_one_to_a_reader() {
     let context = Context::new();
     let options = LogServer::options().queue(&local).fetch_bytes_max(2500);
     let server = options.bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
-    let client = LogClient::connect(&context, server.endpoint().clone()).unwrap();
+    let client =
+        LogClient::options().timeout(SOON).connect(&context, server.endpoint().clone()).unwrap();
     let queue = client.queue("q");
     assert_eq!(offsets(&queue.acquire(99, LOCK, SOON).unwrap()), [0, 1]);
     assert_eq!(offsets(&queue.acquire(99, LOCK, SOON).unwrap()), [2, 3]);
@@ -329,6 +330,7 @@ fn an_answer_to_a_remote_worker_has_no_more_bytes_than_one_to_a_reader() {
     // A record that is larger than that goes alone.
     let options = LogServer::options().queue(&local).fetch_bytes_max(1);
     let server = options.bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
-    let client = LogClient::connect(&context, server.endpoint().clone()).unwrap();
+    let client =
+        LogClient::options().timeout(SOON).connect(&context, server.endpoint().clone()).unwrap();
     assert_eq!(offsets(&client.queue("q").acquire(99, LOCK, SOON).unwrap()), [4]);
 }

@@ -8,6 +8,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use peermq::Context;
 use peermq::log::format::batch::Producer;
@@ -31,7 +32,8 @@ fn salvage(storage: &MemoryStorage) -> SalvageReport {
 fn producer_id(log: &Log) -> i64 {
     let context = Context::new();
     let server = LogServer::bind(&context, log, "tcp://127.0.0.1:0").unwrap();
-    let client = LogClient::connect(&context, server.endpoint()).unwrap();
+    let client = LogClient::options().timeout(Duration::from_secs(60));
+    let client = client.connect(&context, server.endpoint()).unwrap();
     client.new_producer().unwrap()
 }
 

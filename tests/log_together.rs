@@ -71,7 +71,7 @@ fn work(log: &Log, queue: &DurableQueue) {
     for n in 0..10 {
         jobs.append(&format!("{n:080}")).unwrap().wait().unwrap();
     }
-    for job in queue.acquire(5, Duration::from_secs(60), Duration::ZERO).unwrap() {
+    for job in queue.acquire(5, Duration::from_secs(3600), Duration::ZERO).unwrap() {
         queue.ack(&[job.id]).unwrap();
     }
     let ends = jobs.describe().partitions[0];

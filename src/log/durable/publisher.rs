@@ -148,7 +148,7 @@ struct Shared {
 /// // Whoever comes late gets everything.
 /// let mut subscriber =
 ///     DurableSubscriber::connect(&context, live, replay, "prices", Position::Earliest)?;
-/// let record = subscriber.next_timeout(Duration::from_secs(10))?.unwrap();
+/// let record = subscriber.next_timeout(Duration::from_secs(60))?.unwrap();
 /// assert_eq!(record.value.as_deref(), Some(&b"12.50"[..]));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
