@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -170,6 +171,11 @@ impl Acquiring {
     /// Registers for whatever a partition gets.
     fn watch(&mut self, waker: &Waker) {
         let topic = self.queue.state().topic.inner.clone();
+        let mut known = self.watches.iter().zip(&topic.partitions);
+        // Those of a topic that was made anew are others.
+        if !known.all(|(watch, partition)| Arc::ptr_eq(watch.partition(), partition)) {
+            self.watches.clear();
+        }
         for partition in topic.partitions.iter().skip(self.watches.len()) {
             self.watches.push(Watch::new(partition.clone(), Level::Durable));
         }

@@ -1,5 +1,5 @@
-//! What a queue has to do beside its workers' requests, and what waits for the medium: bringing the dead to their topic, and
-//! keeping the journal short. One thread does it at a time, and others go on with the queue meanwhile: workers in this process
+//! What a queue has to do beside its workers' requests, and what waits for the medium: bringing the dead to their topic,
+//! keeping the journal short, and beginning anew over a topic that was made anew. One thread does it at a time, and others go on with the queue meanwhile: workers in this process
 //! do it in their own threads, a server has a thread for it.
 
 use std::collections::BTreeSet;
@@ -42,14 +42,14 @@ type Outcome = (Spot, Result<(), LogError>);
 pub(in crate::log) struct Chores(DurableQueue);
 
 impl Chores {
-    /// Does it, and tells who waits for room. What fails is tried again: dead letters a second later, the journal at the next
-    /// chance.
+    /// Does it, and tells who waits for room. What fails is tried again: dead letters and beginning anew a second later, the
+    /// journal at the next chance.
     pub(in crate::log) fn run(self) {
         let (queue, asked) = (&self.0, &self.0.inner.asked);
         loop {
             let only = lock(&queue.inner.chores);
             // Who is refused by the journal hears of it; see `dead_letter_error` for letters.
-            let done = queue.shorten_journal().and_then(|()| queue.bury());
+            let done = queue.do_chores();
             drop(only);
             // Who has found something to do meanwhile has counted on this.
             asked.store(false, Ordering::SeqCst);
@@ -84,8 +84,15 @@ impl DurableQueue {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Ok(()),
         };
+        self.do_chores()
+    }
+
+    /// All there is to do. For who has `chores`.
+    fn do_chores(&self) -> Result<(), LogError> {
         self.shorten_journal()?;
-        self.bury()
+        // The dead of a topic that is gone first: they are forgotten with it.
+        self.bury()?;
+        self.begin_anew()
     }
 
     /// Whether there is something to do and nobody at it.
@@ -143,7 +150,7 @@ impl DurableQueue {
 
     fn deliver(&self, mail: &Mail) -> Result<(), LogError> {
         let inner = &self.inner;
-        let outcomes = send(inner.topic.name(), mail);
+        let outcomes = send(&inner.topic, mail);
         let sent = outcomes.iter().filter(|(_, outcome)| outcome.is_ok());
         let sent: Vec<Spot> = sent.map(|(spot, _)| *spot).collect();
 

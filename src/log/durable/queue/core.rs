@@ -10,6 +10,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::QueueOptions;
+
 /// A record, by partition and offset.
 pub(super) type Spot = (u32, i64);
 
@@ -115,6 +117,11 @@ pub(super) struct Core {
 }
 
 impl Core {
+    /// A queue without partitions that works so.
+    pub(super) fn of(options: &QueueOptions) -> Self {
+        Self::new(options.attempts_max, options.window, options.ahead_bytes)
+    }
+
     /// A queue that gives up a record after so many attempts, has at most so many records of a partition in its window, and
     /// reads on in one only while fewer bytes of it are available than these.
     pub(super) fn new(attempts_max: u32, window_max: usize, ahead_bytes_max: usize) -> Self {

@@ -1,9 +1,10 @@
 //! A work queue over a topic: each record is delivered to one worker, which settles it.
 //!
 //! The rules are in [`core`], what is done by them in [`state`], what is remembered across restarts in [`journal`], waiting in
-//! [`acquire`], what is to be done beside in [`chores`].
+//! [`acquire`], what is to be done beside in [`chores`], what becomes of it when its topic is deleted in [`anew`].
 
 mod acquire;
+mod anew;
 mod chores;
 mod core;
 mod dead;
@@ -28,10 +29,10 @@ use state::State;
 use crate::log::Log;
 use crate::log::clock::Clock;
 use crate::log::error::LogError;
+use crate::log::format::Id;
 use crate::log::peer::alarm::Alarm;
 use crate::log::peer::protocol::{RemoteCode, RemoteError, Verdict, WireDelivery};
 use crate::log::read::LogRecord;
-use crate::log::topic::Topic;
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::transport::now;
 
@@ -55,29 +56,30 @@ pub struct DeliveryId {
     pub offset: i64,
     /// Which attempt at the record this is, from 1 on.
     pub attempt: u32,
-}
-
-impl From<Lease> for DeliveryId {
-    fn from(lease: Lease) -> Self {
-        let ((partition, offset), attempt) = (lease.spot, lease.attempt);
-        Self { partition, offset, attempt }
-    }
+    /// The topic: one that is made anew under its name has such records too.
+    topic: Id,
 }
 
 impl From<DeliveryId> for WireDelivery {
     fn from(id: DeliveryId) -> Self {
-        Self { partition: id.partition, offset: id.offset, attempt: id.attempt }
+        let DeliveryId { partition, offset, attempt, topic } = id;
+        Self { partition, offset, attempt, topic }
     }
 }
 
 impl From<&WireDelivery> for DeliveryId {
     fn from(delivery: &WireDelivery) -> Self {
-        let WireDelivery { partition, offset, attempt } = *delivery;
-        Self { partition, offset, attempt }
+        let WireDelivery { partition, offset, attempt, topic } = *delivery;
+        Self { partition, offset, attempt, topic }
     }
 }
 
 impl DeliveryId {
+    fn new(topic: Id, lease: Lease) -> Self {
+        let ((partition, offset), attempt) = (lease.spot, lease.attempt);
+        Self { partition, offset, attempt, topic }
+    }
+
     fn lease(self) -> Lease {
         Lease { spot: (self.partition, self.offset), attempt: self.attempt }
     }
@@ -168,7 +170,8 @@ pub struct DurableQueue {
 #[derive(Debug)]
 struct Inner {
     name: String,
-    topic: Topic,
+    /// The name of the topic.
+    topic: String,
     options: QueueOptions,
     clock: Arc<dyn Clock>,
     /// Held by the thread that does what waits for the medium. Before `state` in the order of locks.
@@ -180,9 +183,9 @@ struct Inner {
 
 impl Inner {
     /// Refuses to open as another one what is open.
-    fn check_same(&self, topic: &Topic, options: &QueueOptions) -> Result<(), LogError> {
-        let same = self.topic.inner.id == topic.inner.id && self.options.are_those_of(options);
-        if same {
+    fn check_same(&self, topic: &str, options: &QueueOptions) -> Result<(), LogError> {
+        // A topic that was made anew is the one that it goes on with.
+        if self.topic == topic && self.options.are_those_of(options) {
             return Ok(());
         }
         let reason =
@@ -205,8 +208,12 @@ impl DurableQueue {
     fn start(options: QueueOptions, log: &Log, name: &str, topic: &str) -> Result<Self, LogError> {
         let mut queues = lock(&log.inner.queues.0);
         let topic = log.topic(topic)?;
+        if options.dead_letters.as_deref() == Some(topic.name()) {
+            let reason = format!("{} is the topic that {name} itself is over", topic.name());
+            return Err(LogError::Invalid { what: "dead_letters", reason });
+        }
         if let Some(inner) = queues.get(name).and_then(Weak::upgrade) {
-            inner.check_same(&topic, &options)?;
+            inner.check_same(topic.name(), &options)?;
             return Ok(Self { inner });
         }
         let dead_letters =
@@ -214,7 +221,8 @@ impl DurableQueue {
         let state = State::open(&options, log, name, &topic, dead_letters)?;
         let clock = log.inner.shared.clock.clone();
         let (chores, asked) = (Mutex::new(()), AtomicBool::new(false));
-        let (own, state) = (name.to_owned(), Mutex::new(state));
+        let (own, topic) = (name.to_owned(), topic.name().to_owned());
+        let state = Mutex::new(state);
         let inner = Arc::new(Inner { name: own, topic, options, clock, chores, asked, state });
         queues.retain(|_, queue| queue.strong_count() > 0);
         queues.insert(name.to_owned(), Arc::downgrade(&inner));
@@ -255,7 +263,8 @@ impl DurableQueue {
     ///
     /// # Errors
     /// Failures of the log. A partition that cannot be read keeps nobody from the records of the others: its failure is
-    /// told at once if there are no others, else to who has waited for nothing.
+    /// told at once if there are no others, else to who has waited for nothing. `TopicDeleted` while no topic has the name of
+    /// the queue's; over one that is made anew the queue begins at the earliest record.
     pub fn acquire(
         &self,
         count_max: usize,
@@ -349,7 +358,9 @@ impl DurableQueue {
         let mut refused = Vec::with_capacity(ids.len());
         let (mut leases, mut named) = (Vec::new(), BTreeSet::new());
         for id in ids.iter().map(DeliveryId::from) {
-            let holds = state.core.holds(id.lease(), now_ms) && named.insert(id.lease());
+            let is_own = id.topic == state.topic.inner.id;
+            let held = is_own && state.core.holds(id.lease(), now_ms);
+            let holds = held && named.insert(id.lease());
             let DeliveryId { partition, offset, .. } = id;
             refused.push((!holds).then_some(QueueError::LockLost { partition, offset }));
             leases.extend(holds.then(|| id.lease()));

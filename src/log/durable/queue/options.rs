@@ -42,7 +42,7 @@ impl QueueOptions {
     }
 
     /// The topic that gets the records which are given up or rejected, with headers that tell where each is from and
-    /// why. It must exist. Without one they are only counted. It should take records 700 bytes larger than those
+    /// why. It must exist, and be another one than the queue's. Without one they are only counted. It should take records 700 bytes larger than those
     /// of the queue's topic: a letter for which it has no room goes without the record's value, and says so in the header
     /// `peermq.left_out`.
     #[must_use]
@@ -93,11 +93,12 @@ impl QueueOptions {
     /// Opens the queue of this name over a topic, or begins it.
     ///
     /// A queue of this name that is open in this log already is shared. If the topic was deleted and made anew, the queue
-    /// begins at the new one's earliest record.
+    /// begins at the new one's earliest record; one that is open does, too.
     ///
     /// # Errors
     /// `UnknownTopic`; `Invalid` for a name that no topic could have, for a queue that was begun over a topic of another
-    /// name, and for one that is open with other options, or over a topic that was deleted since; failures of the log.
+    /// name, for one that is open with other options, and for dead letters that are to go to the queue's own topic; failures of
+    /// the log.
     pub fn open(self, log: &Log, name: &str, topic: &str) -> Result<DurableQueue, LogError> {
         DurableQueue::start(self, log, name, topic)
     }

@@ -6,7 +6,7 @@ use std::task::Waker;
 use super::chores::{Letter, Mail};
 use super::core::{Cause, Core, Lease, Remembered, Spot};
 use super::journal::{Journal, Memory};
-use super::{Delivery, Inner, QueueOptions, QueueStats};
+use super::{Delivery, DeliveryId, Inner, QueueOptions, QueueStats};
 use crate::log::Log;
 use crate::log::append::Ticket;
 use crate::log::error::LogError;
@@ -14,8 +14,9 @@ use crate::log::peer::protocol::Verdict;
 use crate::log::read::{LogRecord, Position, Reader};
 use crate::log::topic::Topic;
 
-/// How long a dead letter that was refused, or a partition that could not be read, is left alone, in milliseconds.
-const RETRY_MS: i64 = 1000;
+/// How long a dead letter that was refused, a partition that could not be read, or a topic over which the queue could not begin
+/// anew, is left alone, in milliseconds.
+pub(super) const RETRY_MS: i64 = 1000;
 /// Bytes that a record takes in an answer beside its own: the head of its batch, and lengths.
 const DELIVERY_BYTES: usize = 128;
 
@@ -38,6 +39,8 @@ pub(super) struct State {
     pub(super) refusal: Option<LogError>,
     /// Whether a partition could not be read at the last look.
     pub(super) unread: bool,
+    /// Why the queue could not begin anew over a topic that has the name now, and until when that is left alone.
+    pub(super) not_anew: Option<(i64, LogError)>,
     /// Workers that wait, the first one first.
     pub(super) waiters: VecDeque<(u64, Waker)>,
     pub(super) next_waiter: u64,
@@ -61,7 +64,7 @@ pub(super) struct Found {
     pub(super) noted: Option<Ticket>,
     /// The failure of the first partition that could not be read.
     pub(super) failed: Option<LogError>,
-    /// Whether no partition could be.
+    /// Whether no partition could be, and waiting is in vain.
     pub(super) hopeless: bool,
 }
 
@@ -79,7 +82,7 @@ impl State {
         let (mut known, anew) = known_of(memory, name, topic)?;
         let mut state = Self {
             topic: topic.clone(),
-            core: Core::new(options.attempts_max, options.window, options.ahead_bytes),
+            core: Core::of(options),
             journal,
             readers: Vec::new(),
             records: BTreeMap::new(),
@@ -87,6 +90,7 @@ impl State {
             unburied: BTreeMap::new(),
             refusal: None,
             unread: false,
+            not_anew: None,
             waiters: VecDeque::new(),
             next_waiter: 0,
             stats: QueueStats::default(),
@@ -118,7 +122,8 @@ impl State {
     pub(super) fn look_again_ms(&self, now_ms: i64) -> Option<i64> {
         let retry = self.unread.then(|| now_ms.saturating_add(RETRY_MS));
         let letter = self.unburied.first_key_value().map(|((again_ms, _), _)| *again_ms);
-        [self.core.next_expiry(), letter, retry].into_iter().flatten().min()
+        let anew = self.not_anew.as_ref().map(|(again_ms, _)| *again_ms);
+        [self.core.next_expiry(), letter, retry, anew].into_iter().flatten().min()
     }
 
     /// Does with locked records what a worker says. First the note, then the deed: what could not be noted did not
@@ -159,6 +164,9 @@ impl State {
     pub(super) fn acquire(&mut self, inner: &Inner, wish: Wish) -> Result<Found, LogError> {
         let now_ms = inner.clock.steady_ms();
         self.revive(now_ms);
+        if let Some(nothing) = self.gone() {
+            return Ok(nothing);
+        }
         let mut found = self.fill();
         // Those who wait behind are to get their share.
         let share = self.core.available().div_ceil(self.waiters.len().max(1));
@@ -170,7 +178,8 @@ impl State {
             self.stats.delivered += 1;
             self.stats.redelivered += u64::from(lease.attempt > 1);
             if let Some(record) = self.records.get(&lease.spot) {
-                found.deliveries.push(Delivery { id: lease.into(), record: record.clone() });
+                let id = DeliveryId::new(self.topic.inner.id, lease);
+                found.deliveries.push(Delivery { id, record: record.clone() });
             }
         }
         Ok(found)
@@ -178,14 +187,15 @@ impl State {
 
     /// What was acquired could not be noted, and so it was not acquired.
     pub(super) fn undo(&mut self, deliveries: &[Delivery]) {
-        for lease in deliveries.iter().map(|delivery| delivery.id.lease()) {
+        let own = deliveries.iter().filter(|delivery| delivery.id.topic == self.topic.inner.id);
+        for lease in own.map(|delivery| delivery.id.lease()) {
             self.core.undo(lease);
             self.stats.delivered -= 1;
             self.stats.redelivered -= u64::from(lease.attempt > 1);
         }
     }
 
-    /// Ends what lasts up to now: locks, and the rest that dead letters are given which were refused.
+    /// Ends what lasts up to now: locks, and the rest that is given to what failed: dead letters, and to begin anew.
     pub(super) fn revive(&mut self, now_ms: i64) {
         self.core.expire(now_ms);
         while let Some(first) = self.unburied.first_entry()
@@ -194,11 +204,14 @@ impl State {
             let ((_, spot), _) = first.remove_entry();
             self.core.dies_again(spot);
         }
+        if self.not_anew.as_ref().is_some_and(|(again_ms, _)| *again_ms <= now_ms) {
+            self.not_anew = None;
+        }
     }
 
     /// Whether there is something to do that waits for the medium.
     pub(super) fn has_chores(&self) -> bool {
-        self.core.has_dying() || self.journal.is_long()
+        self.core.has_dying() || self.journal.is_long() || self.wants_anew()
     }
 
     /// How many of these may travel together.
@@ -221,7 +234,7 @@ impl State {
         }
         let (log, name) = (&self.topic.log, self.topic.name());
         let now = log.find_topic(name).filter(|topic| topic.id == self.topic.inner.id);
-        // A topic that is deleted has no more of them.
+        // One that has just been deleted has no more of them; that is seen at the next look.
         let Some(inner) = now else { return Ok(()) };
         let topic = Topic { inner, log: log.clone() };
         // After a failure some have been taken up already.

@@ -2,6 +2,7 @@
 
 use super::remote::RemoteError;
 use super::wire::{Input, Malformed, Wire, wire_struct};
+use crate::log::format::Id;
 
 wire_struct! {
     /// Asks a queue for deliveries.
@@ -19,6 +20,7 @@ wire_struct! {
         partition: u32,
         offset: i64,
         attempt: u32,
+        topic: Id,
     }
 }
 

@@ -21,10 +21,12 @@ fn setup() -> impl Strategy<Value = TopicSetup> {
 }
 
 fn deliveries() -> impl Strategy<Value = Vec<WireDelivery>> {
-    let delivery = any::<(u32, i64, u32)>().prop_map(|(partition, offset, attempt)| WireDelivery {
+    let fields = (any::<(u32, i64, u32)>(), id());
+    let delivery = fields.prop_map(|((partition, offset, attempt), topic)| WireDelivery {
         partition,
         offset,
         attempt,
+        topic,
     });
     vec(delivery, 0..4)
 }
@@ -398,7 +400,8 @@ fn the_bytes_of_a_fetch_are_those_in_the_document() {
 
 #[test]
 fn a_list_of_more_entries_than_there_may_be_is_refused_unread() {
-    let delivery = || WireDelivery { partition: 0, offset: 0, attempt: 0 };
+    let topic = Id::from_bits(0);
+    let delivery = || WireDelivery { partition: 0, offset: 0, attempt: 0, topic };
     let settle = |count| {
         let deliveries = (0..count).map(|_| delivery()).collect();
         let request = Settle { queue: String::new(), verdict: Verdict::Ack, deliveries };
