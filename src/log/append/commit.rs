@@ -93,6 +93,10 @@ impl Partition {
                 return self.shared.keeper.write(self);
             };
             let _ = self.write_load(&mut writer, load);
+            if writer.uncut {
+                drop(writer);
+                return self.shared.keeper.write(self);
+            }
         }
     }
 
@@ -123,6 +127,8 @@ impl Partition {
 
     /// Writes what has gathered, under the writer's lock, and settles its fate.
     pub(in crate::log) fn write_gathered(&self, writer: &mut Writer) -> Result<(), LogError> {
+        // A failure stops everything, which is where it is told.
+        let _ = writer.cut(self);
         let load = lock(&self.gather).take();
         self.write_load(writer, load)
     }

@@ -16,6 +16,7 @@ use crate::log::format::names::{FileKind, FileName, LEADER_EPOCHS};
 use crate::log::format::{BatchHeader, producers};
 use crate::log::options::BATCH_BYTES_MAX;
 use crate::log::segment::Segment;
+use crate::log::threads;
 use crate::sync::lock;
 
 /// The writer's own state.
@@ -43,6 +44,8 @@ pub(in crate::log) struct Writer {
     pub(in crate::log) snapshots: Vec<i64>,
     /// Bytes appended since the last snapshot.
     since_snapshot: u64,
+    /// Bytes may lie behind the published end that were not cut off yet: nothing is written before they are.
+    pub(in crate::log) uncut: bool,
 }
 
 impl Writer {
@@ -66,6 +69,7 @@ impl Writer {
             times: TimesFile::default(),
             snapshots: Vec::new(),
             since_snapshot: 0,
+            uncut: false,
         }
     }
 
@@ -97,7 +101,7 @@ impl Writer {
             && self.since_snapshot + bytes >= partition.shared.producer_snapshot_bytes;
         let continues = fits && near && young && !self.index_full;
         let now_ms = partition.shared.clock.now_ms();
-        self.begun && continues && !snapshot && !self.is_old(partition, now_ms)
+        self.begun && !self.uncut && continues && !snapshot && !self.is_old(partition, now_ms)
     }
 
     /// Appends encoded batches, whose offsets go on from the published end. What was appended before an error is
@@ -107,6 +111,7 @@ impl Writer {
         partition: &Partition,
         batches: &[Vec<u8>],
     ) -> Result<(), LogError> {
+        self.cut(partition)?;
         self.begin(partition)?;
         let mut headers = std::mem::take(&mut self.headers);
         headers.clear();
@@ -208,8 +213,21 @@ impl Writer {
         let (kept, lost) = headers.split_at(count.min(headers.len()));
         let bytes: u64 = kept.iter().map(|header| header.batch_bytes() as u64).sum();
         self.publish(partition, kept, active.end() + bytes, now_ms);
-        partition.cut_to_end(&active)?;
+        self.uncut = true;
+        // That waits for the medium. Nothing follows before it is done, so whoever can wait may do it later.
+        if !threads::must_not_block() {
+            self.cut(partition)?;
+        }
         Ok(lost.is_empty())
+    }
+
+    /// Cuts off what a write has left for which there was no space, if that was not done then.
+    pub(in crate::log) fn cut(&mut self, partition: &Partition) -> Result<(), LogError> {
+        if self.uncut {
+            partition.cut_to_end(&self.active)?;
+            self.uncut = false;
+        }
+        Ok(())
     }
 
     /// Lets readers see batches that are in the file.
@@ -277,6 +295,7 @@ impl Writer {
 
     /// Ends the active segment and starts the next. A segment only exists when all before it are durable.
     pub(in crate::log) fn roll(&mut self, partition: &Partition) -> Result<(), LogError> {
+        self.cut(partition)?;
         let ended = self.active.clone();
         self.times.note(&partition.home, &ended);
         self.expire_producers(partition);
