@@ -14,7 +14,7 @@ use crate::log::error::LogError;
 use crate::log::format::Id;
 use crate::log::read::LogRecord;
 use crate::log::topic::Topic;
-use crate::sync::lock;
+use crate::sync::{MutexGuard, lock};
 
 /// A record on its way to the dead letters.
 #[derive(Debug)]
@@ -79,12 +79,24 @@ impl DurableQueue {
         if !self.has_chores() {
             return Ok(());
         }
-        let _only = match self.inner.chores.try_lock() {
+        let only = match self.inner.chores.try_lock() {
             Ok(only) => only,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Ok(()),
         };
-        self.do_chores()
+        let done = self.do_chores();
+        self.give_back(only);
+        done
+    }
+
+    /// Gives `chores` back. Who has found something to do meanwhile has left it to this thread, which need not have done it, and
+    /// waits.
+    fn give_back(&self, only: MutexGuard<'_, ()>) {
+        drop(only);
+        let state = self.state();
+        let next = state.first_waiter().filter(|_| state.has_chores());
+        drop(state);
+        next.into_iter().for_each(Waker::wake);
     }
 
     /// All there is to do. For who has `chores`.
@@ -107,15 +119,17 @@ impl DurableQueue {
         if !self.state().journal.is_long() {
             return Ok(());
         }
-        let _only = lock(&self.inner.chores);
-        self.shorten_journal()
+        let only = lock(&self.inner.chores);
+        let done = self.shorten_journal();
+        self.give_back(only);
+        done
     }
 
     /// Brings these dead, and others, to their topic; the failure of the first one of these that was refused.
     pub(super) fn bury_these(&self, spots: &BTreeSet<Spot>) -> Result<(), LogError> {
         let only = lock(&self.inner.chores);
         let buried = self.bury();
-        drop(only);
+        self.give_back(only);
         // Somebody else may have done it, so what became of them counts.
         let state = self.state();
         let refused = state.unburied.iter().find(|((_, spot), _)| spots.contains(spot));
