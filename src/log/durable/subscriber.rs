@@ -164,7 +164,13 @@ impl DurableSubscriber {
         let foreign = options.bookmarks.iter().map(|kept| kept.topic).find(|id| *id != current_id);
         let topic_id = foreign.unwrap_or(current_id);
         let mut parts = Vec::new();
-        for number in 0..partitions {
+        let mut count = partitions;
+        for (number, _) in options.starts.iter().filter(|(number, _)| *number >= partitions) {
+            // One that is not there the log refuses; else it has just been added.
+            client.find(topic, *number, Position::Earliest)?;
+            count = count.max(number + 1);
+        }
+        for number in 0..count {
             let mut kept = options.bookmarks.iter();
             let (offset, epoch) = match kept.find(|bookmark| bookmark.partition == number) {
                 Some(bookmark) => (bookmark.offset, bookmark.epoch),

@@ -91,7 +91,8 @@ impl SubscriberOptions {
     /// Subscribes to a topic that is published at `live` and served at `replay`, from a position on.
     ///
     /// # Errors
-    /// `Setup`; `Peer` if the log cannot be asked for the position in time.
+    /// `Setup`; `Peer` if the log cannot be asked for the position in time, or refuses it: with `UnknownPartition` if there is none
+    /// of a number for which [`start`](Self::start) was called.
     pub fn connect(
         self,
         context: &Context,
