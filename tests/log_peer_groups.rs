@@ -21,7 +21,7 @@ use peermq::log::{
 use peermq::{Context, Endpoint};
 
 /// So long that no heartbeat is due while a test runs.
-const LONG: Duration = Duration::from_secs(3000);
+const LONG: Duration = Duration::from_secs(1800);
 
 /// A served log with the topic `t` of two partitions, on a clock that stands still; and a client of it.
 struct Place {

@@ -14,10 +14,11 @@ use std::time::Duration;
 use harness::{SOON, wait_until};
 use hooked::HookedStorage;
 use peermq::Context;
-use peermq::log::storage::{MemoryStorage, Operation};
+use peermq::log::storage::faulty::FaultyStorage;
+use peermq::log::storage::{MemoryStorage, Operation, Storage};
 use peermq::log::{
     DurableQueue, Level, Log, LogClient, LogServer, ManualClock, MemberOptions, OffsetCommit,
-    Position, QueueOptions, TopicOptions,
+    Position, QueueOptions, RemoteCode, TopicOptions,
 };
 
 /// For what comes in any case.
@@ -100,7 +101,11 @@ struct Place {
 }
 
 fn place(jobs: TopicOptions, queue: QueueOptions) -> Place {
-    let storage = HookedStorage::new(MemoryStorage::new());
+    place_on(MemoryStorage::new(), jobs, queue)
+}
+
+fn place_on(medium: impl Storage + 'static, jobs: TopicOptions, queue: QueueOptions) -> Place {
+    let storage = HookedStorage::new(medium);
     let clock = Arc::new(ManualClock::new(1_000));
     let options = Log::options().storage(Arc::new(storage.clone())).clock(clock.clone());
     let log = options.maintenance_interval(None).open("/log").unwrap();
@@ -303,4 +308,96 @@ fn other_groups_are_served_while_a_commit_is_synced() {
     assert!(!commits.is_finished(), "it is synced all the while");
     held.let_go();
     commits.join().unwrap().unwrap();
+}
+
+#[test]
+fn groups_are_served_while_records_that_a_commit_names_are_synced() {
+    let place = place(TopicOptions::default().level(Level::Written), DurableQueue::options());
+    let (slow, other) = (place.client(), place.client());
+    slow.group("g").set_offsets(&[OffsetCommit::new("other", 0, 0)]).unwrap();
+    let held = Held::new(&place.storage, Operation::SyncData, "jobs-0/00000000000000000000.log");
+    place.log.topic("jobs").unwrap().append("x").unwrap().wait().unwrap();
+    let commit = |offset| {
+        let (client, before) = (slow.clone(), place.server.stats().requests);
+        let offsets = [OffsetCommit::new("jobs", 0, offset)];
+        let commits = thread::spawn(move || client.group("g").set_offsets(&offsets));
+        wait_until("it has come", || place.server.stats().requests > before);
+        commits
+    };
+    let first = commit(1);
+    held.wait();
+    // Nothing that it names has to become durable, but it was asked for later.
+    let second = commit(0);
+    place.assert_others_are_served();
+    assert!(other.group("h").describe().unwrap().members.is_empty());
+    let nothing = [OffsetCommit::new("jobs", 0, 0)];
+    other.group("h").set_offsets(&nothing).unwrap();
+    assert!(!first.is_finished() && !second.is_finished(), "they wait all the while");
+    held.let_go();
+    first.join().unwrap().unwrap();
+    second.join().unwrap().unwrap();
+    let offsets = other.group("g").offsets().unwrap();
+    let committed = offsets.iter().find(|(place, _)| place.topic == "jobs").unwrap().1;
+    assert_eq!(committed.offset, 0, "the one that came last counts");
+}
+
+#[test]
+fn nobody_waits_while_what_a_full_medium_has_taken_of_a_record_is_cut_off() {
+    let medium = FaultyStorage::new();
+    let jobs = TopicOptions::default().level(Level::Written);
+    let place = place_on(medium.clone(), jobs, DurableQueue::options());
+    let slow = place.client();
+    assert_eq!(slow.append("jobs", "x").unwrap().wait().unwrap(), 0);
+    let held = Held::new(&place.storage, Operation::SyncData, "jobs-0/00000000000000000000.log");
+    medium.limit_room(Some(100));
+    let refused = slow.append("jobs", &[7; 1000][..]).unwrap().wait().unwrap_err();
+    assert_eq!(refused.code(), Some(RemoteCode::Full), "{refused}");
+    medium.limit_room(None);
+    held.wait();
+    place.assert_others_are_served();
+    let ticket = slow.append("jobs", "z").unwrap();
+    place.assert_others_are_served();
+    held.let_go();
+    assert_eq!(ticket.wait().unwrap(), 1);
+    let reader = place.client().read("jobs", 0, Position::Earliest).unwrap();
+    assert_eq!(reader.map(|record| record.unwrap().offset).collect::<Vec<_>>(), [0, 1]);
+}
+
+#[test]
+fn a_worker_that_found_a_record_dead_while_another_shortened_the_journal_does_not_wait_in_vain() {
+    let lock = Duration::from_secs(1);
+    let queue = DurableQueue::options().level(Level::Written).window(1).attempts_max(2);
+    let Place { storage, clock, log, queue, .. } =
+        place(TopicOptions::default().level(Level::Written), queue);
+    let topic = log.topic("jobs").unwrap();
+    for n in 0..400 {
+        topic.append(&n.to_string()).unwrap().wait().unwrap();
+    }
+    topic.sync().unwrap();
+    let acquire = || queue.acquire(1, lock, LONG).unwrap()[0].id;
+    // Two notes, and then as many times three that the next call but one would shorten the journal, which has 1,024.
+    queue.ack(&[acquire()]).unwrap();
+    for n in 0.. {
+        queue.release(&[acquire()]).unwrap();
+        let last = acquire();
+        assert_eq!(last.attempt, 2);
+        if n == 340 {
+            break;
+        }
+        queue.ack(&[last]).unwrap();
+    }
+    let held = Held::new(&storage, Operation::SyncData, "__queue.q-0/00000000000000000000.log");
+    let other = queue.clone();
+    let shortens = thread::spawn(move || other.ack(&[]));
+    held.wait();
+    let worker = queue.clone();
+    let works = thread::spawn(move || worker.acquire(1, LOCK, LONG));
+    wait_until("the worker waits", || queue.stats().waiting == 1);
+    clock.advance(lock.as_millis() as i64);
+    wait_until("it has found the record dead", || queue.stats().locked == 0);
+    held.let_go();
+    shortens.join().unwrap().unwrap();
+    let got = works.join().unwrap().unwrap();
+    assert_eq!(got.len(), 1, "there is room for it once the dead one is brought away");
+    assert_eq!(queue.stats().dead, 1);
 }

@@ -87,6 +87,11 @@ impl Ticket {
         Self { group, first_offset, offset, level, task: None }
     }
 
+    /// A ticket for what is written, of whoever it is: done when the record with this offset is durable.
+    pub(in crate::log) fn of_written(partition: &Arc<Partition>, offset: i64) -> Self {
+        Self::new(Group::done(partition.clone()), offset, offset, Level::Durable)
+    }
+
     /// A ticket for the same append.
     pub(in crate::log) fn twin(&self) -> Self {
         Self::new(self.group.clone(), self.first_offset, self.offset, self.level)

@@ -140,6 +140,22 @@ impl Coordinator {
         Ok(self.hand_out(&request.member))
     }
 
+    /// Whether a heartbeat lets no further member join where there are so many already.
+    pub(super) fn has_room_for(
+        &mut self,
+        now_ms: i64,
+        request: &HeartbeatRequest,
+        members_max: usize,
+    ) -> bool {
+        self.expire(now_ms);
+        let is_known = self.members.contains_key(&request.member);
+        let replaces = |member: &Member| member.instance == request.instance;
+        request.generation != 0
+            || is_known
+            || self.members.len() < members_max
+            || request.instance.is_some() && self.members.values().any(replaces)
+    }
+
     /// A member goes; whether it was one.
     pub(super) fn leave(&mut self, now_ms: i64, id: &str) -> bool {
         self.expire(now_ms);

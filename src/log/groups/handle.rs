@@ -177,6 +177,19 @@ impl Group {
         }
     }
 
+    /// Whether a heartbeat may be taken if there are to be at most so many members.
+    pub(in crate::log) fn has_room_for(
+        &self,
+        request: &HeartbeatRequest,
+        members_max: usize,
+    ) -> bool {
+        let mut state = self.cell.lock();
+        let now_ms = self.log.steady_ms();
+        self.cell.coordinate(&mut state, now_ms, |coordinator| {
+            coordinator.has_room_for(now_ms, request, members_max)
+        })
+    }
+
     /// A member leaves; what it owned is for others at once. Nothing happens if it is none.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::chores::Chores;
-use super::state::{State, Wish};
+use super::state::{State, Wish, bytes_of};
 use super::{Delivery, DurableQueue};
 use crate::log::append::Ticket;
 use crate::log::error::LogError;
@@ -58,6 +58,17 @@ impl Acquiring {
     /// When it wants to look though nothing wakes it: a lock may be over then.
     pub(in crate::log) fn look_again_at(&self) -> Option<Instant> {
         self.look_again_at
+    }
+
+    /// Bytes of what it has got and does not give yet.
+    pub(in crate::log) fn taken_bytes(&self) -> usize {
+        let got = self.got.iter().flat_map(|(_, deliveries)| deliveries);
+        got.map(|delivery| bytes_of(&delivery.record)).sum()
+    }
+
+    /// Does not wait for a while: those behind it get what there is. Polled again, it is the last one.
+    pub(in crate::log) fn step_back(&mut self) {
+        self.leave();
     }
 
     /// What is to be done in a thread that may block.

@@ -234,6 +234,11 @@ impl DurableQueue {
         &self.inner.name
     }
 
+    /// Whether it is a queue of this log.
+    pub(in crate::log) fn is_of(&self, log: &Log) -> bool {
+        Arc::ptr_eq(&self.state().topic.log, &log.inner)
+    }
+
     /// What it has done and has.
     pub fn stats(&self) -> QueueStats {
         let state = self.state();

@@ -355,7 +355,7 @@ fn known_of(
 }
 
 /// Bytes of a record in an answer or in memory, about.
-fn bytes_of(record: &LogRecord) -> usize {
+pub(super) fn bytes_of(record: &LogRecord) -> usize {
     let len = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
     let headers = record.headers.iter();
     headers.fold(DELIVERY_BYTES + len(&record.key) + len(&record.value), |sum, header| {

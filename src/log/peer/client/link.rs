@@ -24,7 +24,8 @@ use crate::context::Context;
 use crate::error::{SendError, SetupError};
 use crate::log::peer::alarm::Alarm;
 use crate::log::peer::protocol::{
-    self, Answer, DescribeTopic, Outcome, RemoteCode, Reply, Request, Settle, TopicName, Verdict,
+    self, Answer, DescribeTopic, Outcome, REQUEST_BYTES_MAX, RemoteCode, RemoteError, Reply,
+    Request, Settle, TopicName, Verdict,
 };
 use crate::message::Message;
 use crate::monitor::{Event, Monitor};
@@ -223,6 +224,7 @@ impl Core {
         if request.waits() {
             return self.begin_task(&request, body);
         }
+        self.check_size(&request, &body)?;
         let mut state = lock(&link.state);
         while state.waited >= CALLS_MAX && !state.closed {
             state = match deadline.map(|end| end.saturating_duration_since(now())) {
@@ -249,11 +251,28 @@ impl Core {
         request: &Request,
         body: Vec<Bytes>,
     ) -> Result<Pending, PeerError> {
+        self.check_size(request, &body)?;
         let state = lock(&self.link.state);
         if state.closed {
             return Err(self.closed());
         }
         Ok(self.pending(state, request, body, Sink::Task))
+    }
+
+    /// Refuses what a server would end the connection for, and again when it is sent anew.
+    fn check_size(&self, request: &Request, body: &[Bytes]) -> Result<(), PeerError> {
+        // No others become so large.
+        if !matches!(request, Request::Transact(_) | Request::Commit(_)) {
+            return Ok(());
+        }
+        let head = protocol::encode_request(0, request, Vec::new()).body_bytes();
+        let bytes = body.iter().fold(head, |sum, frame| sum.saturating_add(frame.len()));
+        if bytes <= REQUEST_BYTES_MAX {
+            return Ok(());
+        }
+        let text =
+            format!("{bytes} bytes are more than the {REQUEST_BYTES_MAX} that a request may have");
+        Err(self.refused(request.name(), RemoteError::new(RemoteCode::TooLarge, text)))
     }
 
     fn pending(

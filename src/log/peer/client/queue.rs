@@ -31,7 +31,8 @@ impl RemoteQueue {
     /// If the answer is lost with the connection, what it locked comes again when the locks are over.
     ///
     /// # Errors
-    /// `Refused` with `UnknownQueue`; any other [`PeerError`].
+    /// `Refused` with `UnknownQueue`, with `OverLimit` for a lock that is longer than the server allows (12 h, if it does not say
+    /// otherwise), with `UnknownTopic` while the queue's topic is deleted; any other [`PeerError`].
     pub fn acquire(
         &self,
         count_max: usize,
@@ -107,7 +108,7 @@ impl RemoteQueue {
     /// The locks on these last so long from when the server hears of it.
     ///
     /// # Errors
-    /// As [`ack`](Self::ack).
+    /// As [`ack`](Self::ack), and with `OverLimit` as [`acquire`](Self::acquire).
     pub fn renew(&self, ids: &[DeliveryId], lock: Duration) -> Result<(), PeerError> {
         let lock_ms = u32::try_from(lock.as_millis()).unwrap_or(u32::MAX);
         self.settle(Verdict::Renew(lock_ms), ids)

@@ -27,12 +27,15 @@ pub use wire::Malformed;
 use wire::{Input, Wire, wire_kinds, wire_struct};
 
 use crate::log::format::Id;
-use crate::log::options::Level;
+use crate::log::options::{BATCH_BYTES_MAX, Level};
 use crate::log::read::Position;
 use crate::message::{Frame, Message};
 
 /// The version of the protocol that is spoken here.
 pub(in crate::log) const VERSION: u8 = 2;
+
+/// Bytes of a request at most, head and batches: the largest batch, and what goes with it.
+pub(in crate::log) const REQUEST_BYTES_MAX: usize = BATCH_BYTES_MAX as usize + (1 << 20);
 
 /// The kind of an answer that refuses its request, whatever that was.
 const REFUSED: u8 = 255;

@@ -99,6 +99,9 @@ codes! {
     26 NotOwner,
     /// The topic that the caller knows was deleted, and another one has its name.
     27 TopicReplaced,
+    /// More than the server allows: a longer session or lock, a further member. The text names what was asked for, and how
+    /// much is allowed.
+    29 OverLimit,
 }
 
 wire_struct! {

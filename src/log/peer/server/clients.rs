@@ -1,7 +1,7 @@
 //! What the server knows of its clients: requests in flight, and answers that wait to be sent. A client of which there
 //! is nothing is forgotten.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,23 +19,61 @@ use crate::socket::{SendFuture, Socket};
 /// A request that waits until its client has read what it was answered.
 pub(super) type Deferred = (u64, Request, Vec<Bytes>);
 
+/// What a request is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// It waits until something comes.
+    Poll,
+    /// It asks for what has come.
+    Look,
+    Other,
+}
+
+impl Kind {
+    pub(super) fn of(request: &Request) -> Self {
+        match request {
+            waits if waits.waits() => Self::Poll,
+            Request::Fetch(_) | Request::Acquire(_) | Request::AwaitGroup(_) => Self::Look,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Requests in flight.
+#[derive(Debug, Default)]
+struct Requests {
+    /// By number.
+    bytes_of: HashMap<u64, (Kind, usize)>,
+    /// Of all of them.
+    bytes: usize,
+}
+
+impl Requests {
+    fn remove(&mut self, correlation: u64) -> Option<Kind> {
+        let (kind, bytes) = self.bytes_of.remove(&correlation)?;
+        self.bytes -= bytes;
+        Some(kind)
+    }
+}
+
 /// One client.
 #[derive(Debug)]
 pub(super) struct Client {
     routing_id: RoutingId,
     /// The connection: a client that comes back under its routing id is another one, and gets none of these answers.
     peer: PeerId,
-    /// Numbers of requests that are not answered, but for those that only wait for something to come, and the bytes of each.
-    active: HashMap<u64, usize>,
-    /// All bytes of those.
-    request_bytes: usize,
-    /// Those.
-    pub(super) polls: HashSet<u64>,
+    /// Requests that are not answered, but for those that only wait for something to come.
+    active: Requests,
+    /// Those that only wait.
+    polls: Requests,
     pub(super) deferred: VecDeque<Deferred>,
     /// Tasks that could go on, but whose answers have to wait until it has read others.
     pub(super) held: BTreeSet<u64>,
     answers: VecDeque<Message>,
     answer_bytes: usize,
+    /// Bytes of what tasks have taken for it and cannot give yet, by task, and of all that.
+    taken: HashMap<u64, usize>,
+    taken_bytes: usize,
     /// The answer for which there was no room, its bytes, and the task that waits for it.
     sending: Option<(SendFuture<Router>, usize, u64)>,
 }
@@ -54,55 +92,71 @@ impl Client {
         Self {
             routing_id,
             peer,
-            active: HashMap::new(),
-            request_bytes: 0,
-            polls: HashSet::new(),
+            active: Requests::default(),
+            polls: Requests::default(),
             deferred: VecDeque::new(),
             held: BTreeSet::new(),
             answers: VecDeque::new(),
             answer_bytes: 0,
+            taken: HashMap::new(),
+            taken_bytes: 0,
             sending: None,
         }
     }
 
     /// Whether there is nothing to be known of it.
     pub(super) fn is_idle(&self) -> bool {
-        let asked = self.active.len() + self.polls.len();
+        let asked = self.active.bytes_of.len() + self.polls.bytes_of.len();
         asked == 0 && self.answers.is_empty() && self.sending.is_none()
     }
 
     /// Whether a request of this number is not answered yet.
     pub(super) fn has_asked(&self, correlation: u64) -> bool {
-        self.active.contains_key(&correlation) || self.polls.contains(&correlation)
+        [&self.active, &self.polls].iter().any(|asked| asked.bytes_of.contains_key(&correlation))
     }
 
-    /// Whether there is room for so many more bytes of requests. There is for any one alone.
-    pub(super) fn takes(&self, bytes: usize, bytes_max: usize) -> bool {
-        self.request_bytes == 0 || self.request_bytes.saturating_add(bytes) <= bytes_max
+    /// Whether there is room for so many more bytes of requests of a kind. There is for any one alone.
+    pub(super) fn takes(&self, kind: Kind, bytes: usize, bytes_max: usize) -> bool {
+        let Requests { bytes: before, .. } =
+            if kind == Kind::Poll { &self.polls } else { &self.active };
+        *before == 0 || before.saturating_add(bytes) <= bytes_max
     }
 
-    /// A request that does not wait for anything to come is in flight.
-    pub(super) fn ask(&mut self, correlation: u64, bytes: usize) {
-        self.active.insert(correlation, bytes);
-        self.request_bytes += bytes;
+    /// A request is in flight.
+    pub(super) fn ask(&mut self, kind: Kind, correlation: u64, bytes: usize) {
+        let asked = if kind == Kind::Poll { &mut self.polls } else { &mut self.active };
+        asked.bytes_of.insert(correlation, (kind, bytes));
+        asked.bytes += bytes;
     }
 
-    /// It is answered.
-    pub(super) fn finish(&mut self, correlation: u64) {
-        match self.active.remove(&correlation) {
-            Some(bytes) => self.request_bytes -= bytes,
-            None => drop(self.polls.remove(&correlation)),
-        }
+    /// How many requests in flight only wait for something to come.
+    pub(super) fn polls(&self) -> usize {
+        self.polls.bytes_of.len()
+    }
+
+    /// A request is answered, which was of this kind.
+    pub(super) fn finish(&mut self, correlation: u64) -> Option<Kind> {
+        self.polls.remove(correlation).or_else(|| self.active.remove(correlation))
+    }
+
+    /// A task has taken so many bytes for it which it cannot give yet; 0 when it gives them, or gives them up.
+    pub(super) fn takes_up(&mut self, task: u64, bytes: usize) {
+        let before = match bytes {
+            0 => self.taken.remove(&task),
+            _ => self.taken.insert(task, bytes),
+        };
+        self.taken_bytes = self.taken_bytes + bytes - before.unwrap_or(0);
+    }
+
+    /// Whether it has to read before it is given more.
+    pub(super) fn is_over(&self, bytes_max: usize) -> bool {
+        self.answer_bytes + self.taken_bytes > bytes_max
     }
 
     /// Requests that are not answered, or whose answers are not sent; without those that only wait.
     pub(super) fn in_flight(&self) -> usize {
-        self.active.len() + self.answers.len() + usize::from(self.sending.is_some())
-    }
-
-    /// Bytes of answers that wait to be sent.
-    pub(super) fn answer_bytes(&self) -> usize {
-        self.answer_bytes
+        let active = self.active.bytes_of.len();
+        active + self.answers.len() + usize::from(self.sending.is_some())
     }
 
     /// The task that waits for room, if one does.
@@ -190,15 +244,21 @@ mod tests {
     #[test]
     fn requests_in_flight_have_so_many_bytes_together_or_are_one() {
         let (_context, _router, _dealer, mut client) = connected();
-        assert!(client.takes(101, 100), "one alone");
-        client.ask(1, 101);
-        assert!(!client.takes(1, 100));
-        client.finish(1);
-        client.ask(2, 60);
-        assert!(client.takes(40, 100) && !client.takes(41, 100));
-        client.ask(3, 40);
+        let (one, poll) = (Kind::Other, Kind::Poll);
+        assert!(client.takes(one, 101, 100), "one alone");
+        client.ask(one, 1, 101);
+        assert!(!client.takes(one, 1, 100));
+        assert_eq!(client.finish(1), Some(one));
+        client.ask(one, 2, 60);
+        assert!(client.takes(one, 40, 100) && !client.takes(one, 41, 100));
+        client.ask(one, 3, 40);
         client.finish(2);
-        assert!(client.takes(60, 100) && !client.takes(61, 100) && client.has_asked(3));
+        assert!(client.takes(one, 60, 100) && !client.takes(one, 61, 100) && client.has_asked(3));
+        // Those that wait, as they do most of the time, by themselves: one alone has to be alone some day.
+        client.ask(poll, 4, 90);
+        assert!(client.takes(one, 60, 100) && !client.takes(poll, 11, 100));
+        assert_eq!((client.finish(4), client.finish(4)), (Some(poll), None));
+        assert!(client.takes(poll, 101, 100));
     }
 
     /// Another client under the routing id of the first, which is gone.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::work::fingerprint;
+use super::limits::over_limit;
+use super::work::{fingerprint, refused};
 use crate::log::append::Ticket;
 use crate::log::groups::{
     GroupDescription, GroupOffset, HeartbeatRequest, MemberDescription, OffsetCommit, Strategy,
@@ -14,7 +15,7 @@ use crate::log::groups::{
 use crate::log::options::Level;
 use crate::log::peer::protocol::{
     Commit, Done, GroupNames, GroupState, Heartbeat, MemberState, Membership, Nothing, Offset,
-    Offsets, ProgressState, Reply, Request, Transact, Transacted,
+    Offsets, Outcome, ProgressState, Reply, Request, Transact, Transacted,
 };
 use crate::log::transaction::Given;
 use crate::log::{Log, LogError};
@@ -54,14 +55,14 @@ pub(super) fn answer(log: &Log, request: &Request) -> Option<Result<Reply, LogEr
     })
 }
 
-/// Takes the heartbeat of a member.
-pub(super) fn heartbeat(log: &Log, request: &Heartbeat) -> Result<Reply, LogError> {
+/// Takes the heartbeat of a member, of which there are to be at most so many.
+pub(super) fn heartbeat(log: &Log, request: &Heartbeat, members_max: usize) -> Outcome {
     let Some(strategy) = Strategy::parse(&request.strategy) else {
         let reason = format!("{} is not known here", request.strategy);
-        return Err(LogError::Invalid { what: "strategy", reason });
+        return refused(Err(LogError::Invalid { what: "strategy", reason }));
     };
     let owned = request.owned.iter();
-    let (reply, version) = log.group(&request.group)?.heartbeat_at(HeartbeatRequest {
+    let heartbeat = HeartbeatRequest {
         member: request.member.clone(),
         instance: request.instance.clone(),
         generation: request.generation,
@@ -70,7 +71,14 @@ pub(super) fn heartbeat(log: &Log, request: &Heartbeat) -> Result<Reply, LogErro
         strategy,
         session_timeout: Duration::from_millis(request.session_ms.into()),
         owned: owned.map(|(topic, partition)| TopicPartition::new(topic, *partition)).collect(),
-    })?;
+    };
+    let name = &request.group;
+    let group = refused(log.group(name))?;
+    if !group.has_room_for(&heartbeat, members_max) {
+        let text = format!("group {name}: one more member, where the server allows {members_max}");
+        return Err(over_limit(name, text));
+    }
+    let (reply, version) = refused(group.heartbeat_at(heartbeat))?;
     Ok(Membership {
         member: reply.member,
         generation: reply.generation,

@@ -3,10 +3,10 @@
 //! One thread takes requests and answers them ([`service`]); what has to wait - an append for its level, a long poll for
 //! records, an acquisition for deliveries - is a small task there that the log wakes ([`work`]). That thread reads, and
 //! writes what goes into a segment as it is, but never waits until something is synced, nor for somebody who does. Segments
-//! that are full, and all syncs, it leaves to the keeper's threads (`append/keeper.rs`), which look after one partition each;
-//! the rest goes to threads for that ([`blocking`]): making and deleting topics, cutting the front and transactions to one,
-//! what is asked of groups to another, dead letters and the journals of queues to a third. (On a medium that is full a
-//! failed write is cut off there and then, and synced.)
+//! that are full, what a write has left for which there was no space, and all syncs, it leaves to the keeper's threads
+//! (`append/keeper.rs`), which look after one partition each; the rest goes to threads for that ([`blocking`]): making and deleting
+//! topics, cutting the front and transactions to one, what is asked of groups to another (commits when what they name is durable:
+//! [`commits`]), dead letters and the journals of queues to a third.
 //!
 //! A last thread hears of connections that end. Nothing a client does or omits keeps
 //! another one waiting: answers to a client that does not read them are held up to a limit, and its further requests are
@@ -14,14 +14,15 @@
 
 mod blocking;
 mod clients;
+mod commits;
 mod deadlines;
 mod groups;
+mod limits;
 mod service;
 #[cfg(test)]
 mod tests;
 mod work;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -29,58 +30,22 @@ use std::time::Duration;
 
 use super::alarm::Alarm;
 use crate::context::Context;
-use crate::error::SetupError;
+use crate::error::{OptionError, SetupError};
 use crate::log::durable::DurableQueue;
+use crate::log::peer::protocol::REQUEST_BYTES_MAX;
 use crate::log::{Log, threads};
 use crate::monitor::{Event, Monitor};
 use crate::peer::PeerId;
 use crate::sync::{Mutex, lock};
 use crate::transport::{Endpoint, ToEndpoint};
+use limits::Limits;
 use service::Service;
 
-/// So many times as many requests of a client may wait for records or a group as others may be in flight.
-const POLLS_PER_REQUEST: usize = 16;
-
 /// How a log is served. Every limit holds for each client by itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct LogServerOptions {
-    queues: BTreeMap<String, DurableQueue>,
+    queues: Vec<DurableQueue>,
     limits: Limits,
-}
-
-/// What a client may ask for.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::log) struct Limits {
-    /// Requests that are not answered.
-    pub(in crate::log) requests_max: usize,
-    /// Bytes of batches of requests that are not answered.
-    pub(in crate::log) request_bytes_max: usize,
-    /// Bytes of answers that wait to be sent; beyond it no further request is looked at.
-    pub(in crate::log) answer_bytes_max: usize,
-    /// Bytes of batches in one answer, unless the first one alone is larger.
-    pub(in crate::log) fetch_bytes_max: usize,
-    /// The longest that a request waits.
-    pub(in crate::log) wait_max: Duration,
-}
-
-impl Limits {
-    /// Fetches that wait for records, and members that wait for changes of their groups.
-    pub(in crate::log) fn polls_max(&self) -> usize {
-        self.requests_max.saturating_mul(POLLS_PER_REQUEST)
-    }
-}
-
-impl Default for LogServerOptions {
-    fn default() -> Self {
-        let limits = Limits {
-            requests_max: 256,
-            request_bytes_max: 128 << 20,
-            answer_bytes_max: 16 << 20,
-            fetch_bytes_max: 4 << 20,
-            wait_max: Duration::from_secs(60),
-        };
-        Self { queues: BTreeMap::new(), limits }
-    }
 }
 
 impl LogServerOptions {
@@ -92,8 +57,9 @@ impl LogServerOptions {
         self
     }
 
-    /// Bytes of batches that one client's requests in flight may have together; 128 MiB, exceeded only by a single request that is
-    /// larger. Further ones are refused with `Busy`, and sent again by its client.
+    /// Bytes that one client's requests in flight may have together; 128 MiB, exceeded only by a single request that is larger.
+    /// Those that wait may have as many. Further ones are refused with `Busy`, and sent again by its client. No request has more than 65 MiB, which is what the
+    /// largest batch takes: the connection of a larger one ends.
     #[must_use]
     pub fn request_bytes_max(mut self, bytes: usize) -> Self {
         self.limits.request_bytes_max = bytes;
@@ -122,17 +88,41 @@ impl LogServerOptions {
         self
     }
 
-    /// Offers a queue, under its name, to workers.
+    /// The longest session of a member; 30 min. So long a member of a client that is gone is waited for. One that wants a longer
+    /// session is refused with `OverLimit`.
+    #[must_use]
+    pub fn session_max(mut self, session: Duration) -> Self {
+        self.limits.session_max = session;
+        self
+    }
+
+    /// The longest lock on a delivery, acquired or renewed; 12 h. So long the record of a worker that is gone is nobody else's. A
+    /// longer one is refused with `OverLimit`.
+    #[must_use]
+    pub fn lock_max(mut self, lock: Duration) -> Self {
+        self.limits.lock_max = lock;
+        self
+    }
+
+    /// Members of one group; 1,000. A further one is refused with `OverLimit`, unless it takes the place of the one with its
+    /// instance name.
+    #[must_use]
+    pub fn members_max(mut self, members: usize) -> Self {
+        self.limits.members_max = members;
+        self
+    }
+
+    /// Offers a queue of the log, under its name, to workers.
     #[must_use]
     pub fn queue(mut self, queue: &DurableQueue) -> Self {
-        self.queues.insert(queue.name().to_owned(), queue.clone());
+        self.queues.push(queue.clone());
         self
     }
 
     /// Serves a log at an endpoint.
     ///
     /// # Errors
-    /// As `bind` of a socket.
+    /// `Option` for a queue of another log; else as `bind` of a socket.
     pub fn bind(
         self,
         context: &Context,
@@ -180,6 +170,9 @@ pub(in crate::log) const CONTROL: u64 = 1;
 /// Serves a log until it is dropped. What is appended stays appended; requests that wait are not answered any more, and
 /// clients ask the next server of the same endpoint. Dropping it waits for the request that is being carried out, unless that
 /// happens on a thread of a log or server, by a waker for instance: then it ends by itself.
+///
+/// It is dropped before its log is closed, or soon afterwards: what clients ask of a log that is closed stays unanswered, for the
+/// next server to do. Only who waits for records or deliveries hears at once that the log is closed.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -230,11 +223,17 @@ impl LogServer {
         log: &Log,
         endpoint: impl ToEndpoint,
     ) -> Result<Self, SetupError> {
+        if let Some(foreign) = options.queues.iter().find(|queue| !queue.is_of(log)) {
+            let (option, value) = ("queue", foreign.name().to_owned());
+            let reason = "must be a queue of the log that is served";
+            return Err(OptionError { option, value, reason }.into());
+        }
         let socket = context
             .router()
             .mandatory(true)
             .linger(Duration::from_secs(1))
             .send_hwm_bytes(options.limits.answer_bytes_max.max(1))
+            .max_message_bytes(REQUEST_BYTES_MAX)
             .open()?;
         let (alarm, control) = (Arc::new(Alarm::default()), Arc::new(Control::default()));
         let monitor = socket.monitor();

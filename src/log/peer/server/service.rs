@@ -3,7 +3,7 @@
 mod administer;
 mod answers;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,18 +16,20 @@ use bytes::Bytes;
 use administer::{administer, queue_state, topic_state};
 
 use super::blocking::Blocking;
-use super::clients::{Client, Clients, Deferred};
+use super::clients::{Client, Clients, Deferred, Kind};
+use super::commits::{CommitWork, Lines, Makes};
 use super::deadlines::Deadlines;
+use super::limits::Limits;
 use super::work::{BATCHES_MAX, FetchWork, OffsetWork, Work, fingerprint, refused};
 use super::{CONTROL, Control, LogServerOptions, groups};
 use crate::error::SetupError;
-use crate::log::durable::Chores;
+use crate::log::durable::{Chores, DurableQueue};
 use crate::log::groups::GroupWatch;
 use crate::log::options::Level;
 use crate::log::peer::alarm::Alarm;
 use crate::log::peer::protocol::{
     self, Append, AwaitGroup, Commit, Done, Heartbeat, Malformed, Nothing, Outcome, ProducerId,
-    RemoteCode, RemoteError, Reply, Request, Settle, TopicNames, WirePosition,
+    RemoteCode, RemoteError, Reply, Request, Settle, TopicNames, Verdict, WirePosition,
 };
 use crate::log::{Log, threads};
 use crate::message::Message;
@@ -63,12 +65,15 @@ pub(super) struct Service {
     socket: Socket<Router>,
     receiving: RecvFromFuture,
     log: Log,
-    options: LogServerOptions,
+    limits: Limits,
+    queues: BTreeMap<String, DurableQueue>,
     alarm: Arc<Alarm>,
     control: Arc<Control>,
     blocking: Blocking,
     /// For what is asked of groups: a heartbeat must not wait until a topic is made.
-    coordinating: Blocking,
+    coordinating: Arc<Blocking>,
+    /// Commits that it has not taken yet.
+    commits: Lines,
     /// For what queues wait for: dead letters, and their journals.
     tending: Blocking,
     clients: Clients,
@@ -92,17 +97,21 @@ impl Service {
     ) -> Result<Self, SetupError> {
         let receiving = socket.recv_from_async();
         let blocking = Blocking::start("peermq-log-admin", Arc::clone(&alarm))?;
-        let coordinating = Blocking::start("peermq-log-group", Arc::clone(&alarm))?;
+        let coordinating = Arc::new(Blocking::start("peermq-log-group", Arc::clone(&alarm))?);
         let tending = Blocking::start("peermq-log-queue", Arc::clone(&alarm))?;
+        let LogServerOptions { queues, limits } = options;
+        let named = |queue: DurableQueue| (queue.name().to_owned(), queue);
         Ok(Self {
             socket,
             receiving,
             log: log.clone(),
-            options,
+            limits,
+            queues: queues.into_iter().map(named).collect(),
             alarm,
             control,
             blocking,
             coordinating,
+            commits: Lines::default(),
             tending,
             clients: Clients::new(),
             tasks: HashMap::new(),
@@ -131,6 +140,8 @@ impl Service {
             }
             while let Some((peer, (correlation, request, body))) = self.resumed.pop() {
                 self.begin(peer, correlation, request, body);
+                // It may have to wait, and its answer with it.
+                self.resume(peer);
             }
             // Always, and last: it also sends out what has gathered.
             let Some(more) = self.receive() else { return };
@@ -166,7 +177,7 @@ impl Service {
         let Some(peer) = message.peer().map(|peer| peer.id()) else { return };
         let decoded = protocol::decode_request(message);
         let client = self.clients.entry(peer).or_insert_with(|| Client::new(from, peer));
-        let limits = self.options.limits;
+        let limits = self.limits;
         let mut version = protocol::VERSION;
         let (correlation, error) = match decoded {
             Ok((correlation, request, body)) => {
@@ -174,19 +185,17 @@ impl Service {
                     // Sent again over the same connection: the first one is answered.
                     return;
                 }
-                let is_poll = request.waits();
-                let bytes = body.iter().map(Bytes::len).sum();
+                let kind = Kind::of(&request);
+                let is_poll = kind == Kind::Poll;
+                let bytes = message.body_bytes();
                 let has_room = match is_poll {
-                    true => client.in_flight() + client.polls.len() < limits.polls_max(),
+                    true => client.in_flight() + client.polls() < limits.polls_max(),
                     false => client.in_flight() < limits.requests_max,
                 };
-                if has_room && client.takes(bytes, limits.request_bytes_max) {
+                if has_room && client.takes(kind, bytes, limits.request_bytes_max) {
                     self.control.requests.fetch_add(1, Ordering::Relaxed);
-                    match is_poll {
-                        true => drop(client.polls.insert(correlation)),
-                        false => client.ask(correlation, bytes),
-                    }
-                    if client.answer_bytes() > limits.answer_bytes_max {
+                    client.ask(kind, correlation, bytes);
+                    if client.is_over(limits.answer_bytes_max) {
                         client.deferred.push_back((correlation, request, body));
                         return;
                     }
@@ -223,11 +232,11 @@ impl Service {
     fn begin(&mut self, peer: PeerId, correlation: u64, request: Request, body: Vec<Bytes>) {
         let task = self.next_task;
         self.next_task += 1;
-        match self.step(task, request, body) {
+        match self.step(peer, task, request, body) {
             Ok(Step::Done(outcome)) => self.finish(peer, correlation, &outcome),
             Err(error) => self.finish(peer, correlation, &Err(error)),
             Ok(Step::Wait(work, wait)) => {
-                let wait = wait.min(self.options.limits.wait_max);
+                let wait = wait.min(self.limits.wait_max);
                 let deadline = now().checked_add(wait).unwrap_or_else(now);
                 self.deadlines.insert(task, deadline);
                 self.tasks.insert(task, Task::Request { peer, correlation, deadline, work });
@@ -240,14 +249,13 @@ impl Service {
     fn go_on(&mut self, task: u64, over: bool) {
         match self.tasks.get_mut(&task) {
             Some(Task::Request { peer, correlation, deadline, work }) => {
-                if work.is_bulky()
-                    && let Some(client) = self.clients.get_mut(peer)
-                    && client.answer_bytes() > self.options.limits.answer_bytes_max
-                {
+                let Some(client) = self.clients.get_mut(peer) else { return };
+                if work.is_bulky() && client.is_over(self.limits.answer_bytes_max) {
                     client.held.insert(task);
-                    return;
+                    return work.step_back();
                 }
                 let polled = work.poll(&self.alarm.waker(task), over);
+                client.takes_up(task, work.taken_bytes());
                 work.chores().into_iter().for_each(|chores| tend(&self.tending, chores));
                 let Poll::Ready(outcome) = polled else {
                     self.deadlines.look_again(task, work.look_again_at());
@@ -285,8 +293,14 @@ fn malformed(reason: Malformed) -> RemoteError {
 
 impl Service {
     /// Does what is asked, or says what it waits for.
-    fn step(&mut self, task: u64, request: Request, body: Vec<Bytes>) -> Result<Step, RemoteError> {
-        let limits = self.options.limits;
+    fn step(
+        &mut self,
+        peer: PeerId,
+        task: u64,
+        request: Request,
+        body: Vec<Bytes>,
+    ) -> Result<Step, RemoteError> {
+        let limits = self.limits;
         Ok(match request {
             Request::NewProducer(_) => done(self.new_producer()),
             Request::Append(append) => self.append(&append, &body)?,
@@ -311,6 +325,7 @@ impl Service {
             Request::Acquire(acquire) => {
                 let wait = Duration::from_millis(acquire.wait_ms.into());
                 let queue = self.queue(&acquire.queue)?;
+                limits.check_lock(&acquire.queue, acquire.lock_ms)?;
                 let lock = Duration::from_millis(acquire.lock_ms.into());
                 // An answer is no longer than that to a fetch.
                 let count_max = acquire.count_max.min(BATCHES_MAX as u32);
@@ -318,8 +333,8 @@ impl Service {
                 Step::Wait(Work::Acquire(Box::new(work)), wait)
             }
             Request::Settle(settle) => self.settle(task, &settle)?,
-            Request::Heartbeat(heartbeat) => self.heartbeat(task, heartbeat),
-            Request::Commit(commit) => self.commit(task, commit),
+            Request::Heartbeat(heartbeat) => self.heartbeat(task, heartbeat)?,
+            Request::Commit(commit) => self.commit(peer, task, commit),
             Request::AwaitGroup(request) => {
                 let wait = Duration::from_millis(request.wait_ms.into());
                 Step::Wait(self.await_group(task, request), wait)
@@ -343,6 +358,9 @@ impl Service {
 
     fn settle(&self, task: u64, settle: &Settle) -> Result<Step, RemoteError> {
         let queue = self.queue(&settle.queue)?;
+        if let Verdict::Renew(lock_ms) = settle.verdict {
+            self.limits.check_lock(&settle.queue, lock_ms)?;
+        }
         // Locks are judged now, whatever is to be waited for then.
         let settling = queue.settling(settle.verdict, &settle.deliveries);
         let work = if settling.blocks() {
@@ -354,33 +372,32 @@ impl Service {
         Ok(Step::Wait(work, Duration::MAX))
     }
 
-    fn heartbeat(&self, task: u64, heartbeat: Heartbeat) -> Step {
+    fn heartbeat(&self, task: u64, heartbeat: Heartbeat) -> Result<Step, RemoteError> {
+        let Limits { members_max, .. } = self.limits;
+        self.limits.check_session(&heartbeat.group, heartbeat.session_ms)?;
         // It counts from now on, however long others keep it waiting.
         let mut beating = self.log.beating(&heartbeat.group, &heartbeat.member);
         let log = self.log.clone();
         let job = move || {
-            let taken = refused(groups::heartbeat(&log, &heartbeat));
+            let taken = groups::heartbeat(&log, &heartbeat, members_max);
             taken.inspect(|_| beating.taken())
         };
         let place = self.coordinating.run(task, Box::new(job));
-        Step::Wait(Work::Blocking(place), Duration::MAX)
+        Ok(Step::Wait(Work::Blocking(place), Duration::MAX))
     }
 
-    fn commit(&self, task: u64, commit: Commit) -> Step {
-        let (log, begun) = (self.log.clone(), Arc::new(Mutex::new(None)));
-        let begins = Arc::clone(&begun);
-        let job = move || {
-            *lock(&begins) = refused(groups::commit(&log, &commit))?;
-            Ok(Done(Nothing {}).into())
-        };
-        let place = self.coordinating.run(task, Box::new(job));
-        Step::Wait(Work::BeginCommit { place, begun }, Duration::MAX)
+    fn commit(&self, peer: PeerId, task: u64, commit: Commit) -> Step {
+        let (log, lines) = (self.log.clone(), self.commits.clone());
+        let (coordinating, alarm) = (Arc::clone(&self.coordinating), Arc::clone(&self.alarm));
+        let makes = Makes { log, lines, coordinating, alarm };
+        let work = CommitWork::new(task, peer, commit, makes);
+        Step::Wait(Work::Commit(Box::new(work)), Duration::MAX)
     }
 
     /// Hands what blocks to another thread.
     fn step_aside(&self, task: u64, request: Request, body: Vec<Bytes>) -> Step {
         let log = self.log.clone();
-        let thread = if request.is_of_group() { &self.coordinating } else { &self.blocking };
+        let thread = if request.is_of_group() { &*self.coordinating } else { &self.blocking };
         let job = move || refused(administer(&log, request, body));
         let place = thread.run(task, Box::new(job));
         Step::Wait(Work::Blocking(place), Duration::MAX)
@@ -409,8 +426,8 @@ impl Service {
         ProducerId { id: incarnation << 32 | i64::from(number), epoch: 0 }
     }
 
-    fn queue(&self, name: &str) -> Result<&crate::log::durable::DurableQueue, RemoteError> {
-        self.options.queues.get(name).ok_or_else(|| {
+    fn queue(&self, name: &str) -> Result<&DurableQueue, RemoteError> {
+        self.queues.get(name).ok_or_else(|| {
             let text = format!("there is no queue {name} here");
             let mut error = RemoteError::new(RemoteCode::UnknownQueue, text);
             error.topic = Some(name.to_owned());

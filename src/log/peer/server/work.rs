@@ -11,6 +11,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::blocking::Place;
+use super::commits::CommitWork;
 use crate::log::append::Ticket;
 use crate::log::durable::{Acquiring, Chores, Settling};
 use crate::log::error::LogError;
@@ -20,8 +21,8 @@ use crate::log::groups::{Group, GroupWatch};
 use crate::log::options::Level;
 use crate::log::partition::Partition;
 use crate::log::peer::protocol::{
-    Appended, Done, Fetch, Fetched, GroupVersion, NO_EPOCH, Nothing, OffsetAt, OffsetFound,
-    Outcome, RemoteCode, RemoteError, Reply,
+    Appended, Fetch, Fetched, GroupVersion, NO_EPOCH, OffsetAt, OffsetFound, Outcome, RemoteCode,
+    RemoteError, Reply,
 };
 use crate::log::peer::watch::{Gathered, Watch};
 use crate::log::read::{Position, Reader};
@@ -50,10 +51,8 @@ pub(super) enum Work {
     AwaitGroup { watch: GroupWatch, version: u64 },
     /// For another thread to find a group, of which another version is waited for then. `over`: the time for that is up.
     FindGroup { place: Place, found: Arc<Mutex<Option<Group>>>, version: u64, over: bool },
-    /// For another thread to begin a commit, which is waited for then.
-    BeginCommit { place: Place, begun: Arc<Mutex<Option<Ticket>>> },
     /// For a commit to be durable.
-    Commit(Ticket),
+    Commit(Box<CommitWork>),
     /// For the other thread.
     Blocking(Place),
 }
@@ -89,23 +88,34 @@ impl Work {
                 *self = Self::AwaitGroup { watch: GroupWatch::new(group), version };
                 self.poll(waker, over)
             }
-            Self::BeginCommit { place, begun } => {
-                let Some(outcome) = place.take() else { return Poll::Pending };
-                let Some(ticket) = lock(begun).take() else { return Poll::Ready(outcome) };
-                *self = Self::Commit(ticket);
-                self.poll(waker, over)
-            }
-            Self::Commit(ticket) => {
-                let polled = Pin::new(ticket).poll(&mut Context::from_waker(waker));
-                polled.map(|done| refused(done).map(|_| Done(Nothing {}).into()))
-            }
+            Self::Commit(commit) => commit.poll(waker),
             Self::Blocking(place) => place.take().map_or(Poll::Pending, Poll::Ready),
         }
     }
 
-    /// Whether its answer may be so large that it has to wait for a client that does not read. Nobody else waits for it.
+    /// Whether its answer may be so large that it has to wait for a client that does not read.
     pub(super) fn is_bulky(&self) -> bool {
-        matches!(self, Self::Fetch(_))
+        match self {
+            Self::Fetch(_) => true,
+            // What it has taken already nobody else gets.
+            Self::Acquire(acquiring) => acquiring.taken_bytes() == 0,
+            _ => false,
+        }
+    }
+
+    /// It is not polled for a while. Nobody else is to wait for it.
+    pub(super) fn step_back(&mut self) {
+        if let Self::Acquire(acquiring) = self {
+            acquiring.step_back();
+        }
+    }
+
+    /// Bytes of what it has taken for its client and cannot give yet.
+    pub(super) fn taken_bytes(&self) -> usize {
+        match self {
+            Self::Acquire(acquiring) => acquiring.taken_bytes(),
+            _ => 0,
+        }
     }
 
     /// What it has found to be done by a thread that may block, beside it.

@@ -75,7 +75,8 @@ impl RemoteGroup {
     /// Joins as a member; returns when the coordinator has answered.
     ///
     /// # Errors
-    /// `Refused` with `Invalid` for a session below 10 ms; any other [`PeerError`].
+    /// `Refused` with `Invalid` for a session below 10 ms, with `OverLimit` for one that is longer than the server allows (30 min, if
+    /// it does not say otherwise), or one member more than that; any other [`PeerError`].
     pub fn join(&self, options: MemberOptions) -> Result<RemoteMember, PeerError> {
         let mut member = RemoteMember::new(self, options);
         let core = member.client.core().clone();

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use super::{Service, Task};
-use crate::log::peer::protocol::{self, Outcome, RemoteError};
-use crate::log::peer::server::clients::{Client, Sent};
+use crate::log::peer::protocol::{self, Outcome, RemoteCode, RemoteError};
+use crate::log::peer::server::clients::{Client, Kind, Sent};
 use crate::peer::PeerId;
 use crate::sync::lock;
 use crate::transport::now;
@@ -12,7 +12,13 @@ use crate::transport::now;
 impl Service {
     pub(super) fn finish(&mut self, peer: PeerId, correlation: u64, outcome: &Outcome) {
         let Some(client) = self.clients.get_mut(&peer) else { return };
-        client.finish(correlation);
+        let kind = client.finish(correlation);
+        // The next server does it: its client sends it there. Who waits for something to come is to know that nothing will.
+        if kind == Some(Kind::Other)
+            && outcome.as_ref().is_err_and(|error| error.code == RemoteCode::Closed)
+        {
+            return self.send(peer);
+        }
         self.answer(peer, correlation, outcome);
     }
 
@@ -59,21 +65,30 @@ impl Service {
                 self.tasks.insert(task, Task::Send(peer));
             }
         }
-        if client.answer_bytes() <= self.options.limits.answer_bytes_max {
+        if !client.is_over(self.limits.answer_bytes_max) {
             if !client.held.is_empty() {
                 self.roomy.insert(peer);
             }
-            // One at a time: its answer comes this way again.
-            self.resumed.extend(client.deferred.pop_front().map(|deferred| (peer, deferred)));
+            self.resume(peer);
             self.forget_if_idle(peer);
+        }
+    }
+
+    /// Has the next request looked at that a client has sent and that waited until it had read enough: one at a time, as each
+    /// may be answered.
+    pub(super) fn resume(&mut self, peer: PeerId) {
+        let Some(client) = self.clients.get_mut(&peer) else { return };
+        let is_resumed = self.resumed.iter().any(|(resumed, _)| *resumed == peer);
+        if !is_resumed && !client.is_over(self.limits.answer_bytes_max) {
+            self.resumed.extend(client.deferred.pop_front().map(|deferred| (peer, deferred)));
         }
     }
 
     /// Goes on with what was held of a client, as far as it has read enough by now.
     pub(super) fn release(&mut self, peer: PeerId) {
-        let bytes_max = self.options.limits.answer_bytes_max;
+        let bytes_max = self.limits.answer_bytes_max;
         while let Some(client) = self.clients.get_mut(&peer)
-            && client.answer_bytes() <= bytes_max
+            && !client.is_over(bytes_max)
             && let Some(task) = client.held.pop_first()
         {
             let over = match self.tasks.get(&task) {
