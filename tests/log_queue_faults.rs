@@ -308,6 +308,39 @@ fn everything_is_noted_however_much_is_out() {
 }
 
 #[test]
+fn a_queue_whose_journal_is_long_opens_again_and_again() {
+    let storage = MemoryStorage::new();
+    let reopen = || Log::options().storage(Arc::new(storage.clone())).open("/log").unwrap();
+    let log = reopen();
+    let topic = log.create_topic("jobs", TopicOptions::default()).unwrap();
+    // So many notes that a picture is due, about more records than a message may list.
+    let (rounds, each) = (512, 130);
+    for _ in 0..rounds * each {
+        drop(topic.append_at(Level::Buffered, NewRecord::new("j")).unwrap());
+    }
+    log.sync().unwrap();
+    let first = queue(&log, DurableQueue::options());
+    for _ in 0..rounds {
+        let got = first.acquire(each, LOCK, SOON).unwrap();
+        assert_eq!(got.len(), each);
+        first.ack(&ids(&got)).unwrap();
+    }
+    drop((first, topic));
+    log.close().unwrap();
+    for open in 0..3 {
+        let log = reopen();
+        let again = queue(&log, DurableQueue::options());
+        assert!(again.acquire(9, LOCK, NOW).unwrap().is_empty(), "open {open}");
+        assert_eq!(again.stats().missed, 0);
+        log.close().unwrap();
+    }
+    let log = reopen();
+    append(&log, "next");
+    let got = queue(&log, DurableQueue::options()).acquire(9, LOCK, NOW).unwrap();
+    assert_eq!(offsets(&got), [i64::try_from(rounds * each).unwrap()]);
+}
+
+#[test]
 fn an_answer_to_a_remote_worker_has_no_more_bytes_than_one_to_a_reader() {
     let (_clock, log) = open();
     let large = vec![b'x'; 1000];

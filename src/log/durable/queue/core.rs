@@ -102,6 +102,16 @@ pub(super) struct Remembered {
     pub(super) attempts: BTreeMap<i64, u32>,
 }
 
+impl Remembered {
+    /// Passes over what is done with at the floor, so that it need not be remembered one by one.
+    pub(super) fn tidy(&mut self) {
+        while let Some(first) = self.done.first().copied().filter(|first| *first <= self.floor) {
+            self.done.pop_first();
+            self.floor = self.floor.max(first + 1);
+        }
+    }
+}
+
 /// All records of a queue.
 #[derive(Debug)]
 pub(super) struct Core {

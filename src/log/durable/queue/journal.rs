@@ -1,6 +1,6 @@
 //! What a queue remembers across restarts: a topic of the same log, in which every delivery and every end of a record is
-//! noted. Now and then a picture of everything follows, and what is before it is forgotten. A picture takes a record for
-//! each partition and counts once it is complete.
+//! noted. Now and then a picture of everything follows, and what is before it is forgotten. A picture takes a record or more
+//! for each partition and counts once it is complete.
 
 use std::collections::BTreeMap;
 
@@ -39,16 +39,16 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// A picture begins: of this topic, with so many partitions, which follow at once.
+    /// A picture begins: of this topic, with so many parts, which follow at once.
     struct Picture {
         topic: String,
         id: (u64, u64),
-        partitions: u32,
+        parts: u32,
     }
 }
 
 wire_struct! {
-    /// Everything about one partition.
+    /// A part: everything about one partition, or some of it; the rest is in other parts.
     struct Partition {
         partition: u32,
         floor: i64,
@@ -75,7 +75,7 @@ impl Note {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut input = Input::new(bytes);
+        let mut input = Input::of_own(bytes);
         let (version, code) = (u8::take(&mut input)?, u8::take(&mut input)?);
         if version != VERSION {
             return Err(Malformed::Version { found: version });
@@ -92,6 +92,20 @@ pub(super) struct Memory {
     /// The topic that the queue is over: its name and its id, by which it is told from a later one of that name.
     pub(super) topic: (String, Id),
     pub(super) partitions: BTreeMap<u32, Remembered>,
+}
+
+/// What a picture says of a partition, in parts that fit a record each.
+fn parts(partition: u32, remembered: Remembered) -> Vec<Partition> {
+    let Remembered { floor, done, attempts } = remembered;
+    let (done, attempts) = (Vec::from_iter(done), Vec::from_iter(attempts));
+    let count = done.len().max(attempts.len()).div_ceil(ITEMS_MAX).max(1);
+    let (mut done, mut attempts) = (done.chunks(ITEMS_MAX), attempts.chunks(ITEMS_MAX));
+    let part = |_| {
+        let done = done.next().unwrap_or_default().to_vec();
+        let attempts = attempts.next().unwrap_or_default().to_vec();
+        Partition { partition, floor, done, attempts }
+    };
+    (0..count).map(part).collect()
 }
 
 /// The journal of one queue.
@@ -171,16 +185,15 @@ impl Journal {
     pub(super) fn draw(&mut self, memory: Memory) -> Result<Drawing, LogError> {
         let Memory { topic: (topic, id), partitions } = memory;
         let id = ((id.bits() >> 64) as u64, id.bits() as u64);
-        let count = u32::try_from(partitions.len()).unwrap_or(u32::MAX);
+        let parts = partitions.into_iter().flat_map(|(number, known)| parts(number, known));
+        let parts: Vec<Partition> = parts.collect();
+        let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
         let before = self.bytes;
-        let picture = Picture { topic, id, partitions: count };
+        let picture = Picture { topic, id, parts: count };
         let first = self.note(Level::Written, &Note::Picture(picture))?;
         let (offset, mut last) = (first.first_offset(), first);
-        for (partition, remembered) in partitions {
-            let Remembered { floor, done, attempts } = remembered;
-            let (done, attempts) = (done.into_iter().collect(), attempts.into_iter().collect());
-            let note = Note::Partition(Partition { partition, floor, done, attempts });
-            last = self.note(Level::Written, &note)?;
+        for part in parts {
+            last = self.note(Level::Written, &Note::Partition(part))?;
         }
         let (notes, bytes) = (self.notes, self.bytes);
         let drawn = Drawn { topic: self.topic.clone(), offset, notes, bytes, before };
@@ -256,16 +269,19 @@ impl Replay {
                 let bits = u128::from(picture.id.0) << 64 | u128::from(picture.id.1);
                 let topic = (picture.topic, Id::from_bits(bits));
                 let memory = Memory { topic, partitions: BTreeMap::new() };
-                self.incomplete = Some((memory, picture.partitions));
+                self.incomplete = Some((memory, picture.parts));
                 self.picture_bytes = bytes;
             }
             Note::Partition(Partition { partition, floor, done, attempts }) => {
                 let Some((memory, left)) = &mut self.incomplete else {
                     return Err(Malformed::Kind { found: 4 });
                 };
-                let done = done.into_iter().collect();
-                let attempts = attempts.into_iter().collect();
-                memory.partitions.insert(partition, Remembered { floor, done, attempts });
+                let known = memory.partitions.entry(partition).or_default();
+                // Another part may have brought it further.
+                known.floor = known.floor.max(floor);
+                known.done.extend(done);
+                known.attempts.extend(attempts);
+                known.tidy();
                 *left = left.saturating_sub(1);
                 self.picture_bytes += bytes;
             }
@@ -281,6 +297,7 @@ impl Replay {
                     let known = partitions.entry(partition).or_default();
                     known.done.insert(offset);
                     known.attempts.remove(&offset);
+                    known.tidy();
                 }
             }
         }

@@ -103,6 +103,7 @@ impl State {
                 let missed = if new { 0 } else { from - known.floor };
                 state.stats.missed += u64::try_from(missed).unwrap_or_default();
                 known.floor = from;
+                known.tidy();
             }
             let reader = topic.read(partition, Position::Offset(known.floor))?.durable_only();
             state.readers.push(reader);

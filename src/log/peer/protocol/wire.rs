@@ -49,18 +49,25 @@ pub enum Malformed {
     Frames,
 }
 
-/// Entries of a list. In memory, and in the answer, an entry may be many times as large as on the wire.
+/// Entries of a list in a message. In memory, and in the answer, an entry may be many times as large as on the wire.
 pub(in crate::log) const LIST_MAX: usize = 1 << 16;
 
 /// The bytes that are left to be decoded.
 #[derive(Clone, Debug)]
 pub(in crate::log) struct Input<'a> {
     left: &'a [u8],
+    list_max: usize,
 }
 
 impl<'a> Input<'a> {
+    /// What a peer has sent.
     pub(in crate::log) fn new(bytes: &'a [u8]) -> Self {
-        Self { left: bytes }
+        Self { left: bytes, list_max: LIST_MAX }
+    }
+
+    /// What this process, or one before it, has written itself: lists are as long as they are.
+    pub(in crate::log) fn of_own(bytes: &'a [u8]) -> Self {
+        Self { left: bytes, list_max: usize::MAX }
     }
 
     fn bytes(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
@@ -209,7 +216,7 @@ impl<T: Wire> Wire for Vec<T> {
 
     fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
         let count = input.count(T::BYTES_MIN)?;
-        if count > LIST_MAX {
+        if count > input.list_max {
             return Err(Malformed::List { count });
         }
         // Grows with what is really there: an item may be much larger here than on the wire.
