@@ -66,6 +66,29 @@ impl Drop for Chores {
     }
 }
 
+/// `chores`, held. Who finds it held counts on the holder, who may have looked for the last time by then. So there is another
+/// look once it is let go, and if there is something to do, the worker that waits longest is woken to see to it.
+struct Alone<'a> {
+    queue: &'a DurableQueue,
+    only: Option<MutexGuard<'a, ()>>,
+}
+
+impl<'a> Alone<'a> {
+    fn new(queue: &'a DurableQueue, only: MutexGuard<'a, ()>) -> Self {
+        Self { queue, only: Some(only) }
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.only = None;
+        if self.queue.has_chores() {
+            let next = self.queue.state().first_waiter();
+            next.into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
 impl DurableQueue {
     /// What is to be done in a thread that may block, unless somebody has been asked to.
     pub(in crate::log) fn chores(&self) -> Option<Chores> {
@@ -84,19 +107,8 @@ impl DurableQueue {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Ok(()),
         };
-        let done = self.do_chores();
-        self.give_back(only);
-        done
-    }
-
-    /// Gives `chores` back. Who has found something to do meanwhile has left it to this thread, which need not have done it, and
-    /// waits.
-    fn give_back(&self, only: MutexGuard<'_, ()>) {
-        drop(only);
-        let state = self.state();
-        let next = state.first_waiter().filter(|_| state.has_chores());
-        drop(state);
-        next.into_iter().for_each(Waker::wake);
+        let _only = Alone::new(self, only);
+        self.do_chores()
     }
 
     /// All there is to do. For who has `chores`.
@@ -119,17 +131,15 @@ impl DurableQueue {
         if !self.state().journal.is_long() {
             return Ok(());
         }
-        let only = lock(&self.inner.chores);
-        let done = self.shorten_journal();
-        self.give_back(only);
-        done
+        let _only = Alone::new(self, lock(&self.inner.chores));
+        self.shorten_journal()
     }
 
     /// Brings these dead, and others, to their topic; the failure of the first one of these that was refused.
     pub(super) fn bury_these(&self, spots: &BTreeSet<Spot>) -> Result<(), LogError> {
-        let only = lock(&self.inner.chores);
+        let only = Alone::new(self, lock(&self.inner.chores));
         let buried = self.bury();
-        self.give_back(only);
+        drop(only);
         // Somebody else may have done it, so what became of them counts.
         let state = self.state();
         let refused = state.unburied.iter().find(|((_, spot), _)| spots.contains(spot));
@@ -207,3 +217,6 @@ fn send(origin: &str, mail: &Mail) -> Vec<Outcome> {
     let wait = |ticket: Option<Ticket>| ticket.map_or(Ok(()), |ticket| ticket.wait().map(drop));
     tickets.into_iter().map(|(spot, ticket)| (spot, ticket.and_then(wait))).collect()
 }
+
+#[cfg(test)]
+mod tests;
