@@ -95,7 +95,7 @@ mod tests {
 
     use super::*;
     use crate::context::Context;
-    use crate::log::peer::protocol::{self, Answer, Heartbeat, Outcome, Request};
+    use crate::log::peer::protocol::{self, Answer, Heartbeat, Nothing, Outcome, Request};
     use crate::log::storage::MemoryStorage;
     use crate::log::{LogServer, ManualClock};
     use crate::pattern::Dealer;
@@ -119,37 +119,78 @@ mod tests {
         heartbeat.into()
     }
 
+    fn open() -> (Arc<ManualClock>, Log) {
+        let clock = Arc::new(ManualClock::new(0));
+        let options = Log::options().storage(Arc::new(MemoryStorage::new())).clock(clock.clone());
+        (clock, options.open("/log").unwrap())
+    }
+
+    fn send(socket: &Socket<Dealer>, correlation: u64, request: &Request) {
+        socket.send(protocol::encode_request(correlation, request, Vec::new())).unwrap();
+    }
+
     fn answer(socket: &Socket<Dealer>) -> Outcome {
         let answer = socket.recv_timeout(PATIENCE).unwrap();
         protocol::decode_answer(&answer).unwrap().1
     }
 
     #[test]
+    fn a_member_whose_client_has_to_read_first_is_not_silent() {
+        let (clock, log) = open();
+        let context = Context::new();
+        // Whatever is not sent is too much.
+        let options = LogServer::options().answer_bytes_max(1);
+        let server = options.bind(&context, &log, "inproc://log").unwrap();
+        let client = context.dealer().recv_hwm(1).open().unwrap();
+        client.connect(server.endpoint().clone()).unwrap();
+        send(&client, 1, &heartbeat("g", "m", 0, 1));
+        let Ok(reply) = answer(&client) else { panic!("it cannot join") };
+        let Answer::Membership(joined) = reply.answer else { panic!("{reply:?}") };
+
+        let ask =
+            |correlation| send(&client, correlation, &protocol::ListTopics(Nothing {}).into());
+        (2..22).for_each(ask);
+        send(&client, 22, &heartbeat("g", "m", joined.generation, 2));
+        // When this one is taken, that one has been.
+        ask(23);
+        while server.stats().requests < 23 {
+            std::thread::yield_now();
+        }
+        clock.advance(10 * i64::from(SESSION_MS));
+        let group = log.group("g").unwrap();
+        assert_eq!(group.describe().unwrap().members.len(), 1, "it has not read, but is there");
+        let outcomes: Vec<Outcome> = (2..24).map(|_| answer(&client)).collect();
+        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+
+        // From the answer on it has a session as always, and no longer.
+        clock.advance(i64::from(SESSION_MS));
+        assert_eq!(group.describe().unwrap().members.len(), 1);
+        clock.advance(1);
+        assert!(group.describe().unwrap().members.is_empty());
+        assert!(lock(&log.inner.groups.beats.0).is_empty(), "nothing is left of it");
+    }
+
+    #[test]
     fn a_member_whose_heartbeat_waits_for_another_group_is_not_silent() {
-        let clock = Arc::new(ManualClock::new(0));
-        let options = Log::options().storage(Arc::new(MemoryStorage::new())).clock(clock.clone());
-        let log = options.open("/log").unwrap();
+        let (clock, log) = open();
         let context = Context::new();
         let server = LogServer::bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
         let [slow, member] = [(), ()].map(|()| {
             let options = context.dealer().linger(Duration::ZERO);
             options.connect(server.endpoint().clone()).unwrap()
         });
-        let send = |socket: &Socket<Dealer>, request: Request| {
-            socket.send(protocol::encode_request(1, &request, Vec::new())).unwrap();
-        };
-        send(&member, heartbeat("h", "m", 0, 1));
+        send(&member, 1, &heartbeat("h", "m", 0, 1));
         let Ok(reply) = answer(&member) else { panic!("it cannot join") };
         let Answer::Membership(joined) = reply.answer else { panic!("{reply:?}") };
 
         let other = log.group("g").unwrap();
         let locked = lock(&other.cell.state);
-        send(&slow, heartbeat("g", "s", 0, 1));
+        send(&slow, 1, &heartbeat("g", "s", 0, 1));
         while server.stats().waiting < 1 {
             std::thread::yield_now();
         }
         clock.advance(i64::from(SESSION_MS) / 2);
-        send(&member, heartbeat("h", "m", joined.generation, 2));
+        send(&member, 1, &heartbeat("h", "m", joined.generation, 2));
         while server.stats().waiting < 2 {
             std::thread::yield_now();
         }

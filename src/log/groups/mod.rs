@@ -19,6 +19,7 @@ mod signal;
 mod types;
 mod watch;
 
+pub(in crate::log) use beats::Beating;
 pub use handle::{CommitTicket, Group};
 pub(in crate::log) use member::lanes::{Lane, Lanes};
 pub use member::{GroupMember, MemberOptions};

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use crate::error::SendError;
+use crate::log::groups::Beating;
 use crate::log::peer::alarm::Alarm;
 use crate::log::peer::protocol::Request;
 use crate::message::Message;
@@ -16,8 +17,8 @@ use crate::pattern::{Router, RoutingId};
 use crate::peer::PeerId;
 use crate::socket::{SendFuture, Socket};
 
-/// A request that waits until its client has read what it was answered.
-pub(super) type Deferred = (u64, Request, Vec<Bytes>);
+/// A request that waits until its client has read what it was answered, and whose member is not silent meanwhile.
+pub(super) type Deferred = (u64, Request, Vec<Bytes>, Option<Beating>);
 
 /// What a request is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

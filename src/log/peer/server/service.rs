@@ -2,6 +2,8 @@
 
 mod administer;
 mod answers;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
@@ -24,7 +26,7 @@ use super::work::{BATCHES_MAX, FetchWork, OffsetWork, Work, fingerprint, refused
 use super::{CONTROL, Control, LogServerOptions, groups};
 use crate::error::SetupError;
 use crate::log::durable::{Chores, DurableQueue};
-use crate::log::groups::GroupWatch;
+use crate::log::groups::{Beating, GroupWatch};
 use crate::log::options::Level;
 use crate::log::peer::alarm::Alarm;
 use crate::log::peer::protocol::{
@@ -138,8 +140,8 @@ impl Service {
             while let Some(peer) = self.roomy.pop_first() {
                 self.release(peer);
             }
-            while let Some((peer, (correlation, request, body))) = self.resumed.pop() {
-                self.begin(peer, correlation, request, body);
+            while let Some((peer, (correlation, request, body, beating))) = self.resumed.pop() {
+                self.begin(peer, correlation, request, body, beating);
                 // It may have to wait, and its answer with it.
                 self.resume(peer);
             }
@@ -196,10 +198,10 @@ impl Service {
                     self.control.requests.fetch_add(1, Ordering::Relaxed);
                     client.ask(kind, correlation, bytes);
                     if client.is_over(limits.answer_bytes_max) {
-                        client.deferred.push_back((correlation, request, body));
-                        return;
+                        let beating = beating_of(&self.log, &request);
+                        return client.deferred.push_back((correlation, request, body, beating));
                     }
-                    return self.begin(peer, correlation, request, body);
+                    return self.begin(peer, correlation, request, body, None);
                 }
                 let most = if is_poll { limits.polls_max() } else { limits.requests_max };
                 let text = match has_room {
@@ -229,10 +231,19 @@ impl Service {
         self.refuse(peer, version, correlation, error);
     }
 
-    fn begin(&mut self, peer: PeerId, correlation: u64, request: Request, body: Vec<Bytes>) {
+    fn begin(
+        &mut self,
+        peer: PeerId,
+        correlation: u64,
+        request: Request,
+        body: Vec<Bytes>,
+        beating: Option<Beating>,
+    ) {
         let task = self.next_task;
         self.next_task += 1;
-        match self.step(peer, task, request, body) {
+        // It counts from now on at the latest, however long others keep it waiting.
+        let beating = beating.or_else(|| beating_of(&self.log, &request));
+        match self.step(peer, task, request, body, beating) {
             Ok(Step::Done(outcome)) => self.finish(peer, correlation, &outcome),
             Err(error) => self.finish(peer, correlation, &Err(error)),
             Ok(Step::Wait(work, wait)) => {
@@ -283,6 +294,12 @@ impl Service {
     }
 }
 
+/// Tells a heartbeat that has come; `None` for other requests.
+fn beating_of(log: &Log, request: &Request) -> Option<Beating> {
+    let Request::Heartbeat(heartbeat) = request else { return None };
+    Some(log.beating(&heartbeat.group, &heartbeat.member))
+}
+
 fn malformed(reason: Malformed) -> RemoteError {
     let code = match reason {
         Malformed::Version { .. } => RemoteCode::Version,
@@ -299,6 +316,7 @@ impl Service {
         task: u64,
         request: Request,
         body: Vec<Bytes>,
+        beating: Option<Beating>,
     ) -> Result<Step, RemoteError> {
         let limits = self.limits;
         Ok(match request {
@@ -333,7 +351,7 @@ impl Service {
                 Step::Wait(Work::Acquire(Box::new(work)), wait)
             }
             Request::Settle(settle) => self.settle(task, &settle)?,
-            Request::Heartbeat(heartbeat) => self.heartbeat(task, heartbeat)?,
+            Request::Heartbeat(heartbeat) => self.heartbeat(task, heartbeat, beating)?,
             Request::Commit(commit) => self.commit(peer, task, commit),
             Request::AwaitGroup(request) => {
                 let wait = Duration::from_millis(request.wait_ms.into());
@@ -372,15 +390,18 @@ impl Service {
         Ok(Step::Wait(work, Duration::MAX))
     }
 
-    fn heartbeat(&self, task: u64, heartbeat: Heartbeat) -> Result<Step, RemoteError> {
+    fn heartbeat(
+        &self,
+        task: u64,
+        heartbeat: Heartbeat,
+        mut beating: Option<Beating>,
+    ) -> Result<Step, RemoteError> {
         let Limits { members_max, .. } = self.limits;
         self.limits.check_session(&heartbeat.group, heartbeat.session_ms)?;
-        // It counts from now on, however long others keep it waiting.
-        let mut beating = self.log.beating(&heartbeat.group, &heartbeat.member);
         let log = self.log.clone();
         let job = move || {
             let taken = groups::heartbeat(&log, &heartbeat, members_max);
-            taken.inspect(|_| beating.taken())
+            taken.inspect(|_| beating.iter_mut().for_each(Beating::taken))
         };
         let place = self.coordinating.run(task, Box::new(job));
         Ok(Step::Wait(Work::Blocking(place), Duration::MAX))
