@@ -151,6 +151,11 @@ impl<P: Behaviour> Core<P> {
         Locked { state: lock(&self.state), only: &self.only, admits_all: &self.admits_all }
     }
 
+    #[cfg(feature = "log")]
+    pub(super) fn has_peer(&self, peer: PeerId) -> bool {
+        self.locked().peers.get(&peer).is_some_and(|peer| peer.ready)
+    }
+
     /// Hands a message to the only peer, if there is just one and it has room. False says nothing but that `send_attempt` must be
     /// asked.
     #[inline]

@@ -412,6 +412,12 @@ impl Socket<Router> {
         futures::try_send(self.core(), message, Some(to))
     }
 
+    /// Whether this very peer is there. An accepted one that is not never will be again.
+    #[cfg(feature = "log")]
+    pub(crate) fn has_peer(&self, peer: PeerId) -> bool {
+        self.core().has_peer(peer)
+    }
+
     /// [`try_send_to_peer`](Self::try_send_to_peer) as a future; cancel-safe as [`send_async`](Self::send_async).
     #[cfg(feature = "log")]
     pub(crate) fn send_to_peer_async(

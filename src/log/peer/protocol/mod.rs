@@ -361,6 +361,11 @@ impl Request {
             _ => false,
         }
     }
+
+    /// Whether it is for its answer alone: in vain, or worse, if that reaches nobody.
+    pub(in crate::log) fn only_asks(&self) -> bool {
+        matches!(self, Self::Fetch(_) | Self::Acquire(_) | Self::AwaitGroup(_))
+    }
 }
 
 /// The bytes every head begins with: version, kind, correlation.

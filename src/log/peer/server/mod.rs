@@ -141,7 +141,7 @@ pub struct LogServerStats {
     pub requests: u64,
     /// Requests that were refused.
     pub refused: u64,
-    /// Requests that were dropped without an answer, because a client sent far more than it may.
+    /// Requests that were dropped without an answer, because a client sent far more than it may, or was gone already.
     pub dropped: u64,
     /// Messages that were no requests.
     pub unreadable: u64,

@@ -87,6 +87,8 @@ pub(super) struct Service {
     resumed: Vec<(PeerId, Deferred)>,
     /// Clients that have read enough for tasks of theirs that are held.
     roomy: BTreeSet<PeerId>,
+    /// Clients that are gone, as far as the socket has not let go of them when that was told.
+    ended: BTreeSet<PeerId>,
 }
 
 impl Service {
@@ -121,6 +123,7 @@ impl Service {
             next_task: CONTROL + 1,
             resumed: Vec::new(),
             roomy: BTreeSet::new(),
+            ended: BTreeSet::new(),
         })
     }
 
@@ -178,6 +181,9 @@ impl Service {
     fn take(&mut self, from: RoutingId, message: &Message) {
         let Some(peer) = message.peer().map(|peer| peer.id()) else { return };
         let decoded = protocol::decode_request(message);
+        if self.is_in_vain(peer, decoded.as_ref().ok().map(|(_, request, _)| request)) {
+            return;
+        }
         let client = self.clients.entry(peer).or_insert_with(|| Client::new(from, peer));
         let limits = self.limits;
         let mut version = protocol::VERSION;

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::{Service, Task};
-use crate::log::peer::protocol::{self, Outcome, RemoteCode, RemoteError};
+use crate::log::peer::protocol::{self, Outcome, RemoteCode, RemoteError, Request};
 use crate::log::peer::server::clients::{Client, Kind, Sent};
 use crate::peer::PeerId;
 use crate::sync::lock;
@@ -108,6 +108,7 @@ impl Service {
     /// Drops all that was in flight for a client that is gone.
     fn forget(&mut self, peer: PeerId) {
         self.clients.remove(&peer);
+        self.resumed.retain(|(resumed, _)| *resumed != peer);
         let deadlines = &mut self.deadlines;
         self.tasks.retain(|number, task| match task {
             Task::Request { peer: other, deadline, .. } if *other == peer => {
@@ -120,7 +121,25 @@ impl Service {
     }
 
     pub(super) fn forget_gone(&mut self) {
+        self.ended.retain(|peer| self.socket.has_peer(*peer));
         let gone = std::mem::take(&mut *lock(&self.control.gone));
-        gone.into_iter().for_each(|peer| self.forget(peer));
+        for peer in gone {
+            self.forget(peer);
+            // That may be told before the socket lets go of it.
+            if self.socket.has_peer(peer) {
+                self.ended.insert(peer);
+            }
+        }
+    }
+
+    /// Whether a request is for an answer that reaches nobody: its client can be gone while what it has sent is still in the
+    /// socket, and nothing ends a wait for it then. As long as the socket has the client, it will be told when it goes.
+    pub(super) fn is_in_vain(&self, peer: PeerId, request: Option<&Request>) -> bool {
+        let only_asks = request.is_some_and(Request::only_asks);
+        let in_vain = only_asks && (self.ended.contains(&peer) || !self.socket.has_peer(peer));
+        if in_vain {
+            self.control.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        in_vain
     }
 }
