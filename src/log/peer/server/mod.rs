@@ -58,8 +58,8 @@ impl LogServerOptions {
     }
 
     /// Bytes that one client's requests in flight may have together; 128 MiB, exceeded only by a single request that is larger.
-    /// Those that wait may have as many. Further ones are refused with `Busy`, and sent again by its client. No request has more than 65 MiB, which is what the
-    /// largest batch takes: the connection of a larger one ends.
+    /// Those that wait may have as many. Further ones are refused with `Busy`, and sent again by its client. No request has more
+    /// than 65 MiB, which is what the largest batch takes: the connection of a larger one ends.
     #[must_use]
     pub fn request_bytes_max(mut self, bytes: usize) -> Self {
         self.limits.request_bytes_max = bytes;

@@ -1,5 +1,6 @@
 //! Clients that are gone when their requests are looked at, or do not read what they are answered.
 
+use std::sync::mpsc;
 use std::thread;
 
 use super::*;
@@ -129,6 +130,22 @@ fn nothing_waits_for_a_client_that_is_told_gone_before_the_socket_lets_go_of_it(
     }
     service.forget_gone();
     assert!(service.ended.is_empty(), "it is not remembered for ever");
+}
+
+#[test]
+fn requests_without_batches_have_bytes_too() {
+    let options = LogServer::options().request_bytes_max(1000);
+    let (_context, mut service, _monitor, client) = service(options);
+    let (go_on, goes_on) = mpsc::channel();
+    service.blocking.run_aside(move || goes_on.recv().unwrap());
+    let name = "n".repeat(600);
+    send(&client, 1, create(&name));
+    send(&client, 2, create(&name));
+    take(&mut service, 2);
+    let answer = client.recv_timeout(PATIENCE).unwrap();
+    let (correlation, refused) = protocol::decode_answer(&answer).unwrap();
+    assert_eq!((correlation, refused.unwrap_err().code), (2, RemoteCode::Busy));
+    go_on.send(()).unwrap();
 }
 
 #[test]
