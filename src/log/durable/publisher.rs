@@ -16,7 +16,7 @@ use crate::log::options::Level;
 use crate::log::partition::Partition;
 use crate::log::peer::alarm::Alarm;
 use crate::log::peer::watch::Watch;
-use crate::log::peer::{LogServer, LogServerOptions};
+use crate::log::peer::{LogServer, LogServerOptions, free};
 use crate::log::read::{Position, Reader};
 use crate::log::topic::Topic;
 use crate::log::{Log, threads};
@@ -129,7 +129,8 @@ struct Shared {
 }
 
 /// Publishes what is appended to a topic - through [`publish`](Self::publish), through any other handle of the topic, or
-/// by remote clients - and serves the log to those who replay. It never waits for a subscriber.
+/// by remote clients - and serves the log to those who replay. It never waits for a subscriber. When its drop returns both
+/// endpoints are free.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -278,6 +279,7 @@ impl Drop for DurablePublisher {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.alarm.ring(CONTROL);
         self.thread.take().into_iter().for_each(threads::join);
+        free(&self.socket, &self.live);
     }
 }
 

@@ -13,4 +13,5 @@ pub use client::{
     RemotePartition, RemoteQueue, RemoteReader, RemoteTopic, RemoteTransaction,
 };
 pub use protocol::{Malformed, MemberFencing, RemoteCode, RemoteError};
+pub(in crate::log) use server::free;
 pub use server::{LogServer, LogServerOptions, LogServerStats};

@@ -35,7 +35,9 @@ use crate::log::durable::DurableQueue;
 use crate::log::peer::protocol::REQUEST_BYTES_MAX;
 use crate::log::{Log, threads};
 use crate::monitor::{Event, Monitor};
+use crate::pattern::{Pattern, Router};
 use crate::peer::PeerId;
+use crate::socket::Socket;
 use crate::sync::{Mutex, lock};
 use crate::transport::{Endpoint, ToEndpoint};
 use limits::Limits;
@@ -168,8 +170,9 @@ pub(in crate::log) struct Control {
 pub(in crate::log) const CONTROL: u64 = 1;
 
 /// Serves a log until it is dropped. What is appended stays appended; requests that wait are not answered any more, and
-/// clients ask the next server of the same endpoint. Dropping it waits for the request that is being carried out, unless that
-/// happens on a thread of a log or server, by a waker for instance: then it ends by itself.
+/// clients ask the next server of the same endpoint, which may be bound as soon as the drop returns. Dropping it waits for the
+/// request that is being carried out, unless that happens on a thread of a log or server, by a waker for instance: then it ends
+/// by itself.
 ///
 /// It is dropped before its log is closed, or soon afterwards: what clients ask of a log that is closed stays unanswered, for the
 /// next server to do. Only who waits for records or deliveries hears at once that the log is closed.
@@ -194,6 +197,7 @@ pub(in crate::log) const CONTROL: u64 = 1;
 #[derive(Debug)]
 pub struct LogServer {
     endpoint: Endpoint,
+    socket: Socket<Router>,
     alarm: Arc<Alarm>,
     control: Arc<Control>,
     thread: Option<JoinHandle<()>>,
@@ -238,12 +242,13 @@ impl LogServer {
         let (alarm, control) = (Arc::new(Alarm::default()), Arc::new(Control::default()));
         let monitor = socket.monitor();
         let endpoint = socket.bind(endpoint)?;
-        let service = Service::new(socket, log, options, Arc::clone(&alarm), Arc::clone(&control))?;
+        let bells = (Arc::clone(&alarm), Arc::clone(&control));
+        let service = Service::new(socket.clone(), log, options, bells.0, bells.1)?;
         let watched = (Arc::clone(&alarm), Arc::clone(&control));
         let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
         named("peermq-log-watch").spawn(move || watch(&monitor, &watched.0, &watched.1))?;
         let thread = named("peermq-log-serve").spawn(move || service.run())?;
-        Ok(Self { endpoint, alarm, control, thread: Some(thread) })
+        Ok(Self { endpoint, socket, alarm, control, thread: Some(thread) })
     }
 
     /// Where it is served, with the port that was chosen.
@@ -270,7 +275,14 @@ impl Drop for LogServer {
         self.control.stop.store(true, Ordering::SeqCst);
         self.alarm.ring(CONTROL);
         self.thread.take().into_iter().for_each(threads::join);
+        free(&self.socket, &self.endpoint);
     }
+}
+
+/// Lets go of an endpoint at once: the drop of a socket leaves that to the background. What was accepted still goes out.
+pub(in crate::log) fn free<P: Pattern>(socket: &Socket<P>, endpoint: &Endpoint) {
+    // It fails only where the context is closed, and with it every socket.
+    let _ = socket.unbind(endpoint.clone());
 }
 
 /// Tells the service of connections that ended. Ends with the socket.
