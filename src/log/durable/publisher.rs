@@ -70,10 +70,10 @@ impl PublisherOptions {
     }
 
     /// How often it is announced how far each partition has got, so that a subscriber which missed the last record
-    /// notices; 250 ms.
+    /// notices; 250 ms, at least 1 ms.
     #[must_use]
     pub fn announce_interval(mut self, interval: Duration) -> Self {
-        self.announce_interval = interval;
+        self.announce_interval = interval.max(Duration::from_millis(1));
         self
     }
 

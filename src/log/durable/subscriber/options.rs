@@ -65,11 +65,11 @@ impl SubscriberOptions {
         self
     }
 
-    /// After so long without hearing anything of a partition the log is asked; 2 s. To be longer than the publisher's interval
-    /// of announcements.
+    /// After so long without hearing anything of a partition the log is asked; 2 s, at least 1 ms. To be longer than the
+    /// publisher's interval of announcements.
     #[must_use]
     pub fn silence(mut self, silence: Duration) -> Self {
-        self.silence = silence;
+        self.silence = silence.max(Duration::from_millis(1));
         self
     }
 

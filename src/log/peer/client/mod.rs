@@ -320,16 +320,14 @@ impl LogClient {
     /// The offset a position stands for now.
     ///
     /// # Errors
-    /// Any [`PeerError`].
+    /// `Refused` with `UnknownTopic`, `UnknownPartition`, or `OffsetOutOfRange` for an offset that is not there any more, or
+    /// beyond the end; any other [`PeerError`].
     pub fn offset_of(
         &self,
         topic: &str,
         partition: u32,
         position: Position,
     ) -> Result<i64, PeerError> {
-        if let Position::Offset(offset) = position {
-            return Ok(offset);
-        }
         self.find(topic, partition, position).map(|found| found.offset)
     }
 

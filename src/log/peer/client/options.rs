@@ -47,17 +47,19 @@ impl LogClientOptions {
         self
     }
 
-    /// Records gather into batches of about this many bytes while an earlier one is under way; 64 KiB.
+    /// Records gather into batches of about this many bytes while an earlier one is under way; 64 KiB. One that is larger goes
+    /// alone.
     #[must_use]
     pub fn batch_bytes(mut self, bytes: usize) -> Self {
-        self.batch_bytes = bytes;
+        self.batch_bytes = bytes.max(1);
         self
     }
 
-    /// Bytes of records that wait to be sent to one partition before appending blocks; 4 MiB.
+    /// Bytes of records that wait to be sent to one partition before appending blocks; 4 MiB, exceeded by at most one batch and
+    /// the one that gathers.
     #[must_use]
     pub fn buffer_bytes(mut self, bytes: usize) -> Self {
-        self.buffer_bytes = bytes;
+        self.buffer_bytes = bytes.max(1);
         self
     }
 

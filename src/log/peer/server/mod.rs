@@ -79,14 +79,16 @@ impl LogServerOptions {
     /// Bytes of batches in one answer; 4 MiB. A batch that is larger goes alone.
     #[must_use]
     pub fn fetch_bytes_max(mut self, bytes: usize) -> Self {
-        self.limits.fetch_bytes_max = bytes;
+        self.limits.fetch_bytes_max = bytes.max(1);
         self
     }
 
-    /// The longest that a request may wait for records or deliveries; 60 s. No request can ask for more than 2^32 ms.
+    /// The longest that a request may wait for records or deliveries, before its client asks again; 60 s, at least 1 ms. No
+    /// request can ask for more than 2^32 ms.
     #[must_use]
     pub fn wait_max(mut self, wait: Duration) -> Self {
-        self.limits.wait_max = wait.min(Duration::from_millis(u32::MAX.into()));
+        self.limits.wait_max =
+            wait.clamp(Duration::from_millis(1), Duration::from_millis(u32::MAX.into()));
         self
     }
 

@@ -306,8 +306,12 @@ impl RemoteMember {
     /// Goes on elsewhere in a partition that it owns. It becomes the group's position with the next commit.
     ///
     /// # Errors
-    /// `Refused` with `NotOwner` if it does not own the partition; any other [`PeerError`].
+    /// `Refused` with `NotOwner` if it does not own the partition, with `OffsetOutOfRange` for an offset that is not there; any
+    /// other [`PeerError`].
     pub fn seek(&mut self, partition: &TopicPartition, to: Position) -> Result<(), PeerError> {
+        let Some(lane) = self.lanes.get_mut(partition) else {
+            return Err(self.client.core().not_owner(&self.identity.membership(), partition));
+        };
         let TopicPartition { topic, partition: number } = partition;
         let offset = self.client.offset_of(topic, *number, to)?;
         let options = &self.beat.options;
@@ -317,9 +321,6 @@ impl RemoteMember {
             start: &options.start,
             durable_only: options.durable_only,
             bytes_max: self.client.fetch_bytes(),
-        };
-        let Some(lane) = self.lanes.get_mut(partition) else {
-            return Err(self.client.core().not_owner(&self.identity.membership(), partition));
         };
         lane.source.seek(&reading, partition, offset);
         lane.position = Some(offset);
