@@ -251,7 +251,7 @@ fn records_that_were_removed_before_they_were_read_are_told_of() {
     let mut subscriber = subscribe(&context, options(), &at, Position::Earliest);
     log.topic("t").unwrap().truncate_front(0, 7).unwrap();
     match subscriber.next_timeout(SOON) {
-        Err(SubscribeError::Expired { partition: 0, wanted: 0, resumes_at: 7 }) => {}
+        Err(SubscribeError::Expired { partition: 0, wanted: 0, resumes_at: 7, .. }) => {}
         other => panic!("{other:?}"),
     }
     assert_numbers(&mut subscriber, 7..10);
@@ -310,7 +310,7 @@ fn after_a_power_cut(options: SubscriberOptions) -> (Vec<String>, Option<(i64, i
                     return (seen, told);
                 }
             }
-            Err(SubscribeError::Diverged { partition: 0, seen: before, resumes_at }) => {
+            Err(SubscribeError::Diverged { partition: 0, seen: before, resumes_at, .. }) => {
                 assert_eq!((told, resumes_at), (None, end));
                 told = Some((before, resumes_at));
                 seen.truncate(resumes_at as usize);

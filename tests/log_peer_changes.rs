@@ -162,7 +162,7 @@ fn a_subscriber_that_goes_on_at_a_bookmark_is_told_of_records_that_a_power_cut_t
     let mut subscriber = resume(&outer, &at, &kept);
     assert_eq!(subscriber.position(0), Some(10));
     match subscriber.next_timeout(SOON) {
-        Err(SubscribeError::Diverged { partition: 0, seen: 10, resumes_at }) => {
+        Err(SubscribeError::Diverged { partition: 0, seen: 10, resumes_at, .. }) => {
             assert_eq!(resumes_at, left);
         }
         other => panic!("{other:?}"),
@@ -514,7 +514,7 @@ fn records_that_were_removed_before_they_were_published_are_told_of() {
     while expected <= 50 {
         match subscriber.next_timeout(SOON) {
             Ok(Some(record)) if record.offset == expected => expected += 1,
-            Err(SubscribeError::Expired { partition: 0, wanted, resumes_at: 50 })
+            Err(SubscribeError::Expired { partition: 0, wanted, resumes_at: 50, .. })
                 if wanted == expected =>
             {
                 expected = 50;

@@ -75,7 +75,7 @@ fn a_record_is_delivered_once_until_its_lock_is_over_and_never_after_its_acknowl
     assert_eq!(jobs(&again), [1, 2]);
     assert_eq!(again[0].id.attempt, 2);
     let late = queue.ack(&[first[1].id]).unwrap_err();
-    assert!(matches!(late, QueueError::LockLost { partition: 0, offset: 1 }), "{late}");
+    assert!(matches!(late, QueueError::LockLost { partition: 0, offset: 1, .. }), "{late}");
     queue.ack(&ids(&again)).unwrap();
     clock.advance(1_000_000);
     assert!(queue.acquire(9, LOCK, NOW).unwrap().is_empty());

@@ -95,7 +95,7 @@ impl LogInner {
         let mut entry = entry.clone();
         let before = entry.options.partitions;
         if options.partitions < before {
-            let reason = format!("there are {before} already, and none can go");
+            let reason = format!("topic {name} has {before} already, and none can go");
             return Err(LogError::Invalid { what: "partitions", reason });
         }
         entry.options = options;

@@ -40,10 +40,12 @@ pub enum SubscribeError {
     /// Records that were handed out, or before the place where it began, are gone: a crash took what was not durable, and
     /// others may have their offsets now.
     #[error(
-        "records {resumes_at} to {seen} of partition {partition}, the last one excluded, are gone \
-         since they were read"
+        "records {resumes_at} to {seen} of topic {topic}, partition {partition}, the last one \
+         excluded, are gone since they were read"
     )]
     Diverged {
+        /// The topic's name.
+        topic: String,
         /// The partition.
         partition: u32,
         /// The offset after the last record that was handed out.
@@ -53,9 +55,12 @@ pub enum SubscribeError {
     },
     /// Records were removed from the log before they could be read.
     #[error(
-        "records {wanted} to {resumes_at} of partition {partition}, the last one excluded, are removed"
+        "records {wanted} to {resumes_at} of topic {topic}, partition {partition}, the last one \
+         excluded, are removed"
     )]
     Expired {
+        /// The topic's name.
+        topic: String,
         /// The partition.
         partition: u32,
         /// The offset of the next record that was wanted.
@@ -76,8 +81,11 @@ pub enum SubscribeError {
     #[error(transparent)]
     Setup(#[from] SetupError),
     /// The subscriber's context was closed.
-    #[error("the subscriber's context is closed")]
-    Closed,
+    #[error("the context of the subscriber to topic {topic} is closed")]
+    Closed {
+        /// The topic's name.
+        topic: String,
+    },
 }
 
 /// What a subscriber has seen so far.
@@ -254,11 +262,15 @@ impl DurableSubscriber {
             let left = until.map_or(Duration::MAX, |at| at.saturating_duration_since(now()));
             match self.socket.recv_timeout(left) {
                 Ok(message) => self.hear(&message),
-                Err(RecvError::Closed) => return Err(SubscribeError::Closed),
+                Err(RecvError::Closed) => return Err(self.closed()),
                 Err(_) if silent_at.is_some_and(|at| at <= now()) => self.ask_for_silent(),
                 Err(_) => return Ok(None),
             }
         }
+    }
+
+    fn closed(&self) -> SubscribeError {
+        SubscribeError::Closed { topic: self.topic.clone() }
     }
 
     /// When the log is to be asked for a partition, if nothing is heard of it until then.
@@ -286,7 +298,7 @@ impl DurableSubscriber {
             }
             match self.socket.try_recv() {
                 Ok(message) => self.hear(&message),
-                Err(RecvError::Closed) => return Err(SubscribeError::Closed),
+                Err(RecvError::Closed) => return Err(self.closed()),
                 Err(_) => return Ok(()),
             }
         }
@@ -382,7 +394,7 @@ impl DurableSubscriber {
             Err(error) if error.code() == Some(RemoteCode::TopicReplaced) => {
                 return Err(self.begin_anew()?);
             }
-            Err(error) => return Err(part.gone(partition, error)),
+            Err(error) => return Err(part.gone(&self.topic, partition, error)),
         };
         let at_end = chunk.batches.is_empty();
         let wanted = part.merge.next();
@@ -471,7 +483,7 @@ impl Iterator for DurableSubscriber {
             match self.next_timeout(Duration::MAX) {
                 Ok(Some(record)) => return Some(Ok(record)),
                 Ok(None) => {}
-                Err(SubscribeError::Closed) => return None,
+                Err(SubscribeError::Closed { .. }) => return None,
                 Err(error) => {
                     use SubscribeError::{Diverged, Expired, Replaced};
                     let goes_on =

@@ -42,8 +42,6 @@ use crate::log::topic::TopicInner;
 use crate::log::transaction::Turn;
 use crate::sync::{Mutex, MutexGuard, lock};
 
-/// Largest text with a commit, in bytes.
-const METADATA_BYTES_MAX: usize = 4096;
 /// Longest name of a group, in bytes.
 const NAME_BYTES_MAX: usize = 249;
 /// From this many groups on those that do not exist are forgotten.
@@ -373,10 +371,7 @@ impl LogInner {
         let mut said = Vec::with_capacity(offsets.len());
         let mut topics: Vec<Arc<TopicInner>> = Vec::new();
         for commit in offsets {
-            if commit.metadata.len() > METADATA_BYTES_MAX {
-                let reason = format!("{} bytes, of {METADATA_BYTES_MAX}", commit.metadata.len());
-                return Err(LogError::Invalid { what: "metadata of a commit", reason });
-            }
+            commit.check_metadata()?;
             let unknown = || LogError::UnknownTopic { topic: commit.topic.clone() };
             let topic = self.find_topic(&commit.topic).ok_or_else(unknown)?;
             let partition = topic.partition(commit.partition)?;

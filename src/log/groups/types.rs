@@ -4,7 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::log::error::LogError;
 use crate::log::read::LogRecord;
+
+/// Largest text with a commit, in bytes.
+const METADATA_BYTES_MAX: usize = 4096;
 
 /// A partition of a topic.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -128,6 +132,20 @@ impl OffsetCommit {
     /// A commit without text.
     pub fn new(topic: impl Into<String>, partition: u32, offset: i64) -> Self {
         Self { topic: topic.into(), partition, offset, metadata: String::new() }
+    }
+
+    /// Refuses a text that is too long to be kept.
+    pub(super) fn check_metadata(&self) -> Result<(), LogError> {
+        let Self { topic, partition, metadata, .. } = self;
+        if metadata.len() <= METADATA_BYTES_MAX {
+            return Ok(());
+        }
+        let bytes = metadata.len();
+        let reason = format!(
+            "{bytes} bytes for topic {topic}, partition {partition}, are more than the \
+             {METADATA_BYTES_MAX} that there may be"
+        );
+        Err(LogError::Invalid { what: "metadata of a commit", reason })
     }
 
     /// Adds a text.

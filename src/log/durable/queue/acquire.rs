@@ -209,7 +209,9 @@ impl Acquiring {
         self.poll(waker, over).map(|acquired| {
             let deliveries = acquired.map_err(|error| RemoteError::from(&error))?;
             reply(&deliveries).map_err(|error| {
-                RemoteError::new(RemoteCode::Storage, format!("cannot encode a record: {error}"))
+                let text =
+                    format!("cannot encode a record of queue {}: {error}", self.queue.name());
+                RemoteError::new(RemoteCode::Storage, text)
             })
         })
     }

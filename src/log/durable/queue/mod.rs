@@ -90,8 +90,14 @@ impl DeliveryId {
 #[non_exhaustive]
 pub enum QueueError {
     /// Its lock is over: the time was up, or it was settled before. Somebody else may have the record now.
-    #[error("the lock on offset {offset} of partition {partition} is over")]
+    #[error(
+        "the lock of queue {queue} on topic {topic}, partition {partition}, offset {offset} is over"
+    )]
     LockLost {
+        /// The queue's name.
+        queue: Arc<str>,
+        /// The name of its topic.
+        topic: Arc<str>,
         /// The record's partition.
         partition: u32,
         /// The record's offset.
@@ -105,8 +111,9 @@ pub enum QueueError {
 impl From<&QueueError> for RemoteError {
     fn from(error: &QueueError) -> Self {
         match error {
-            QueueError::LockLost { partition, offset } => {
+            QueueError::LockLost { topic, partition, offset, .. } => {
                 let mut remote = Self::new(RemoteCode::LockLost, error.to_string());
+                remote.topic = Some(topic.to_string());
                 (remote.partition, remote.offset) = (Some(*partition), Some(*offset));
                 remote
             }
@@ -361,13 +368,18 @@ impl DurableQueue {
         let inner = &self.inner;
         let mut state = self.state();
         let mut refused = Vec::with_capacity(ids.len());
+        let mut names: Option<(Arc<str>, Arc<str>)> = None;
         let (mut leases, mut named) = (Vec::new(), BTreeSet::new());
         for id in ids.iter().map(DeliveryId::from) {
             let is_own = id.topic == state.topic.inner.id;
             let held = is_own && state.core.holds(id.lease(), now_ms);
             let holds = held && named.insert(id.lease());
             let DeliveryId { partition, offset, .. } = id;
-            refused.push((!holds).then_some(QueueError::LockLost { partition, offset }));
+            refused.push((!holds).then(|| {
+                let named = || (inner.name.as_str().into(), state.topic.name().into());
+                let (queue, topic) = names.get_or_insert_with(named).clone();
+                QueueError::LockLost { queue, topic, partition, offset }
+            }));
             leases.extend(holds.then(|| id.lease()));
         }
         let (before, full) = (state.core.next_expiry(), state.core.full());

@@ -37,9 +37,14 @@ impl Settling {
         self.ticket.take().map_or(Ok(()), |ticket| ticket.wait().map(drop))
     }
 
+    /// The first refusal is told in full. Of the others, which may be very many, it is clear by their places.
     fn reply(&self) -> Reply {
-        let refused = self.refused.iter().map(|error| error.as_ref().map(RemoteError::from));
-        Settled { refused: refused.collect() }.into()
+        let mut refused: Vec<_> =
+            self.refused.iter().map(|error| error.as_ref().map(RemoteError::from)).collect();
+        for further in refused.iter_mut().flatten().skip(1) {
+            (further.topic, further.text) = (None, String::new());
+        }
+        Settled { refused }.into()
     }
 
     /// Waits for it; how the request of a worker ends.

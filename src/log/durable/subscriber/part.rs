@@ -36,7 +36,8 @@ impl Part {
     }
 
     /// What a refusal means, and where to go on after it.
-    pub(super) fn gone(&mut self, partition: u32, error: PeerError) -> SubscribeError {
+    pub(super) fn gone(&mut self, topic: &str, partition: u32, error: PeerError) -> SubscribeError {
+        let topic = topic.to_owned();
         let Some(RemoteError { code, offset, earliest, end, .. }) = error.remote() else {
             return error.into();
         };
@@ -45,15 +46,15 @@ impl Part {
         let (resumes_at, error) = match (code, offset, earliest, end) {
             (RemoteCode::Diverged, Some(resumes_at), ..) => {
                 let resumes_at = *resumes_at;
-                (resumes_at, SubscribeError::Diverged { partition, seen, resumes_at })
+                (resumes_at, SubscribeError::Diverged { topic, partition, seen, resumes_at })
             }
             (RemoteCode::OffsetOutOfRange, _, Some(earliest), _) if *earliest > wanted => {
                 let resumes_at = *earliest;
-                (resumes_at, SubscribeError::Expired { partition, wanted, resumes_at })
+                (resumes_at, SubscribeError::Expired { topic, partition, wanted, resumes_at })
             }
             (RemoteCode::OffsetOutOfRange, _, _, Some(end)) if *end < wanted => {
                 let resumes_at = *end;
-                (resumes_at, SubscribeError::Diverged { partition, seen, resumes_at })
+                (resumes_at, SubscribeError::Diverged { topic, partition, seen, resumes_at })
             }
             _ => return error.into(),
         };
