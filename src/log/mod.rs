@@ -126,9 +126,10 @@ pub use groups::{
 pub use maintenance::Maintained;
 pub use options::{BATCH_BYTES_MAX, Level, TopicOptions};
 pub use peer::{
-    AppendTicket, LogClient, LogClientOptions, LogServer, LogServerOptions, LogServerStats,
-    Malformed, MemberFencing, PeerError, RemoteCode, RemoteError, RemoteGroup, RemoteMember,
-    RemotePartition, RemoteQueue, RemoteReader, RemoteTopic, RemoteTransaction,
+    AppendTicket, Connection, FlushError, LogClient, LogClientOptions, LogServer, LogServerOptions,
+    LogServerStats, Malformed, MemberFencing, PeerError, RemoteCode, RemoteError, RemoteGroup,
+    RemoteMember, RemotePartition, RemoteQueue, RemoteReader, RemoteTopic, RemoteTransaction,
+    Subject, Unacknowledged,
 };
 pub use read::{Follow, LogRecord, Position, ReadBatch, Reader};
 pub use topic::{PartitionDescription, Topic, TopicDescription};

@@ -9,8 +9,9 @@ pub(in crate::log) mod watch;
 pub(in crate::log) use client::reader::Fetching;
 pub(in crate::log) use client::records::records_of;
 pub use client::{
-    AppendTicket, LogClient, LogClientOptions, PeerError, RemoteGroup, RemoteMember,
-    RemotePartition, RemoteQueue, RemoteReader, RemoteTopic, RemoteTransaction,
+    AppendTicket, Connection, FlushError, LogClient, LogClientOptions, PeerError, RemoteGroup,
+    RemoteMember, RemotePartition, RemoteQueue, RemoteReader, RemoteTopic, RemoteTransaction,
+    Subject, Unacknowledged,
 };
 pub use protocol::{Malformed, MemberFencing, RemoteCode, RemoteError};
 pub(in crate::log) use server::free;

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{LogClient, PeerError, answer_of};
+use super::error::Asked;
+use super::{LogClient, PeerError, Subject, answer_of};
 use crate::log::groups::{
     Committed, GroupDescription, GroupOffset, HeartbeatReply, HeartbeatRequest, MemberDescription,
     OffsetCommit, Strategy, TopicPartition,
@@ -43,7 +44,7 @@ impl RemoteGroup {
         let core = self.client.core();
         let request = heartbeat_request(&self.name, request);
         let reply = core.call(request.into(), Vec::new(), Duration::ZERO)?;
-        answer_of!(core, "Heartbeat", reply, Membership).map(heartbeat_reply)
+        answer_of!(core, reply, Membership).map(heartbeat_reply)
     }
 
     /// A member leaves; its partitions go to others at once.
@@ -95,7 +96,7 @@ impl RemoteGroup {
         let core = self.client.core();
         let request = ListOffsets { group: self.name.clone() };
         let reply = core.call(request.into(), Vec::new(), Duration::ZERO)?;
-        let offsets = answer_of!(core, "ListOffsets", reply, Offsets)?;
+        let offsets = answer_of!(core, reply, Offsets)?;
         let committed = |found: Offset| {
             let Offset { topic, partition, offset, metadata, timestamp_ms } = found;
             (TopicPartition { topic, partition }, Committed { offset, metadata, timestamp_ms })
@@ -111,9 +112,10 @@ impl RemoteGroup {
         let core = self.client.core();
         let request = DescribeGroup(GroupName { group: self.name.clone() });
         let reply = core.call(request.into(), Vec::new(), Duration::ZERO)?;
-        let state = answer_of!(core, "DescribeGroup", reply, GroupState)?;
+        let state = answer_of!(core, reply, GroupState)?;
         let unknown = |name: String| {
-            core.bad_answer("DescribeGroup", format!("the strategy {name} is not known here"))
+            let asked = Asked::new("DescribeGroup", Subject::group(&self.name, ""));
+            core.bad_answer(&asked, format!("the strategy {name} is not known here"))
         };
         description(state).map_err(unknown)
     }

@@ -18,14 +18,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::error::Asked;
 use super::member::{Beat, Beaten};
-use super::{Core, PeerError};
+use super::{Connection, Core, PeerError};
 use crate::context::Context;
 use crate::error::{SendError, SetupError};
 use crate::log::peer::alarm::Alarm;
 use crate::log::peer::protocol::{
-    self, Answer, DescribeTopic, Outcome, REQUEST_BYTES_MAX, RemoteCode, RemoteError, Reply,
-    Request, Settle, TopicName, Verdict,
+    self, Answer, DescribeTopic, REQUEST_BYTES_MAX, RemoteCode, RemoteError, Reply, Request,
+    Settle, TopicName, Verdict,
 };
 use crate::message::Message;
 use crate::monitor::{Event, Monitor};
@@ -33,7 +34,7 @@ use crate::pattern::Dealer;
 use crate::socket::{SendFuture, Socket};
 use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 use crate::transport::{Endpoint, now};
-pub(super) use pending::{Pending, Slot};
+pub(super) use pending::{Answered, Pending, Slot};
 
 /// Calls in flight, without appends of records and without those that wait at the server until something comes: these must not
 /// keep others from being asked at all. The server takes more, of both kinds.
@@ -42,6 +43,8 @@ const CALLS_MAX: usize = 64;
 pub(super) const APPENDS_MAX: usize = 64;
 /// Pause after the server said that it is busy.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
+/// What keeps a request from being sent while there is a connection.
+const CROWD: &str = "too many others are in flight";
 /// Longest pause before a lost connection is made again.
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
 
@@ -82,9 +85,15 @@ struct State {
 #[derive(Debug)]
 struct Call {
     message: Message,
-    request: &'static str,
+    asked: Arc<Asked>,
     sent_in: u64,
     sink: Sink,
+}
+
+impl State {
+    fn connection(&self) -> Connection {
+        Connection::new(self.connected, self.session > 0, self.trouble.clone())
+    }
 }
 
 /// Where the answer goes.
@@ -160,6 +169,11 @@ impl Link {
         lock(&self.state).trouble = Some(why.to_string());
     }
 
+    /// How it stands with it now.
+    pub(super) fn connection(&self) -> Connection {
+        lock(&self.state).connection()
+    }
+
     /// Puts a request under way: sends it if there is a connection with room, else leaves it to the thread.
     fn submit(
         &self,
@@ -167,10 +181,11 @@ impl Link {
         request: &Request,
         body: Vec<Bytes>,
         sink: Sink,
-    ) -> u64 {
+    ) -> (u64, Arc<Asked>) {
         let correlation = self.correlations.fetch_add(1, Ordering::Relaxed);
         let message = protocol::encode_request(correlation, request, body);
-        let mut call = Call { message, request: request.name(), sent_in: 0, sink };
+        let asked = Arc::new(Asked::from(request));
+        let mut call = Call { message, asked: Arc::clone(&asked), sent_in: 0, sink };
         // Behind others that wait to be sent it would overtake them.
         let sent =
             state.connected && !state.unsent && self.socket.try_send(call.message.clone()).is_ok();
@@ -184,7 +199,7 @@ impl Link {
         if !sent {
             self.alarm.ring(CONTROL);
         }
-        correlation
+        (correlation, asked)
     }
 }
 
@@ -229,7 +244,9 @@ impl Core {
         while state.waited >= CALLS_MAX && !state.closed {
             state = match deadline.map(|end| end.saturating_duration_since(now())) {
                 Some(left) if left.is_zero() => {
-                    return Err(self.not_sent(&state, request.name()));
+                    let connection = state.connection();
+                    drop(state);
+                    return Err(self.not_sent(&(&request).into(), connection, CROWD));
                 }
                 Some(left) => {
                     let waited = link.room.wait_timeout(state, left);
@@ -272,7 +289,7 @@ impl Core {
         }
         let text =
             format!("{bytes} bytes are more than the {REQUEST_BYTES_MAX} that a request may have");
-        Err(self.refused(request.name(), RemoteError::new(RemoteCode::TooLarge, text)))
+        Err(self.refused(&request.into(), RemoteError::new(RemoteCode::TooLarge, text)))
     }
 
     fn pending(
@@ -287,18 +304,8 @@ impl Core {
             Request::Acquire(acquire) => Some(acquire.queue.clone()),
             _ => None,
         };
-        let correlation = self.link.submit(state, request, body, sink(Arc::clone(&slot)));
-        Pending { core: Arc::clone(self), correlation, request: request.name(), queue, slot }
-    }
-
-    fn not_sent(&self, state: &State, request: &'static str) -> PeerError {
-        let endpoint = self.link.endpoint().to_owned();
-        let reason = match &state.trouble {
-            Some(trouble) if !state.connected => trouble.clone(),
-            None if !state.connected => "there is no connection".to_owned(),
-            _ => "too many others are in flight".to_owned(),
-        };
-        PeerError::NotSent { endpoint, request, reason }
+        let (correlation, asked) = self.link.submit(state, request, body, sink(Arc::clone(&slot)));
+        Pending { core: Arc::clone(self), correlation, asked, queue, slot }
     }
 
     /// Sends what a member of a group has to say. False if the client is closed.
@@ -357,16 +364,18 @@ impl Core {
             Some(queue) if sent => call.sink = Sink::GiveBack(queue.clone()),
             _ => drop(state.calls.remove(&pending.correlation)),
         }
-        let overdue = match sent {
-            true => self.timed_out(pending.request),
-            false => self.not_sent(&state, pending.request),
-        };
+        let connection = state.connection();
         if counts {
             state.waited = state.waited.saturating_sub(1);
-            drop(state);
+        }
+        drop(state);
+        if counts {
             self.link.room.notify_one();
         }
-        Some(overdue)
+        Some(match sent {
+            true => self.unanswered(&pending.asked, connection),
+            false => self.not_sent(&pending.asked, connection, CROWD),
+        })
     }
 
     /// Ends everything: whoever waits gets an error.
@@ -486,25 +495,24 @@ impl Core {
         }
         drop(state);
         self.link.room.notify_one();
-        let request = call.request;
-        let outcome: Result<Outcome, PeerError> =
-            outcome.map_err(|reason| self.bad_answer(request, reason));
-        let flat = |outcome: Result<Outcome, PeerError>| match outcome {
-            Ok(outcome) => outcome.map_err(|error| self.refused(request, error)),
-            Err(error) => Err(error),
+        let asked = call.asked;
+        let answered = match outcome {
+            Ok(Ok(Reply { answer, body })) => Ok(Answered { answer, body, asked }),
+            Ok(Err(error)) => Err(self.refused(&asked, error)),
+            Err(reason) => Err(self.bad_answer(&asked, reason)),
         };
         match call.sink {
-            Sink::Slot(slot) | Sink::Task(slot) => slot.set(flat(outcome)),
-            Sink::Beat(beat, kind) => self.beaten(&beat, kind, flat(outcome)),
-            Sink::Topic(topic) => self.topic_described(&topic, flat(outcome)),
-            Sink::Lane(lane) => self.append_done(&lane, outcome),
-            Sink::GiveBack(queue) => self.give_back(queue, outcome),
+            Sink::Slot(slot) | Sink::Task(slot) => slot.set(answered),
+            Sink::Beat(beat, kind) => self.beaten(&beat, kind, answered),
+            Sink::Topic(topic) => self.topic_described(&topic, answered),
+            Sink::Lane(lane) => self.append_done(&lane, answered),
+            Sink::GiveBack(queue) => self.give_back(queue, answered),
             Sink::Nobody => {}
         }
     }
 
-    fn give_back(&self, queue: String, outcome: Result<Outcome, PeerError>) {
-        if let Ok(Ok(Reply { answer: Answer::Acquired(acquired), .. })) = outcome
+    fn give_back(&self, queue: String, answered: Result<Answered, PeerError>) {
+        if let Ok(Answered { answer: Answer::Acquired(acquired), .. }) = answered
             && !acquired.deliveries.is_empty()
         {
             let deliveries = acquired.deliveries;

@@ -4,6 +4,7 @@
 //! again over the next one, and appends are numbered so that the server knows those it has already ([`producer`]). A
 //! call ends at its deadline at the latest, with an error that names endpoint and request.
 
+mod error;
 mod group;
 mod link;
 mod member;
@@ -14,6 +15,7 @@ pub(in crate::log) mod reader;
 pub(in crate::log) mod records;
 mod transaction;
 
+use std::future::poll_fn;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -21,103 +23,28 @@ use bytes::Bytes;
 
 use super::protocol::{
     AlterTopic, Answer, Append, CreateTopic, DeleteTopic, DescribeTopic, ListGroups, ListTopics,
-    NewProducer, Nothing, OffsetAt, OffsetFound, RemoteCode, RemoteError, Reply, Request,
-    TopicName, TopicSetup, TopicState, Truncate,
+    NewProducer, Nothing, OffsetAt, OffsetFound, Request, TopicName, TopicSetup, TopicState,
+    Truncate,
 };
 use crate::context::Context;
 use crate::error::SetupError;
 use crate::log::append::NewRecord;
-use crate::log::groups::Fencing;
 use crate::log::options::{Level, TopicOptions};
 use crate::log::read::Position;
 use crate::sync::Mutex;
 use crate::transport::{Endpoint, ToEndpoint, now};
+pub use error::{Connection, PeerError, Subject};
 pub use group::RemoteGroup;
-use link::Link;
+use link::{Answered, Link};
 use member::Beat;
 pub use member::RemoteMember;
 pub use options::LogClientOptions;
-pub use producer::AppendTicket;
-use producer::Producer;
+pub use producer::{AppendTicket, FlushError, Unacknowledged};
+use producer::{Flushing, Producer};
 pub use queue::RemoteQueue;
 pub use reader::RemoteReader;
 pub use transaction::RemoteTransaction;
 use transaction::Transactor;
-
-/// Why a call to a log in another process failed.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PeerError {
-    /// There was no answer in time. Whether the server did what it was asked is not known; an append is still pursued.
-    #[error("{endpoint} did not answer the request {request} in time")]
-    Timeout {
-        /// The server's endpoint.
-        endpoint: String,
-        /// The kind of the request.
-        request: &'static str,
-    },
-    /// The request was not sent in time, and will not be.
-    #[error("the request {request} could not be sent to {endpoint} in time: {reason}")]
-    NotSent {
-        /// The server's endpoint.
-        endpoint: String,
-        /// The kind of the request.
-        request: &'static str,
-        /// What was in the way: mostly why there is no connection.
-        reason: String,
-    },
-    /// The server refused.
-    #[error("{endpoint} refused the request {request}: {error}")]
-    Refused {
-        /// The server's endpoint.
-        endpoint: String,
-        /// The kind of the request.
-        request: &'static str,
-        /// What it said.
-        error: Box<RemoteError>,
-    },
-    /// The answer makes no sense, or its records are damaged.
-    #[error("{endpoint} gave a bad answer to the request {request}: {reason}")]
-    BadAnswer {
-        /// The server's endpoint.
-        endpoint: String,
-        /// The kind of the request.
-        request: &'static str,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The client, or the context of its socket, was closed.
-    #[error("the client of {endpoint} is closed")]
-    Closed {
-        /// The server's endpoint.
-        endpoint: String,
-    },
-}
-
-impl PeerError {
-    /// Why the server refused, if it did.
-    pub fn code(&self) -> Option<RemoteCode> {
-        self.remote().map(|error| error.code)
-    }
-
-    /// What the server said, if it refused.
-    pub fn remote(&self) -> Option<&RemoteError> {
-        match self {
-            Self::Refused { error, .. } => Some(error),
-            _ => None,
-        }
-    }
-
-    /// Why a member of a group was refused, if one was.
-    pub fn fencing(&self) -> Option<&Fencing> {
-        self.remote().and_then(|error| error.fencing.as_ref()).map(|fencing| &fencing.why)
-    }
-
-    /// Whether there was no answer in time.
-    pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::Timeout { .. } | Self::NotSent { .. })
-    }
-}
 
 /// What all clones of a client share. Its thread has it too, but not the [`Handle`].
 #[derive(Debug)]
@@ -144,6 +71,9 @@ impl Drop for Handle {
 
 /// A log in another process. Clones are the same client; it is closed when the last one, and the last reader of it, is
 /// dropped. May be used from any number of threads.
+///
+/// Closing it so waits for nothing: of what was [appended](Self::append) and not acknowledged by then, some is not sent any more,
+/// and nobody is told. Who does not wait for every ticket calls [`flush`](Self::flush) before, or [`close`](Self::close).
 #[derive(Clone, Debug)]
 pub struct LogClient {
     handle: Arc<Handle>,
@@ -199,12 +129,13 @@ impl From<TopicState> for RemoteTopic {
 
 /// Takes the answer that the request must have.
 macro_rules! answer_of {
-    ($core:expr, $request:expr, $reply:expr, $kind:ident) => {
-        match $reply.answer {
+    ($core:expr, $reply:expr, $kind:ident) => {{
+        let $crate::log::peer::client::link::Answered { answer, asked, .. } = $reply;
+        match answer {
             Answer::$kind(answer) => Ok(answer),
-            other => Err($core.bad_answer($request, format!("it is {}", other.name()))),
+            other => Err($core.bad_answer(&asked, format!("it is {}", other.name()))),
         }
-    };
+    }};
 }
 pub(super) use answer_of;
 
@@ -252,7 +183,7 @@ impl LogClient {
     pub fn topics(&self) -> Result<Vec<String>, PeerError> {
         let core = self.core();
         let reply = core.call(ListTopics(Nothing {}).into(), Vec::new(), Duration::ZERO)?;
-        answer_of!(core, "ListTopics", reply, TopicNames).map(|names| names.topics)
+        answer_of!(core, reply, TopicNames).map(|names| names.topics)
     }
 
     /// What a topic is and holds now.
@@ -342,16 +273,19 @@ impl LogClient {
         let core = self.core();
         let request = OffsetAt { topic: topic.to_owned(), partition, position };
         let reply = core.call(request.into(), Vec::new(), Duration::ZERO)?;
-        answer_of!(core, "OffsetAt", reply, OffsetFound)
+        answer_of!(core, reply, OffsetFound)
     }
 
     /// Appends a record: to the partition of its key, or, without key, to one that changes from batch to batch. Returns
     /// when the record is encoded; the ticket tells the rest. However often the connection is lost and the server
     /// started anew meanwhile, the record is in the log once.
     ///
+    /// It is on its way then, and not there: when the client is dropped before the ticket is done, or before
+    /// [`flush`](Self::flush) has returned, it may be lost.
+    ///
     /// # Errors
-    /// `Timeout` if there was no room for it in time, or nothing was known of the topic; `Refused` with `UnknownTopic`;
-    /// any other [`PeerError`]. Whether it could be appended is told by the ticket.
+    /// `NotSent` if there was no room for it in time; `Timeout` or `NotSent` if nothing was known of the topic; `Refused` with
+    /// `UnknownTopic`; any other [`PeerError`]. Whether it could be appended is told by the ticket.
     pub fn append<'a>(
         &self,
         topic: &str,
@@ -374,6 +308,54 @@ impl LogClient {
         producer::append(self.core(), topic, Some(partition), Some(level), &record.into())
     }
 
+    /// Waits until everything is acknowledged that was appended before, by any clone, at most this long.
+    ///
+    /// # Errors
+    /// What of it was not: what was refused since the last flush, whether its ticket has told that or not, and, if the time is
+    /// up, what has no answer yet. That is still pursued. A failure is told to all who flush at that moment, else to who does so
+    /// next; who shares a client and has to know about records of his own waits for their tickets.
+    pub fn flush(&self, timeout: Duration) -> Result<(), FlushError> {
+        let mut flushing = Flushing::begin(self.core());
+        flushing.wait_until(now().checked_add(timeout));
+        flushing.finish()
+    }
+
+    /// As [`flush`](Self::flush), for a task, and for as long as it takes. A future that is dropped leaves it to the next flush
+    /// to tell what has failed.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub async fn flush_async(&self) -> Result<(), FlushError> {
+        let mut flushing = Flushing::begin(self.core());
+        poll_fn(|context| flushing.poll(context.waker())).await;
+        flushing.finish()
+    }
+
+    /// Closes the client, with all its clones: nothing is appended any more from now on, what was is waited for as by
+    /// [`flush`](Self::flush), and then every call that waits ends with `Closed`.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush); but nothing is pursued any more. Whether records that had no answer when the time was up are in
+    /// the log is not known.
+    pub fn close(self, timeout: Duration) -> Result<(), FlushError> {
+        self.core().refuse_appends();
+        let flushed = self.flush(timeout);
+        self.core().close();
+        flushed
+    }
+
+    /// As [`close`](Self::close), for a task, and for as long as it takes. If the future is dropped before it is done the client is
+    /// not closed, but takes no more appends.
+    ///
+    /// # Errors
+    /// As [`close`](Self::close).
+    pub async fn close_async(self) -> Result<(), FlushError> {
+        self.core().refuse_appends();
+        let flushed = self.flush_async().await;
+        self.core().close();
+        flushed
+    }
+
     /// Appends an encoded batch as it is, but for its offsets; waits until it has the level. Only a batch of an
     /// idempotent producer is sure to be there once if the connection is lost meanwhile. Returns its first and last
     /// offset.
@@ -390,7 +372,7 @@ impl LogClient {
         let core = self.core();
         let request = Append { topic: topic.to_owned(), partition, level };
         let reply = core.call(request.into(), vec![batch.into()], Duration::ZERO)?;
-        let appended = answer_of!(core, "Append", reply, Appended)?;
+        let appended = answer_of!(core, reply, Appended)?;
         Ok((appended.first_offset, appended.last_offset))
     }
 
@@ -432,7 +414,7 @@ impl LogClient {
     pub fn groups(&self) -> Result<Vec<String>, PeerError> {
         let core = self.core();
         let reply = core.call(ListGroups(Nothing {}).into(), Vec::new(), Duration::ZERO)?;
-        answer_of!(core, "ListGroups", reply, GroupNames).map(|names| names.groups)
+        answer_of!(core, reply, GroupNames).map(|names| names.groups)
     }
 
     /// Starts to collect a transaction.
@@ -458,49 +440,29 @@ impl Core {
     }
 
     /// Asks, and waits for the answer.
-    pub(super) fn call(
+    fn call(
         self: &Arc<Self>,
         request: Request,
         body: Vec<Bytes>,
         wait: Duration,
-    ) -> Result<Reply, PeerError> {
+    ) -> Result<Answered, PeerError> {
         let deadline = self.deadline(wait);
         self.begin(request, body, deadline)?.wait(deadline)
     }
 
     fn topic_call(self: &Arc<Self>, request: Request) -> Result<RemoteTopic, PeerError> {
-        let name = request.name();
         let reply = self.call(request, Vec::new(), Duration::ZERO)?;
-        answer_of!(self, name, reply, TopicState).map(RemoteTopic::from)
+        answer_of!(self, reply, TopicState).map(RemoteTopic::from)
     }
 
     fn done_call(self: &Arc<Self>, request: Request) -> Result<(), PeerError> {
-        let name = request.name();
         let reply = self.call(request, Vec::new(), Duration::ZERO)?;
-        answer_of!(self, name, reply, Done).map(drop)
+        answer_of!(self, reply, Done).map(drop)
     }
 
     fn new_producer(self: &Arc<Self>, deadline: Option<Instant>) -> Result<i64, PeerError> {
         let request = NewProducer(Nothing {}).into();
         let reply = self.begin(request, Vec::new(), deadline)?.wait(deadline)?;
-        answer_of!(self, "NewProducer", reply, ProducerId).map(|producer| producer.id)
-    }
-
-    pub(super) fn timed_out(&self, request: &'static str) -> PeerError {
-        PeerError::Timeout { endpoint: self.link.endpoint().to_owned(), request }
-    }
-
-    pub(super) fn refused(&self, request: &'static str, error: RemoteError) -> PeerError {
-        let endpoint = self.link.endpoint().to_owned();
-        PeerError::Refused { endpoint, request, error: Box::new(error) }
-    }
-
-    pub(super) fn bad_answer(&self, request: &'static str, reason: impl ToString) -> PeerError {
-        let endpoint = self.link.endpoint().to_owned();
-        PeerError::BadAnswer { endpoint, request, reason: reason.to_string() }
-    }
-
-    pub(super) fn closed(&self) -> PeerError {
-        PeerError::Closed { endpoint: self.link.endpoint().to_owned() }
+        answer_of!(self, reply, ProducerId).map(|producer| producer.id)
     }
 }

@@ -4,28 +4,35 @@
 //! and the server knows it. Its number is used up only when the server has it; after a refusal a new epoch begins, so
 //! that nobody has to know whether a batch that failed is there after all.
 
+mod flush;
 mod lane;
 mod target;
+#[cfg(test)]
+mod tests;
 mod ticket;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::records::unencodable;
+use super::error::Asked;
+use super::link::Answered;
 use super::{Core, PeerError, RemoteTopic};
 use crate::log::append::NewRecord;
 use crate::log::options::Level;
-use crate::log::peer::protocol::{
-    Answer, DescribeTopic, Outcome, RemoteCode, Reply, TopicName, TopicState,
-};
+use crate::log::peer::protocol::{Answer, DescribeTopic, RemoteCode, TopicName, TopicState};
 use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 use crate::transport::now;
+use flush::Failures;
+pub(super) use flush::Flushing;
+pub use flush::{FlushError, Unacknowledged};
 pub(super) use lane::after;
-use lane::{Lane, Settled};
+use lane::{Broken, Lane};
 pub(super) use target::Target;
 pub use ticket::AppendTicket;
+use ticket::Fate;
 
 /// A partition, by topic and number.
 pub(super) type LaneKey = (Arc<str>, u32);
@@ -47,8 +54,10 @@ struct Lanes {
     in_flight: usize,
     /// Partitions with batches that could not be sent because too many others are in flight.
     waiting: VecDeque<LaneKey>,
-    /// Who is to be told what, when nothing is locked any more: they may append again at once.
-    settled: Vec<Settled>,
+    /// Who is to be woken when nothing is locked any more: they may append again at once.
+    woken: Vec<Waker>,
+    /// What failed and no flush has told.
+    failures: Failures,
     closed: bool,
 }
 
@@ -75,6 +84,7 @@ pub(super) fn append(
     };
     let level = level.or(core.options.level).unwrap_or(target.level);
     let key: LaneKey = (Arc::clone(&target.topic), partition);
+    let asked = || Asked::append(topic, partition);
     let mut lanes = lock(&core.producer.lanes);
     loop {
         if lanes.closed {
@@ -82,21 +92,30 @@ pub(super) fn append(
         }
         let Some(producer) = lanes.producer else {
             drop(lanes);
-            let producer = core.new_producer(deadline)?;
+            let producer = core.new_producer(deadline);
+            let producer = producer.map_err(|error| error.about(|| asked().subject))?;
             lanes = lock(&core.producer.lanes);
             lanes.producer.get_or_insert(producer);
             continue;
         };
         let lane = lanes.lanes.entry(key.clone()).or_insert_with(|| Lane::new(producer));
         if lane.closed_bytes < core.options.buffer_bytes {
-            let (fate, delta) = lane.push(&target, level, record);
-            let ticket = AppendTicket { core: Arc::clone(core), fate, partition, delta };
+            let (fate, delta) = lane.push(&target, level, record).unwrap_or_else(|error| {
+                let fate = Arc::new(Fate::default());
+                lane.broken.push(Broken { fate: Arc::clone(&fate), records: 1, error });
+                (fate, 0)
+            });
             lanes.send_next(core, &key);
             tell(lanes);
-            return Ok(ticket);
+            return Ok(AppendTicket { core: Arc::clone(core), fate, key, delta });
         }
+        let bytes = lane.closed_bytes;
         lanes = match deadline.map(|end| end.saturating_duration_since(now())) {
-            Some(left) if left.is_zero() => return Err(core.timed_out("Append")),
+            Some(left) if left.is_zero() => {
+                drop(lanes);
+                let crowd = format!("{bytes} bytes wait for the same partition already");
+                return Err(core.not_sent(&asked(), core.link.connection(), &crowd));
+            }
             Some(left) => {
                 let waited = core.producer.room.wait_timeout(lanes, left);
                 waited.unwrap_or_else(PoisonError::into_inner).0
@@ -106,34 +125,63 @@ pub(super) fn append(
     }
 }
 
-/// Tells those who wait for appends what became of them.
+/// Wakes those who wait for appends of which it is known by now what became of them.
 fn tell(mut lanes: MutexGuard<'_, Lanes>) {
-    let settled = std::mem::take(&mut lanes.settled);
+    let woken = std::mem::take(&mut lanes.woken);
     drop(lanes);
-    settled.into_iter().for_each(Settled::tell);
+    woken.into_iter().for_each(Waker::wake);
 }
 
 impl Lanes {
+    /// What has become of so many records of a partition.
+    fn settle(
+        &mut self,
+        key: &LaneKey,
+        fate: &Fate,
+        records: i32,
+        outcome: Result<i64, PeerError>,
+    ) {
+        let failed = outcome.as_ref().err().cloned();
+        let (woken, is_flushed) = fate.set(outcome);
+        self.woken.extend(woken);
+        if let Some(error) = failed.filter(|_| !is_flushed) {
+            self.failures.add(key, records, error);
+        }
+    }
+
+    /// Tells of batches of a partition that could not be encoded.
+    fn settle_broken(&mut self, core: &Core, key: &LaneKey, broken: Vec<Broken>) {
+        for Broken { fate, records, error } in broken {
+            let error = core.unencodable(&Asked::append(&key.0, key.1), &error);
+            self.settle(key, &fate, records, Err(error));
+        }
+    }
+
+    /// Ends all batches of a lane that was taken away.
+    fn fail(&mut self, core: &Core, key: &LaneKey, mut lane: Lane, error: &PeerError) {
+        lane.close_open();
+        self.settle_broken(core, key, std::mem::take(&mut lane.broken));
+        for batch in lane.batches() {
+            self.settle(key, &batch.fate, batch.records, Err(error.clone()));
+        }
+    }
+
     /// Sends the next batch of a partition, if none is in flight.
     fn send_next(&mut self, core: &Core, key: &LaneKey) {
         let busy = self.in_flight >= super::link::APPENDS_MAX;
         let Some(lane) = self.lanes.get_mut(key) else { return };
-        self.settled.append(&mut lane.settled);
-        if lane.in_flight.is_some() || (lane.closed.is_empty() && lane.open.is_none()) {
-            return;
+        let is_idle = lane.in_flight.is_none();
+        let waits = is_idle && (!lane.closed.is_empty() || lane.open.is_some());
+        if waits && busy && !self.waiting.contains(key) {
+            self.waiting.push_back(key.clone());
         }
-        if busy {
-            if !self.waiting.contains(key) {
-                self.waiting.push_back(key.clone());
-            }
-            return;
-        }
-        let next = lane.next();
-        self.settled.append(&mut lane.settled);
+        let next = if waits && !busy { lane.next() } else { None };
+        let broken = std::mem::take(&mut lane.broken);
         if next.is_some() {
             self.in_flight += 1;
             self.send(core, key);
         }
+        self.settle_broken(core, key, broken);
     }
 
     /// Gives the places of batches that are done away: first to partitions that wait, so that none is kept waiting by
@@ -158,7 +206,8 @@ impl Lanes {
             Ok(None) => {}
             Err(error) => {
                 if let Some(batch) = lane.in_flight.take() {
-                    self.settled.push(Settled(batch.fate, Err(unencodable(&key.0, &error))));
+                    let error = core.unencodable(&Asked::append(&key.0, key.1), &error);
+                    self.settle(key, &batch.fate, batch.records, Err(error));
                     self.in_flight = self.in_flight.saturating_sub(1);
                 }
             }
@@ -178,7 +227,7 @@ impl Core {
         }
         let request = DescribeTopic(TopicName { topic: topic.to_owned() });
         let reply = self.begin(request.into(), Vec::new(), deadline)?.wait(deadline)?;
-        let state = super::answer_of!(self, "DescribeTopic", reply, TopicState)?;
+        let state = super::answer_of!(self, reply, TopicState)?;
         let target = self.new_target(state);
         let mut topics = lock(&self.producer.topics);
         Ok(Arc::clone(topics.entry(topic.to_owned()).or_insert(target)))
@@ -195,9 +244,8 @@ impl Core {
     }
 
     /// The server said what a topic is now.
-    pub(super) fn topic_described(&self, topic: &str, outcome: Result<Reply, PeerError>) {
-        let state =
-            outcome.and_then(|reply| super::answer_of!(self, "DescribeTopic", reply, TopicState));
+    pub(super) fn topic_described(&self, topic: &str, outcome: Result<Answered, PeerError>) {
+        let state = outcome.and_then(|reply| super::answer_of!(self, reply, TopicState));
         let target = state.map(|state| self.new_target(state));
         let mut topics = lock(&self.producer.topics);
         match target {
@@ -213,22 +261,18 @@ impl Core {
     }
 
     /// The server answered the append of a partition.
-    pub(super) fn append_done(&self, key: &LaneKey, outcome: Result<Outcome, PeerError>) {
-        use RemoteCode::{KeyMissing, TooLarge, UnknownPartition, UnknownTopic};
+    pub(super) fn append_done(&self, key: &LaneKey, outcome: Result<Answered, PeerError>) {
+        use RemoteCode::{KeyMissing, OutOfSequence, TooLarge, UnknownPartition, UnknownTopic};
         let mut lanes = lock(&self.producer.lanes);
         let Some(lane) = lanes.lanes.get_mut(key) else { return };
-        let (mut exhausted, mut settled) = (None, Vec::new());
-        let result = match outcome {
-            Ok(Ok(Reply { answer: Answer::Appended(appended), .. })) => {
+        let result = match outcome.and_then(|reply| super::answer_of!(self, reply, Appended)) {
+            Ok(appended) => {
                 self.check_topic(&key.0, appended.fingerprint);
                 let records = lane.in_flight.as_ref().map_or(0, |batch| batch.records);
-                self.first_of(appended.first_offset, records)
+                self.first_of(|| Asked::append(&key.0, key.1), appended.first_offset, records)
             }
-            Ok(Ok(Reply { answer, .. })) => {
-                Err(self.bad_answer("Append", format!("it is {}", answer.name())))
-            }
-            Ok(Err(error)) => {
-                let lost = error.code == RemoteCode::OutOfSequence && !lane.renumbered;
+            Err(error) => {
+                let lost = error.code() == Some(OutOfSequence) && !lane.renumbered;
                 if lost && lane.new_epoch() {
                     // The server lost earlier batches of a level that allows that; this one is not there.
                     lane.renumbered = true;
@@ -237,28 +281,28 @@ impl Core {
                 }
                 // It is not the topic any more that is known here.
                 let changed = [UnknownTopic, UnknownPartition, KeyMissing, TooLarge];
-                if changed.contains(&error.code) {
+                if error.code().is_some_and(|code| changed.contains(&code)) {
                     self.producer.forget_topic(&key.0);
                 }
-                Err(self.refused("Append", error))
+                Err(error)
             }
-            Err(error) => Err(error),
         };
+        let mut exhausted = None;
         if let Some(batch) = lane.in_flight.take() {
             match &result {
                 Ok(_) => lane.sequence = after(lane.sequence, batch.records),
                 Err(error) if !lane.new_epoch() => exhausted = Some(error.clone()),
                 Err(_) => {}
             }
-            settled.push(Settled(batch.fate, result));
+            lanes.settle(key, &batch.fate, batch.records, result);
         }
-        lanes.settled.append(&mut settled);
         lanes.in_flight = lanes.in_flight.saturating_sub(1);
         if let Some(error) = exhausted {
             // The next append gets another id.
             lanes.producer = None;
-            let failed = lanes.lanes.remove(key).map(|lane| lane.fail_all(&error));
-            lanes.settled.extend(failed.into_iter().flatten());
+            if let Some(lane) = lanes.lanes.remove(key) {
+                lanes.fail(self, key, lane, &error);
+            }
         }
         lanes.send_more(self, key);
         tell(lanes);
@@ -266,23 +310,35 @@ impl Core {
     }
 
     /// The first offset of so many records, if there can be so many there.
-    pub(super) fn first_of(&self, first: i64, records: i32) -> Result<i64, PeerError> {
+    pub(super) fn first_of(
+        &self,
+        asked: impl FnOnce() -> Asked,
+        first: i64,
+        records: i32,
+    ) -> Result<i64, PeerError> {
         match first.checked_add(i64::from(records)) {
             Some(_) => Ok(first),
             None => {
-                Err(self.bad_answer("Append", format!("{records} records from offset {first} on")))
+                let reason = format!("{records} records from offset {first} on");
+                Err(self.bad_answer(&asked(), reason))
             }
         }
     }
 
-    /// Nothing is appended any more.
+    /// Nothing is appended any more; what was is still pursued.
+    pub(super) fn refuse_appends(&self) {
+        lock(&self.producer.lanes).closed = true;
+        self.producer.room.notify_all();
+    }
+
+    /// Nothing is appended any more, and nothing pursued.
     pub(super) fn fail_lanes(&self) {
         let mut lanes = lock(&self.producer.lanes);
         lanes.closed = true;
-        let all = std::mem::take(&mut lanes.lanes);
-        drop(lanes);
-        let failed = all.into_values().flat_map(|lane| lane.fail_all(&self.closed()));
-        failed.for_each(Settled::tell);
+        for (key, lane) in std::mem::take(&mut lanes.lanes) {
+            lanes.fail(self, &key, lane, &self.closed());
+        }
+        tell(lanes);
         self.producer.room.notify_all();
     }
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::error::Asked;
 use super::records::records_of;
-use super::{LogClient, PeerError, answer_of};
+use super::{LogClient, PeerError, Subject, answer_of};
 use crate::log::durable::{Delivery, DeliveryId, QueueStats};
 use crate::log::peer::protocol::{
     Acquire, Answer, LIST_MAX, QueueName, RemoteError, Settle, Verdict, WireDelivery,
@@ -65,16 +66,22 @@ impl RemoteQueue {
         };
         let core = self.client.core();
         let reply = core.call(request.into(), Vec::new(), wait)?;
+        let asked = reply.asked;
         let acquired = match reply.answer {
             Answer::Acquired(acquired) => acquired,
-            other => return Err(core.bad_answer("Acquire", format!("it is {}", other.name()))),
+            other => return Err(core.bad_answer(&asked, format!("it is {}", other.name()))),
         };
         let mut deliveries = Vec::with_capacity(acquired.deliveries.len());
         for (named, bytes) in acquired.deliveries.iter().zip(&reply.body) {
+            let damaged = |reason: &dyn ToString| {
+                let (partition, offset) = (Some(named.partition), Some(named.offset));
+                let place = || Subject { partition, offset, ..asked.subject.clone() };
+                core.bad_answer(&asked, reason.to_string()).about(place)
+            };
             let (_, records) = records_of(bytes, named.partition, named.offset)
-                .map_err(|error| core.bad_answer("Acquire", error))?;
+                .map_err(|error| damaged(&error))?;
             let record = records.into_iter().next();
-            let record = record.ok_or_else(|| core.bad_answer("Acquire", "a record is missing"))?;
+            let record = record.ok_or_else(|| damaged(&"a record is missing"))?;
             deliveries.push(Delivery { id: DeliveryId::from(named), record });
         }
         Ok(deliveries)
@@ -122,7 +129,7 @@ impl RemoteQueue {
         let core = self.client.core();
         let request = QueueName { queue: self.name.clone() };
         let reply = core.call(request.into(), Vec::new(), Duration::ZERO)?;
-        let state = answer_of!(core, "QueueStats", reply, QueueState)?;
+        let state = answer_of!(core, reply, QueueState)?;
         let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
         Ok(QueueStats {
             delivered: state.delivered,
@@ -144,9 +151,14 @@ impl RemoteQueue {
             let deliveries: Vec<WireDelivery> = ids.iter().map(|id| (*id).into()).collect();
             let request = Settle { queue: self.name.clone(), verdict, deliveries };
             let reply = core.call(request.into(), Vec::new(), Duration::ZERO)?;
-            let settled = answer_of!(core, "Settle", reply, Settled)?;
+            let settled = answer_of!(core, reply, Settled)?;
             first = first.or_else(|| settled.refused.into_iter().flatten().next());
         }
-        first.map_or(Ok(()), |error| Err(core.refused("Settle", error)))
+        first.map_or(Ok(()), |error| {
+            let (partition, offset) = (error.partition, error.offset);
+            let queue = Some(self.name.clone());
+            let subject = Subject { queue, partition, offset, ..Subject::default() };
+            Err(core.refused(&Asked::new("Settle", subject), error))
+        })
     }
 }

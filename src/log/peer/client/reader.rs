@@ -3,16 +3,18 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::mem;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::link::Pending;
+use super::error::Asked;
+use super::link::{Answered, Pending};
 use super::records::records_of;
-use super::{Core, LogClient, PeerError};
+use super::{Core, LogClient, PeerError, Subject};
 use crate::log::format::{BatchHeader, Id};
-use crate::log::peer::protocol::{Answer, Fetch, Fetched, NO_EPOCH, OffsetFound, Reply};
+use crate::log::peer::protocol::{Answer, Fetch, Fetched, NO_EPOCH, OffsetFound};
 use crate::log::read::LogRecord;
 use crate::transport::now;
 
@@ -25,16 +27,17 @@ pub(in crate::log) struct Chunk {
     pub(in crate::log) ends: Fetched,
     pub(in crate::log) batches: VecDeque<Bytes>,
     partition: u32,
+    asked: Arc<Asked>,
 }
 
 impl Chunk {
-    pub(super) fn new(core: &Core, partition: u32, reply: Reply) -> Result<Self, PeerError> {
-        let batches = reply.body.into();
+    pub(super) fn new(core: &Core, partition: u32, reply: Answered) -> Result<Self, PeerError> {
+        let (batches, asked) = (reply.body.into(), reply.asked);
         let ends = match reply.answer {
             Answer::Fetched(ends) => ends,
-            other => return Err(core.bad_answer("Fetch", format!("it is {}", other.name()))),
+            other => return Err(core.bad_answer(&asked, format!("it is {}", other.name()))),
         };
-        Ok(Self { ends, batches, partition })
+        Ok(Self { ends, batches, partition, asked })
     }
 
     /// The next batch's header and records, from an offset on.
@@ -45,7 +48,10 @@ impl Chunk {
     ) -> Result<Option<(BatchHeader, Vec<LogRecord>)>, PeerError> {
         let Some(bytes) = self.batches.pop_front() else { return Ok(None) };
         let records = records_of(&bytes, self.partition, from);
-        records.map(Some).map_err(|error| client.core().bad_answer("Fetch", error))
+        records.map(Some).map_err(|error| {
+            let damaged = client.core().bad_answer(&self.asked, error);
+            damaged.about(|| self.asked.subject.clone().at(from))
+        })
     }
 }
 
@@ -84,7 +90,7 @@ impl Fetching {
     /// The answer.
     pub(in crate::log) fn answer(self) -> Result<Chunk, PeerError> {
         let core = self.client.core();
-        let reply = self.pending.take().unwrap_or_else(|| Err(core.timed_out("Fetch")))?;
+        let reply = self.pending.wait(Some(now()))?;
         Chunk::new(core, self.partition, reply)
     }
 }
@@ -94,7 +100,8 @@ impl LogClient {
     pub(in crate::log) fn topic_now(&self, topic: &str) -> Result<(Id, u32), PeerError> {
         let described = self.describe(topic)?;
         let id = described.id.parse();
-        let id = id.map_err(|error| self.core().bad_answer("DescribeTopic", error))?;
+        let asked = || Asked::new("DescribeTopic", Subject::topic(topic));
+        let id = id.map_err(|error| self.core().bad_answer(&asked(), error))?;
         Ok((id, u32::try_from(described.partitions.len()).unwrap_or(u32::MAX)))
     }
 }
@@ -333,7 +340,7 @@ impl RemoteReader {
     }
 
     /// Takes an answer in, and asks for what follows.
-    fn take_in(&mut self, reply: Reply) -> Result<(), PeerError> {
+    fn take_in(&mut self, reply: Answered) -> Result<(), PeerError> {
         let chunk = Chunk::new(self.client.core(), self.partition, reply)?;
         self.fetch_offset = self.fetch_offset.max(chunk.ends.next_offset);
         let more = !chunk.batches.is_empty() && self.fetch_offset < chunk.ends.end;

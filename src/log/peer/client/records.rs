@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use super::PeerError;
+use super::error::Asked;
+use super::{Core, PeerError};
 use crate::log::format::batch::DECOMPRESSED_BYTES_MAX;
 use crate::log::format::{Batch, BatchHeader, FormatError};
 use crate::log::peer::protocol::{RemoteCode, RemoteError};
@@ -39,9 +40,12 @@ pub(in crate::log) fn records_of(
     Ok((header, found))
 }
 
-/// The record breaks the format, for instance by its size.
-pub(super) fn unencodable(topic: &str, error: &FormatError) -> PeerError {
-    let mut remote = RemoteError::new(RemoteCode::BadBatch, error.to_string());
-    remote.topic = Some(topic.to_owned());
-    PeerError::Refused { endpoint: String::new(), request: "Append", error: Box::new(remote) }
+impl Core {
+    /// The record breaks the format, for instance by its size.
+    pub(super) fn unencodable(&self, asked: &Asked, error: &FormatError) -> PeerError {
+        let mut remote = RemoteError::new(RemoteCode::BadBatch, error.to_string());
+        remote.topic.clone_from(&asked.subject.topic);
+        remote.partition = asked.subject.partition;
+        self.refused(asked, remote)
+    }
 }

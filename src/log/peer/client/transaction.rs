@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::error::Asked;
 use super::group::wire_offset;
 use super::producer::{Target, after};
-use super::records::unencodable;
-use super::{Core, LogClient, PeerError, answer_of};
+use super::{Core, LogClient, PeerError, Subject, answer_of};
 use crate::log::append::NewRecord;
 use crate::log::clock::{Clock, SystemClock};
 use crate::log::format::batch::{Producer, set_producer};
@@ -149,7 +149,7 @@ impl RemoteTransaction {
     pub fn commit(&mut self) -> Result<Vec<(TopicPartition, i64)>, PeerError> {
         let core = Arc::clone(self.client.core());
         if matches!(self.stage, Stage::Open) {
-            let transactor = core.transactor()?;
+            let transactor = core.transactor().map_err(|error| error.about(|| self.subject()))?;
             self.stage = match self.seal(transactor) {
                 Ok(sealed) => Stage::Sealed(Box::new(sealed)),
                 Err(error) => Stage::Broken(error),
@@ -169,16 +169,17 @@ impl RemoteTransaction {
             topics.for_each(|topic| core.producer.forget_topic(topic));
         }
         let reply = reply?;
-        let Transacted { offsets, fingerprints } = answer_of!(core, "Transact", reply, Transacted)?;
+        let asked = Arc::clone(&reply.asked);
+        let Transacted { offsets, fingerprints } = answer_of!(core, reply, Transacted)?;
         for (topic, fingerprint) in fingerprints {
             core.check_topic(&Arc::from(topic), fingerprint);
         }
         if offsets.len() != sealed.batches.len() {
-            return Err(core.bad_answer("Transact", "not every batch is in it"));
+            return Err(core.bad_answer(&asked, "not every batch is in it"));
         }
         let mut places = BTreeMap::<&TopicPartition, VecDeque<i64>>::new();
         for ((partition, records), first) in sealed.batches.iter().zip(offsets) {
-            let first = core.first_of(first, *records)?;
+            let first = core.first_of(|| Asked::clone(&asked), first, *records)?;
             let place = |n: i32| if first < 0 { -1 } else { first + i64::from(n) };
             places.entry(partition).or_default().extend((0..*records).map(place));
         }
@@ -195,7 +196,17 @@ impl RemoteTransaction {
     }
 
     fn invalid(&self, reason: &str) -> PeerError {
-        self.client.core().refused("Transact", RemoteError::new(RemoteCode::Invalid, reason))
+        let asked = Asked::new("Transact", self.subject());
+        self.client.core().refused(&asked, RemoteError::new(RemoteCode::Invalid, reason))
+    }
+
+    /// What it is about, while it is collected.
+    fn subject(&self) -> Subject {
+        let member = self.member.as_ref();
+        let of = member.map(|member| Subject::group(&member.group, &member.member));
+        let part = self.parts.keys().next().map(|part| (&part.topic[..], part.partition));
+        let offset = self.offsets.first().map(|at| (&at.topic[..], at.partition));
+        of.unwrap_or_default().at_first(part.or(offset), self.parts.len() + self.offsets.len())
     }
 
     fn check_open(&self) -> Result<(), PeerError> {
@@ -216,7 +227,8 @@ impl RemoteTransaction {
         let target = core.target(topic, core.deadline(Duration::ZERO))?;
         let number = partition.unwrap_or_else(|| target.choose(record));
         let partition = TopicPartition::new(topic, number);
-        let refused = |error| unencodable(topic, &error);
+        let asked = || Asked::new("Transact", Subject::partition(topic, number));
+        let refused = |error| core.unencodable(&asked(), &error);
         match self.parts.entry(partition.clone()) {
             Entry::Occupied(mut known) => known.get_mut().push(record).map_err(refused)?,
             // Nothing is left of a record that was refused, not even a part without records.
@@ -235,7 +247,10 @@ impl RemoteTransaction {
         let (mut parts, mut body, mut batches) = (Vec::new(), Vec::new(), Vec::new());
         for (partition, gathered) in std::mem::take(&mut self.parts) {
             let TopicPartition { topic, partition: number } = partition.clone();
-            let failed = |error: FormatError| unencodable(&partition.topic, &error);
+            let place = || Subject::partition(&partition.topic, number);
+            let failed = |error: FormatError| {
+                self.client.core().unencodable(&Asked::new("Transact", place()), &error)
+            };
             let encoded = gathered.finish().map_err(failed)?;
             let mut base_sequence = transactor.sequences.get(&partition).copied().unwrap_or(0);
             let count = u32::try_from(encoded.len()).unwrap_or(u32::MAX);
@@ -308,12 +323,15 @@ impl Core {
     /// What a member is told that does not own a partition.
     pub(super) fn not_owner(&self, member: &Membership, partition: &TopicPartition) -> PeerError {
         let why = Fencing::NotOwner { partition: partition.clone() };
+        let topic = Some(partition.topic.clone());
+        let of = Subject::group(&member.group, &member.member);
+        let subject = Subject { topic, partition: Some(partition.partition), ..of };
         let Membership { group, member, generation } = member.clone();
         let text = format!("member {member} of group {group} was refused: {why}");
         let mut error = RemoteError::new(RemoteCode::NotOwner, text);
         error.topic = Some(partition.topic.clone());
         error.partition = Some(partition.partition);
         error.fencing = Some(Box::new(MemberFencing { group, member, generation, why }));
-        self.refused("Seek", error)
+        self.refused(&Asked::new("Seek", subject), error)
     }
 }

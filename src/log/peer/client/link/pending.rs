@@ -4,10 +4,21 @@ use std::sync::{Arc, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
+use bytes::Bytes;
+
+use crate::log::peer::client::error::Asked;
 use crate::log::peer::client::{Core, PeerError};
-use crate::log::peer::protocol::Reply;
+use crate::log::peer::protocol::Answer;
 use crate::sync::{Condvar, Mutex, lock};
 use crate::transport::now;
+
+/// An answer with the batches that go with it, and what it answers.
+#[derive(Debug)]
+pub(in crate::log::peer::client) struct Answered {
+    pub(in crate::log::peer::client) answer: Answer,
+    pub(in crate::log::peer::client) body: Vec<Bytes>,
+    pub(in crate::log::peer::client) asked: Arc<Asked>,
+}
 
 /// A place for one answer.
 #[derive(Debug, Default)]
@@ -18,12 +29,12 @@ pub(in crate::log::peer::client) struct Slot {
 
 #[derive(Debug, Default)]
 struct SlotState {
-    outcome: Option<Result<Reply, PeerError>>,
+    outcome: Option<Result<Answered, PeerError>>,
     waker: Option<Waker>,
 }
 
 impl Slot {
-    pub(super) fn set(&self, outcome: Result<Reply, PeerError>) {
+    pub(super) fn set(&self, outcome: Result<Answered, PeerError>) {
         let mut state = lock(&self.state);
         state.outcome = Some(outcome);
         let waker = state.waker.take();
@@ -41,7 +52,7 @@ impl Slot {
 pub(in crate::log::peer::client) struct Pending {
     pub(super) core: Arc<Core>,
     pub(super) correlation: u64,
-    pub(super) request: &'static str,
+    pub(super) asked: Arc<Asked>,
     /// The queue that deliveries are asked of.
     pub(super) queue: Option<String>,
     pub(super) slot: Arc<Slot>,
@@ -52,18 +63,18 @@ impl Pending {
     pub(in crate::log::peer::client) fn wait(
         self,
         deadline: Option<Instant>,
-    ) -> Result<Reply, PeerError> {
-        match self.wait_until(deadline) {
-            true => None,
-            false => self.core.give_up(&self).map(Err),
+    ) -> Result<Answered, PeerError> {
+        if !self.wait_until(deadline)
+            && let Some(overdue) = self.core.give_up(&self)
+        {
+            return Err(overdue);
         }
         // Answered in the last moment, perhaps.
-        .or_else(|| self.take())
-        .unwrap_or_else(|| Err(self.core.timed_out(self.request)))
+        self.take().unwrap_or_else(|| Err(self.core.timed_out(&self.asked)))
     }
 
     /// The answer, if it is there.
-    pub(in crate::log::peer::client) fn take(&self) -> Option<Result<Reply, PeerError>> {
+    pub(in crate::log::peer::client) fn take(&self) -> Option<Result<Answered, PeerError>> {
         lock(&self.slot.state).outcome.take()
     }
 
@@ -71,7 +82,7 @@ impl Pending {
     pub(in crate::log::peer::client) fn poll(
         &self,
         waker: &Waker,
-    ) -> Poll<Result<Reply, PeerError>> {
+    ) -> Poll<Result<Answered, PeerError>> {
         let mut state = lock(&self.slot.state);
         if let Some(outcome) = state.outcome.take() {
             return Poll::Ready(outcome);

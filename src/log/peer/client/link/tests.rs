@@ -2,7 +2,11 @@
 
 use super::*;
 use crate::log::LogClient;
-use crate::log::peer::protocol::{Acquire, ListGroups, ListTopics, Nothing};
+use crate::log::format::Id;
+use crate::log::peer::protocol::{
+    Acquire, Acquired, Done, Fetched, ListGroups, ListTopics, Nothing, WireDelivery,
+};
+use crate::log::read::Position;
 use crate::pattern::Router;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -102,7 +106,56 @@ fn a_request_that_was_never_sent_says_what_was_wrong_with_the_connection() {
 #[test]
 fn offsets_that_cannot_be_are_refused() {
     let client = LogClient::connect(&Context::new(), ENDPOINT).unwrap();
-    assert_eq!(client.core().first_of(i64::MAX - 3, 3).unwrap(), i64::MAX - 3);
-    let error = client.core().first_of(i64::MAX - 3, 4).unwrap_err();
+    let asked = || Asked::append("t", 3);
+    assert_eq!(client.core().first_of(asked, i64::MAX - 3, 3).unwrap(), i64::MAX - 3);
+    let error = client.core().first_of(asked, i64::MAX - 3, 4).unwrap_err();
     assert!(matches!(error, PeerError::BadAnswer { .. }), "{error}");
+}
+
+/// What a client says of these answers to its next request.
+fn said<T: Send + std::fmt::Debug>(
+    reply: impl Into<Reply>,
+    ask: impl FnOnce(LogClient) -> Result<T, PeerError> + Send,
+) -> String {
+    let context = Context::new();
+    let server = context.router().mandatory(true).open().unwrap();
+    server.bind(ENDPOINT).unwrap();
+    let client = LogClient::options().timeout(PATIENCE).connect(&context, ENDPOINT).unwrap();
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| ask(client));
+        let (from, message) = server.recv_from_timeout(PATIENCE).unwrap();
+        let (correlation, ..) = protocol::decode_request(&message).unwrap();
+        let answer = protocol::encode_answer(correlation, &Ok(reply.into()));
+        server.send_to(&from, answer).unwrap();
+        asking.join().unwrap().unwrap_err().to_string()
+    })
+}
+
+#[test]
+fn an_answer_that_makes_no_sense_is_named_by_what_was_asked() {
+    let ends = Fetched {
+        earliest: 0,
+        end: 20,
+        durable_end: 20,
+        incarnation: 0,
+        next_offset: 20,
+        last_epoch: 0,
+        topic_id: Id::from_bits(7),
+    };
+    let damaged = || vec![Bytes::from_static(&[7; 100])];
+    let read = |client: LogClient| {
+        client.read("t", 3, Position::Offset(9))?.next().map_or(Ok(()), |record| record.map(drop))
+    };
+    let fetched = Reply { answer: ends.into(), body: damaged() };
+    let text = said(fetched, read);
+    assert!(text.contains("Fetch for topic t, partition 3, offset 9: "), "{text}");
+    let text = said(Done(Nothing {}), read);
+    assert!(text.contains("Fetch for topic t, partition 3, offset 9: it is Done"), "{text}");
+    let text = said(Done(Nothing {}), |client| client.describe("t"));
+    assert!(text.contains("DescribeTopic for topic t: it is Done"), "{text}");
+    let deliveries = vec![WireDelivery { partition: 2, offset: 5, attempt: 1 }];
+    let acquired = Reply { answer: Acquired { deliveries }.into(), body: damaged() };
+    let acquire = |client: LogClient| client.queue("q").acquire(1, PATIENCE, Duration::ZERO);
+    let text = said(acquired, acquire);
+    assert!(text.contains("Acquire for queue q, partition 2, offset 5: "), "{text}");
 }

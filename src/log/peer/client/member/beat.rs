@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use crate::log::directory::random_id;
 use crate::log::groups::{HeartbeatReply, HeartbeatRequest, MemberOptions, TopicPartition};
 use crate::log::peer::client::group::{heartbeat_reply, heartbeat_request};
+use crate::log::peer::client::link::Answered;
 use crate::log::peer::client::{Core, PeerError};
-use crate::log::peer::protocol::{Answer, AwaitGroup, RemoteCode, Reply};
+use crate::log::peer::protocol::{Answer, AwaitGroup, RemoteCode};
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::transport::now;
 
@@ -193,7 +194,7 @@ impl Beat {
         }
     }
 
-    fn beaten(self: &Arc<Self>, core: &Core, outcome: Result<Reply, PeerError>) {
+    fn beaten(self: &Arc<Self>, core: &Core, outcome: Result<Answered, PeerError>) {
         let mut state = self.state();
         state.beating = false;
         if state.left {
@@ -201,7 +202,7 @@ impl Beat {
         }
         let joined = outcome.and_then(|reply| match reply.answer {
             Answer::Membership(membership) => Ok(membership),
-            other => Err(core.bad_answer("Heartbeat", format!("it is {}", other.name()))),
+            other => Err(core.bad_answer(&reply.asked, format!("it is {}", other.name()))),
         });
         match joined {
             Ok(membership) => {
@@ -242,11 +243,11 @@ impl Beat {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    fn awaited(self: &Arc<Self>, core: &Core, outcome: Result<Reply, PeerError>) {
+    fn awaited(self: &Arc<Self>, core: &Core, outcome: Result<Answered, PeerError>) {
         let mut state = self.state();
         let Some((since, asked)) = state.awaiting.take() else { return };
         // If it cannot be had, members hear of changes by the heartbeats that are due.
-        let Ok(Reply { answer: Answer::GroupVersion(now_is), .. }) = outcome else { return };
+        let Ok(Answered { answer: Answer::GroupVersion(now_is), .. }) = outcome else { return };
         let is_known = now_is.version == state.version;
         // One that came back sooner, and not because a heartbeat has told of that version before, is not let wait by the
         // server.
@@ -287,7 +288,7 @@ impl Core {
         &self,
         beat: &Arc<Beat>,
         kind: Beaten,
-        outcome: Result<Reply, PeerError>,
+        outcome: Result<Answered, PeerError>,
     ) {
         match kind {
             Beaten::Heartbeat => beat.beaten(self, outcome),

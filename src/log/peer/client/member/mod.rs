@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::error::Asked;
 use super::group::RemoteGroup;
 use super::link::Pending;
-use super::{LogClient, PeerError, answer_of};
+use super::{LogClient, PeerError, Subject, answer_of};
 use crate::log::groups::{
     GroupRecord, Lane, Lanes, MemberOptions, Membership, OffsetCommit, Polled, Signal,
     TopicPartition,
@@ -90,7 +91,8 @@ impl RemoteGroup {
                 break;
             }
             if deadline.is_some_and(|deadline| deadline <= now()) {
-                return Err(core.timed_out("Heartbeat"));
+                let subject = Subject::group(self.name(), waiting.0.id());
+                return Err(core.timed_out(&Asked::new("Heartbeat", subject)));
             }
             signal.wait(seen, deadline);
         }
@@ -265,7 +267,7 @@ impl RemoteMember {
         let pending = self.identity.begin_commit(&self.client, &offsets)?;
         let core = self.client.core();
         let reply = pending.wait(core.deadline(Duration::ZERO))?;
-        answer_of!(core, "Commit", reply, Done)?;
+        answer_of!(core, reply, Done)?;
         self.committed(&offsets);
         Ok(())
     }
@@ -279,7 +281,7 @@ impl RemoteMember {
         let offsets = self.uncommitted();
         let pending = self.identity.begin_commit(&self.client, &offsets)?;
         let reply = poll_fn(|context| pending.poll(context.waker())).await?;
-        answer_of!(self.client.core(), "Commit", reply, Done)?;
+        answer_of!(self.client.core(), reply, Done)?;
         self.committed(&offsets);
         Ok(())
     }

@@ -4,9 +4,9 @@ use std::task::{Context, Poll};
 
 use super::Identity;
 use crate::log::groups::{OffsetCommit, TopicPartition};
-use crate::log::peer::client::link::Pending;
+use crate::log::peer::client::link::{Answered, Pending};
 use crate::log::peer::client::{LogClient, PeerError, RemoteReader, answer_of};
-use crate::log::peer::protocol::{Answer, OffsetAt, OffsetFound, Reply};
+use crate::log::peer::protocol::{Answer, OffsetAt, OffsetFound};
 use crate::log::read::{LogRecord, Position};
 
 /// What a partition is read from.
@@ -125,7 +125,7 @@ impl Reading<'_> {
         Ok(Step::Fixing(pending, offset))
     }
 
-    fn offset(&self, reply: Result<Reply, PeerError>) -> Result<OffsetFound, PeerError> {
-        answer_of!(self.client.core(), "OffsetAt", reply?, OffsetFound)
+    fn offset(&self, reply: Result<Answered, PeerError>) -> Result<OffsetFound, PeerError> {
+        answer_of!(self.client.core(), reply?, OffsetFound)
     }
 }

@@ -11,10 +11,8 @@ use super::ticket::Fate;
 use crate::log::append::NewRecord;
 use crate::log::clock::{Clock, SystemClock};
 use crate::log::format::batch::set_producer;
-use crate::log::format::{self, BatchBuilder, BatchOptions};
+use crate::log::format::{self, BatchBuilder, BatchOptions, FormatError};
 use crate::log::options::Level;
-use crate::log::peer::client::PeerError;
-use crate::log::peer::client::records::unencodable;
 use crate::log::peer::protocol::Append;
 
 /// The batches of one partition.
@@ -30,19 +28,16 @@ pub(super) struct Lane {
     pub(super) in_flight: Option<Batch>,
     /// Whether the batch in flight has been numbered anew already.
     pub(super) renumbered: bool,
-    /// Batches that will not be sent, to be told of when nothing is locked any more.
-    pub(super) settled: Vec<Settled>,
+    /// Batches that cannot be sent, as they cannot be encoded.
+    pub(super) broken: Vec<Broken>,
 }
 
-/// What has become of a batch.
+/// A batch that could not be encoded.
 #[derive(Debug)]
-pub(super) struct Settled(pub(super) Arc<Fate>, pub(super) Result<i64, PeerError>);
-
-impl Settled {
-    /// Tells whoever waits for it, and runs whatever is woken by that.
-    pub(super) fn tell(self) {
-        self.0.set(self.1);
-    }
+pub(super) struct Broken {
+    pub(super) fate: Arc<Fate>,
+    pub(super) records: i32,
+    pub(super) error: FormatError,
 }
 
 #[derive(Debug)]
@@ -72,17 +67,17 @@ impl Lane {
             closed_bytes: 0,
             in_flight: None,
             renumbered: false,
-            settled: Vec::new(),
+            broken: Vec::new(),
         }
     }
 
-    /// Encodes a record; returns its fate and its place in the batch.
+    /// Encodes a record; returns its fate and its place in the batch, unless it breaks the format.
     pub(super) fn push(
         &mut self,
         target: &Target,
         level: Level,
         record: &NewRecord<'_>,
-    ) -> (Arc<Fate>, i64) {
+    ) -> Result<(Arc<Fate>, i64), FormatError> {
         let timestamp = record.timestamp_ms.unwrap_or_else(|| SystemClock.now_ms());
         let headers = || record.headers.iter().copied();
         let fits = |open: &Open| {
@@ -105,14 +100,7 @@ impl Lane {
         if alone {
             self.close_open();
         }
-        appended.map_or_else(
-            |error| {
-                let fate = Arc::new(Fate::default());
-                fate.set(Err(unencodable(&target.topic, &error)));
-                (fate, 0)
-            },
-            |delta| (fate, delta),
-        )
+        appended.map(|delta| (fate, delta))
     }
 
     pub(super) fn close_open(&mut self) {
@@ -124,7 +112,7 @@ impl Lane {
                 let (level, fate) = (open.level, open.fate);
                 self.closed.push_back(Batch { bytes, records, level, fate });
             }
-            Err(error) => self.settled.push(Settled(open.fate, Err(unencodable("", &error)))),
+            Err(error) => self.broken.push(Broken { fate: open.fate, records, error }),
         }
     }
 
@@ -144,10 +132,7 @@ impl Lane {
     }
 
     /// Numbers the batch in flight; the request that appends it.
-    pub(super) fn stamp(
-        &mut self,
-        key: &LaneKey,
-    ) -> Result<Option<(Append, Bytes)>, format::FormatError> {
+    pub(super) fn stamp(&mut self, key: &LaneKey) -> Result<Option<(Append, Bytes)>, FormatError> {
         let Some(batch) = &mut self.in_flight else { return Ok(None) };
         let (id, epoch, base_sequence) = (self.producer, self.epoch, self.sequence);
         set_producer(&mut batch.bytes, format::Producer { id, epoch, base_sequence })?;
@@ -167,12 +152,9 @@ impl Lane {
         }
     }
 
-    /// Ends all of it; returns who is to be told.
-    pub(super) fn fail_all(mut self, error: &PeerError) -> Vec<Settled> {
-        self.close_open();
-        let batches = self.in_flight.into_iter().chain(self.closed);
-        self.settled.extend(batches.map(|batch| Settled(batch.fate, Err(error.clone()))));
-        self.settled
+    /// All batches that are complete, the first one first.
+    pub(super) fn batches(&self) -> impl Iterator<Item = &Batch> {
+        self.in_flight.iter().chain(&self.closed)
     }
 }
 

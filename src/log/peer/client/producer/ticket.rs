@@ -6,6 +6,8 @@ use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::LaneKey;
+use crate::log::peer::client::error::Asked;
 use crate::log::peer::client::{Core, PeerError};
 use crate::sync::{Condvar, Mutex, lock};
 use crate::transport::now;
@@ -21,26 +23,73 @@ pub(super) struct Fate {
 struct FateState {
     outcome: Option<Result<i64, PeerError>>,
     wakers: Vec<Waker>,
+    /// How many flushes will tell of it.
+    flushes: usize,
 }
 
 impl Fate {
-    pub(super) fn set(&self, outcome: Result<i64, PeerError>) {
+    /// What has become of it. Returns who is to be woken, when nothing is locked any more, and whether a flush will tell.
+    pub(super) fn set(&self, outcome: Result<i64, PeerError>) -> (Vec<Waker>, bool) {
         let mut state = lock(&self.state);
         state.outcome.get_or_insert(outcome);
         let wakers = std::mem::take(&mut state.wakers);
+        let is_flushed = state.flushes > 0;
         drop(state);
         self.set.notify_all();
-        wakers.into_iter().for_each(Waker::wake);
+        (wakers, is_flushed)
+    }
+
+    /// A flush will tell of it.
+    pub(super) fn begin_flush(&self) {
+        lock(&self.state).flushes += 1;
+    }
+
+    /// What it is to tell, if that is known by now, and whether another flush will tell it, too.
+    pub(super) fn end_flush(&self) -> (Option<Result<i64, PeerError>>, bool) {
+        let mut state = lock(&self.state);
+        state.flushes = state.flushes.saturating_sub(1);
+        (state.outcome.clone(), state.flushes > 0)
+    }
+
+    /// The outcome, after waiting for it until the deadline.
+    pub(super) fn wait_until(&self, deadline: Option<Instant>) -> Option<Result<i64, PeerError>> {
+        let mut state = lock(&self.state);
+        loop {
+            if let Some(outcome) = &state.outcome {
+                return Some(outcome.clone());
+            }
+            state = match deadline.map(|end| end.saturating_duration_since(now())) {
+                Some(left) if left.is_zero() => return None,
+                Some(left) => {
+                    let waited = self.set.wait_timeout(state, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.set.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    /// The outcome, once it is there; else the waker is called when it is.
+    pub(super) fn poll(&self, waker: &Waker) -> Poll<Result<i64, PeerError>> {
+        let mut state = lock(&self.state);
+        if let Some(outcome) = &state.outcome {
+            return Poll::Ready(outcome.clone());
+        }
+        if !state.wakers.iter().any(|known| known.will_wake(waker)) {
+            state.wakers.push(waker.clone());
+        }
+        Poll::Pending
     }
 }
 
-/// Tells when an append to a log in another process is done. Dropping it takes nothing back.
+/// Tells when an append to a log in another process is done. Dropping it takes nothing back; what fails then is told by
+/// [`LogClient::flush`](crate::log::LogClient::flush).
 #[derive(Debug)]
 #[must_use = "an append is only known to be done when its ticket was waited for"]
 pub struct AppendTicket {
     pub(super) core: Arc<Core>,
     pub(super) fate: Arc<Fate>,
-    pub(super) partition: u32,
+    pub(super) key: LaneKey,
     /// Offsets after the first one of the batch.
     pub(super) delta: i64,
 }
@@ -48,7 +97,7 @@ pub struct AppendTicket {
 impl AppendTicket {
     /// The partition's number.
     pub fn partition(&self) -> u32 {
-        self.partition
+        self.key.1
     }
 
     /// Whether waiting would not block.
@@ -65,7 +114,7 @@ impl AppendTicket {
     pub fn wait(self) -> Result<i64, PeerError> {
         match self.wait_until(self.core.deadline(Duration::ZERO))? {
             Some(offset) => Ok(offset),
-            None => Err(self.core.timed_out("Append")),
+            None => Err(self.core.timed_out(&Asked::append(&self.key.0, self.key.1))),
         }
     }
 
@@ -78,20 +127,8 @@ impl AppendTicket {
     }
 
     fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<i64>, PeerError> {
-        let mut state = lock(&self.fate.state);
-        loop {
-            if let Some(outcome) = &state.outcome {
-                return outcome.clone().map(|first| Some(first + self.delta));
-            }
-            state = match deadline.map(|end| end.saturating_duration_since(now())) {
-                Some(left) if left.is_zero() => return Ok(None),
-                Some(left) => {
-                    let waited = self.fate.set.wait_timeout(state, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => self.fate.set.wait(state).unwrap_or_else(PoisonError::into_inner),
-            };
-        }
+        let outcome = self.fate.wait_until(deadline).transpose()?;
+        Ok(outcome.map(|first| first + self.delta))
     }
 }
 
@@ -100,13 +137,7 @@ impl Future for AppendTicket {
 
     /// Has no deadline of its own.
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = lock(&self.fate.state);
-        if let Some(outcome) = &state.outcome {
-            return Poll::Ready(outcome.clone().map(|first| first + self.delta));
-        }
-        if !state.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
-            state.wakers.push(context.waker().clone());
-        }
-        Poll::Pending
+        let polled = self.fate.poll(context.waker());
+        polled.map(|outcome| outcome.map(|first| first + self.delta))
     }
 }
