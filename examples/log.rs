@@ -17,11 +17,11 @@
 //! `append` reads records from stdin, one a line; with `--key-separator` what is before its first occurrence in a line
 //! is the key, and a line without it is a record without key. `tail` prints `PARTITION OFFSET KEY VALUE` between tabs;
 //! a backslash, tab, line feed or carriage return in a key or value is printed as `\\`, `\t`, `\n` or `\r`, all other
-//! bytes as they are, and null as nothing. `serve` lets other processes append and read until SIGINT or SIGTERM ends it
-//! and closes the log, and prints where; if it is killed, what it has acknowledged is in the log. `groups` prints what
-//! consumer groups have committed. Results go to stdout, progress and errors to stderr. The exit status is 0 when all
-//! went well, 1 after a failure (of `verify` and `dump`: also when something is damaged; of `salvage`: when something is
-//! lost), 2 for wrong usage.
+//! bytes as they are, and null as nothing; from an offset that no partition has reached it fails, unless it is to
+//! follow. `serve` lets other processes append and read until SIGINT or SIGTERM ends it and closes the log, and prints
+//! where; if it is killed, what it has acknowledged is in the log. `groups` prints what consumer groups have committed.
+//! Results go to stdout, progress and errors to stderr. The exit status is 0 when all went well, 1 after a failure (of
+//! `verify` and `dump`: also when something is damaged; of `salvage`: when something is lost), 2 for wrong usage.
 
 #[path = "log/append.rs"]
 mod append;
@@ -42,7 +42,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use arguments::Command;
-use peermq::log::{Log, LogError, TopicOptions};
+use peermq::Context;
+use peermq::log::{Log, LogClient, LogClientOptions, LogError, RemoteTopic, TopicOptions};
 
 const USAGE: &str = "usage: log COMMAND ...
 
@@ -59,6 +60,8 @@ log perf DIR append|read --records N --size S [--level L] [--callers T]
 
 append and tail take --connect ENDPOINT in place of DIR; log --help prints this";
 
+/// Who waits for a server for longer is told what is in the way.
+const HINT_AFTER: Duration = Duration::from_secs(1);
 /// Time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -126,6 +129,26 @@ fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
 /// A log that is there already, for appending.
 fn open_existing(directory: &std::path::Path) -> Result<Log, LogError> {
     Log::options().create(false).open(directory)
+}
+
+/// A log that is served, and a topic of it.
+fn connect(
+    context: &Context,
+    options: LogClientOptions,
+    endpoint: &str,
+    topic: &str,
+) -> Result<(LogClient, RemoteTopic), Box<dyn Error + Send + Sync>> {
+    let client = options.clone().connect(context, endpoint)?;
+    // Whoever has mistyped the endpoint should not have to wait for long to be told.
+    let hasty = options.timeout(HINT_AFTER).connect(context, endpoint)?;
+    let described = match hasty.describe(topic) {
+        Err(error) if error.is_timeout() => {
+            eprintln!("log: {error}; trying on");
+            client.describe(topic)
+        }
+        described => described,
+    };
+    Ok((client, described?))
 }
 
 /// Prints a line on stderr now and then.

@@ -52,7 +52,7 @@ fn lines_become_records_and_come_back_in_order() {
     assert_eq!(ok(run(&["tail", &log, "t", "--from", "4"])), "0\t4\t\tfive\n");
     assert_eq!(ok(run(&["tail", &log, "t", "--from", "1", "--max", "1"])), "0\t1\t\ttwo\n");
     assert_eq!(ok(run(&["tail", &log, "t", "--from", "latest"])), "");
-    assert_eq!(ok(run(&["tail", &log, "t", "--from", "99"])), "");
+    assert_eq!(ok(run(&["tail", &log, "t", "--from", "5"])), "");
     assert_eq!(ok(run(&["tail", &log, "t", "--from", "@0"])), all);
     assert_eq!(ok(run(&["tail", &log, "t", "--from", "@99999999999999"])), "");
 }
@@ -218,7 +218,6 @@ fn a_server_takes_records_and_hands_them_out_and_its_end_loses_nothing() {
     assert_eq!(sorted(&ok(run(&["tail", "--connect", &endpoint, "t"]))), all);
     let some = ["tail", "--connect", &endpoint, "t", "--from", "10", "--max", "1"];
     assert!(ok(run(&some)).starts_with("0\t10\t"));
-    assert_eq!(ok(run(&["tail", "--connect", &endpoint, "t", "--from", "99999"])), "");
     assert_eq!(ok(run(&["tail", "--connect", &endpoint, "t", "--from", "latest"])), "");
     let unknown = run(&["tail", "--connect", &endpoint, "u"]);
     assert_eq!(unknown.status, Some(1));
@@ -235,6 +234,60 @@ fn a_server_takes_records_and_hands_them_out_and_its_end_loses_nothing() {
     let again = Server::of(&log, &endpoint);
     assert_eq!(again.endpoint, endpoint);
     assert_eq!(sorted(&ok(run(&["tail", "--connect", &endpoint, "t"]))), all);
+}
+
+#[test]
+fn an_offset_that_nothing_has_reached_is_refused_unless_it_is_waited_for() {
+    let (_directory, log) = created("beyond", "2");
+    ok(run_with(b"a:1\na:2\na:3\n", &["append", &log, "t", "--key-separator", ":"]));
+    let mut server = Server::of(&log, "tcp://127.0.0.1:0");
+    let endpoint = server.endpoint.clone();
+    for target in [&[log.as_str()][..], &["--connect", &endpoint]] {
+        let tail = |from| run(&[&["tail"], target, &["t", "--from", from]].concat());
+        assert_eq!(ok(tail("3")), "", "it is at the end");
+        let beyond = tail("4");
+        assert_eq!((beyond.status, beyond.out.as_str()), (Some(1), ""));
+        let said = "log: offset 4 is beyond the end of topic t, which is at 3";
+        assert_eq!(complaints(&beyond), [said]);
+    }
+    let waiting = ["tail", "--connect", &endpoint, "t", "--from", "4", "--follow", "--max", "1"];
+    let follower = command(&waiting).spawn().unwrap();
+    let arguments = ["append", "--connect", &endpoint, "t", "--key-separator", ":"];
+    ok(run_with(b"a:4\na:5\n", &arguments));
+    let followed: Finished = follower.wait_with_output().unwrap().into();
+    assert!(ok(followed).ends_with("\t4\ta\t5\n"));
+    server.kill();
+}
+
+#[test]
+fn a_topic_that_is_not_there_is_told_though_nothing_is_appended_to_it() {
+    let (_directory, log) = created("nothing", "1");
+    let mut server = Server::of(&log, "tcp://127.0.0.1:0");
+    let endpoint = server.endpoint.clone();
+    assert_eq!(ok(run(&["append", "--connect", &endpoint, "t"])), "");
+    let remote = run(&["append", "--connect", &endpoint, "nope"]);
+    server.kill();
+    for finished in [run(&["append", &log, "nope"]), remote] {
+        assert_eq!((finished.status, finished.out.as_str()), (Some(1), ""));
+        let lines = complaints(&finished);
+        assert!(lines.len() == 1 && lines[0].contains("there is no topic nope"), "{lines:?}");
+    }
+}
+
+#[test]
+fn who_waits_for_a_server_is_told_why_and_goes_on_when_it_comes() {
+    let (_directory, log) = created("late", "1");
+    let endpoint = format!("tcp://{}", ports::reserve_port());
+    let mut waiting = command(&["append", "--connect", &endpoint, "t", "--acks"]).spawn().unwrap();
+    waiting.stdin.take().unwrap().write_all(b"x\n").unwrap();
+    let mut told = String::new();
+    BufReader::new(waiting.stderr.as_mut().unwrap()).read_line(&mut told).unwrap();
+    for part in [&endpoint, "topic t", "there was never a connection", "trying on"] {
+        assert!(told.contains(part), "{told}");
+    }
+    let _server = Server::of(&log, &endpoint);
+    let finished: Finished = waiting.wait_with_output().unwrap().into();
+    assert_eq!(ok(finished), "0 0\n");
 }
 
 #[test]
@@ -468,6 +521,20 @@ fn wrong_usage_is_explained_with_status_2_and_failures_with_status_1() {
         &["append", &log, "t", "--level", "high"],
         &["append", &log, "t", "--key-separator", ""],
         &["append", &log, "t", "--colour"],
+        &["append", &log, "t", "--key-separator", "--acks"],
+        &["append", &log, "t", "--level"],
+        &["append", &log, "--acks", "t"],
+        &["append", &log, ""],
+        &["append", "--acks", &log, "t"],
+        &["create", &log, "--follow", "1"],
+        &["tail", "t", "--connect", "tcp://127.0.0.1:1"],
+        &["tail", "--connect", "--follow", "t"],
+        &["tail", &log, "t", "more"],
+        &["tail", &log, "t", "--max", "-1"],
+        &["tail", &log, "t", "--from", "--follow"],
+        &["describe", "--connect", "tcp://127.0.0.1:1"],
+        &["serve", &log, ""],
+        &["--follow"],
         &["append", "--connect", "tcp://127.0.0.1:1"],
         &["tail", "--connect"],
         &["serve", &log],

@@ -12,7 +12,7 @@ use peermq::Context;
 use peermq::log::{AppendTicket, BATCH_BYTES_MAX, Level, Log, LogClient, NewRecord, Ticket, Topic};
 
 use crate::arguments::{Append, Target};
-use crate::{Outcome, Progress, open_existing};
+use crate::{Outcome, Progress, connect, open_existing};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -81,7 +81,8 @@ pub(crate) fn run(job: Append) -> Outcome {
             let options = LogClient::options();
             let options =
                 job.level.into_iter().fold(options, |options, level| options.level(level));
-            let client = options.connect(&context, endpoint.as_str())?;
+            // A topic that is not there is an error also when nothing is appended to it.
+            let (client, _) = connect(&context, options, endpoint, &job.topic)?;
             append(&job, &Sink::Server(client, job.topic.clone()), None)
         }
     }

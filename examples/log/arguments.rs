@@ -99,13 +99,7 @@ impl Command {
         while let Some(option) = words.option()? {
             match option.as_str() {
                 "--level" => job.level = Some(level_of(&words.text("a level")?)?),
-                "--key-separator" => {
-                    let separator = words.text("a separator")?;
-                    if separator.is_empty() {
-                        return Err("the key separator is empty".to_owned());
-                    }
-                    job.key_separator = Some(separator);
-                }
+                "--key-separator" => job.key_separator = Some(words.text("the key separator")?),
                 "--acks" => job.acks = true,
                 other => return Err(format!("append has no option {other}")),
             }
@@ -196,9 +190,12 @@ impl Words {
         if none { Err(format!("{what} is missing")) } else { Ok(word.into()) }
     }
 
+    /// A text that is not empty, and no option: who writes one where something else is wanted has forgotten that.
     fn text(&mut self, what: &str) -> Result<String, String> {
         let word = self.words.next().ok_or_else(|| format!("{what} is missing"))?;
-        word.into_string().map_err(|word| format!("{} is not UTF-8", word.display()))
+        let word = word.into_string().map_err(|word| format!("{} is not UTF-8", word.display()))?;
+        let none = word.is_empty() || (word.len() > 2 && word.starts_with("--"));
+        if none { Err(format!("{what} is missing")) } else { Ok(word) }
     }
 
     fn number<T: FromStr>(&mut self, what: &str) -> Result<T, String> {
@@ -207,7 +204,8 @@ impl Words {
     }
 
     fn option(&mut self) -> Result<Option<String>, String> {
-        if self.words.as_slice().is_empty() { Ok(None) } else { self.text("an option").map(Some) }
+        let word = self.words.next().map(OsString::into_string).transpose();
+        word.map_err(|word| format!("{} is not UTF-8", word.display()))
     }
 
     fn end(&mut self) -> Result<(), String> {

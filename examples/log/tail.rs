@@ -10,8 +10,8 @@ use peermq::log::{
     Log, LogClient, LogError, LogRecord, Position, Reader, RemotePartition, RemoteReader, Topic,
 };
 
-use crate::Outcome;
 use crate::arguments::{Tail, Target};
+use crate::{Outcome, connect};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -49,12 +49,14 @@ pub(crate) fn run(job: Tail) -> Outcome {
     let mut sources = match &job.target {
         Target::Directory(directory) => {
             let topic = Log::read_only(directory)?.topic(&job.topic)?;
+            check_end(&job, topic.describe().partitions.iter().map(|partition| partition.end))?;
             let open = |partition| open(&topic, partition, &job.from);
             (0..topic.partitions()).map(open).collect::<Result<Vec<_>, _>>()?
         }
         Target::Server(endpoint) => {
-            let client = LogClient::connect(&context, endpoint.as_str())?;
-            let topic = client.describe(&job.topic)?;
+            let options = LogClient::options();
+            let (client, topic) = connect(&context, options, endpoint, &job.topic)?;
+            check_end(&job, topic.partitions.iter().map(|partition| partition.end))?;
             let open = |(number, partition)| open_remote(&client, &job, number, partition);
             (0..).zip(&topic.partitions).map(open).collect::<Result<Vec<_>, _>>()?
         }
@@ -70,6 +72,16 @@ pub(crate) fn run(job: Tail) -> Outcome {
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses an offset that no partition has reached, unless it is to be waited for.
+fn check_end(job: &Tail, ends: impl Iterator<Item = i64>) -> Result<(), Error> {
+    let (Position::Offset(offset), Some(end)) = (&job.from, ends.max()) else { return Ok(()) };
+    if *offset <= end || job.follow {
+        return Ok(());
+    }
+    let topic = &job.topic;
+    Err(format!("offset {offset} is beyond the end of topic {topic}, which is at {end}").into())
 }
 
 /// A partition from a position on. An offset counts for every partition: one that begins later is read from its
