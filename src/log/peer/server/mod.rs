@@ -283,7 +283,7 @@ impl Drop for LogServer {
 
 /// Lets go of an endpoint at once: the drop of a socket leaves that to the background. What was accepted still goes out.
 pub(in crate::log) fn free<P: Pattern>(socket: &Socket<P>, endpoint: &Endpoint) {
-    // It fails only where the context is closed, and with it every socket.
+    // It fails only where the context was shut down: that closes all of its sockets, and its end waits for them.
     let _ = socket.unbind(endpoint.clone());
 }
 
