@@ -208,8 +208,8 @@ impl Topic {
     /// that comes, unless the producer is silent for as long as [`LogOptions`](super::LogOptions::producer_expiry) says.
     ///
     /// # Errors
-    /// `BadBatch`; `OutOfSequence` for a gap, or an older repetition; `Fenced`, and as [`append_to`](Self::append_to); `Invalid` for a producer id that is for
-    /// transactions, from 2^62 on.
+    /// `BadBatch`; `OutOfSequence` for a gap, or an older repetition; `Fenced`, and as [`append_to`](Self::append_to); `Invalid`
+    /// for a producer id that is for transactions, from 2^62 on, or for more records than a batch can have.
     pub fn append_batch(
         &self,
         partition: u32,

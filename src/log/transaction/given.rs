@@ -45,7 +45,6 @@ struct Checked<'a> {
     topic: Arc<TopicInner>,
     partition: Arc<Partition>,
     batches: &'a [Bytes],
-    headers: Vec<BatchHeader>,
 }
 
 impl LogInner {
@@ -54,7 +53,7 @@ impl LogInner {
     ///
     /// # Errors
     /// As [`Transaction::commit`](super::Transaction::commit); `BadBatch`; `Invalid` for a producer id that is not for
-    /// transactions, or a partition that comes twice; `OutOfSequence`, `Fenced`.
+    /// transactions, for more records than a batch can have, or a partition that comes twice; `OutOfSequence`, `Fenced`.
     pub(in crate::log) fn commit_given(
         &self,
         given: &[Given],
@@ -73,7 +72,9 @@ impl LogInner {
         let prepared = prepared?;
         let mut parts: Vec<Part> = checked.iter().map(Checked::part).collect();
         let Some(Membership { group, member, generation }) = member else {
-            return self.carry_out_given(&mut turn, parts, &checked).map(|(offsets, _)| offsets);
+            return self
+                .carry_out_given(&mut turn, parts, checked.len())
+                .map(|(offsets, _)| offsets);
         };
         let committer = Committer::Member(member, *generation);
         self.commit_within(turn, group, committer, commits, prepared, |turn, batch| {
@@ -81,27 +82,24 @@ impl LogInner {
                 let topic = self.internal_topic(OFFSETS, keyed_options())?;
                 parts.push(super::part(&topic, topic.partition(0)?, vec![batch])?);
             }
-            self.carry_out_given(turn, parts, &checked)
+            self.carry_out_given(turn, parts, checked.len())
         })
     }
 
-    /// Returns the first offset of each batch, and that of the part behind them, if there is one.
+    /// Returns the first offset of each batch of the first `checked` parts, and that of the part behind them, if there is one.
     fn carry_out_given(
         &self,
         turn: &mut Turn,
         parts: Vec<Part>,
-        checked: &[Checked<'_>],
+        checked: usize,
     ) -> Result<(Vec<i64>, Option<i64>), LogError> {
         let mut found = self.carry_out(turn, parts)?.into_iter();
         let mut offsets = Vec::new();
-        for (part, mut records) in checked.iter().zip(&mut found) {
-            for header in &part.headers {
-                let count = usize::try_from(header.last_offset_delta).unwrap_or_default() + 1;
-                let first = records.drain(..count.min(records.len())).next();
-                offsets.push(first.unwrap_or(GONE));
-            }
+        for spans in found.by_ref().take(checked) {
+            offsets.extend(spans.iter().map(|span| *span.start()));
         }
-        Ok((offsets, found.next().and_then(|records| records.front().copied())))
+        let behind = found.next().and_then(|spans| spans.first().map(|span| *span.start()));
+        Ok((offsets, behind))
     }
 
     /// Where all batches are, if some are there already, whatever became of the topics since. The caller has the turn.
@@ -152,7 +150,7 @@ impl LogInner {
                 headers.push(check_batch(&partition, batch)?);
             }
             check_sequence(&partition, &headers)?;
-            checked.push(Checked { topic, partition, batches, headers });
+            checked.push(Checked { topic, partition, batches });
         }
         Ok(checked)
     }
@@ -174,6 +172,7 @@ fn check_batch(partition: &Partition, batch: &[u8]) -> Result<BatchHeader, LogEr
     if !(GIVEN..PRODUCER).contains(&header.producer_id) {
         return invalid(format!("producer {} is not one of transactions", header.producer_id));
     }
+    super::check_claim(&header)?;
     Ok(header)
 }
 

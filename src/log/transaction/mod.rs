@@ -15,13 +15,14 @@ mod complete;
 mod given;
 mod intent;
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as MapEntry;
-use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::append::{NewRecord, Ticket};
 use super::error::LogError;
-use super::format::batch::{Producer, batches, set_producer};
+use super::format::batch::{Producer, RECORDS_MAX, batches, set_producer};
 use super::format::{BatchBuilder, BatchHeader, BatchOptions, FormatError};
 use super::groups::{Committer, Membership, OffsetCommit, TopicPartition};
 use super::internal::{OFFSETS, TRANSACTIONS, intent_options, keyed_options};
@@ -39,6 +40,10 @@ use intent::{Part, encode_intent, encode_mark};
 /// The producer of all batches of transactions: by its sequence numbers a part is known that is there already.
 pub(super) const PRODUCER: i64 = i64::MAX;
 const PRODUCER_EPOCH: i16 = 0;
+
+/// Where the batches of a part are: the offsets of each, from the first to the last. Never one by one: a batch says how many
+/// records it has, and that may be far more than its bytes.
+type Spans = Vec<RangeInclusive<i64>>;
 
 /// Whose turn it is.
 #[derive(Debug, Default)]
@@ -168,7 +173,8 @@ impl Transaction {
                     }
                     let found = log.carry_out(turn, parts)?;
                     // The part of the offsets is the last one.
-                    let first = found.last().and_then(|offsets| offsets.front().copied());
+                    let first =
+                        found.last().and_then(|spans| spans.first()).map(|span| *span.start());
                     Ok((found, first))
                 })?
             }
@@ -205,14 +211,15 @@ impl Transaction {
     }
 
     /// Where each record is, from where those of each part are.
-    fn places(self, found: Vec<VecDeque<i64>>) -> Vec<(TopicPartition, i64)> {
+    fn places(self, found: Vec<Spans>) -> Vec<(TopicPartition, i64)> {
         // Parts are in the order of their partitions; that of offsets, if there is one, comes last.
         let mut partitions: Vec<TopicPartition> = self.order.clone();
         partitions.sort();
         partitions.dedup();
+        let found = found.into_iter().map(|spans| spans.into_iter().flatten());
         let mut offsets: BTreeMap<_, _> = partitions.into_iter().zip(found).collect();
         let place = |partition: TopicPartition| {
-            let offset = offsets.get_mut(&partition)?.pop_front()?;
+            let offset = offsets.get_mut(&partition)?.next()?;
             Some((partition, offset))
         };
         self.order.into_iter().filter_map(place).collect()
@@ -288,16 +295,28 @@ fn part(
     })
 }
 
-/// Refuses batches that say they are from a producer of transactions.
+/// Refuses batches that say they are from a producer of transactions, or have more records than any can have.
 pub(super) fn check_users_batch(batch: &[u8]) -> Result<(), LogError> {
     match BatchHeader::decode(batch) {
         Ok(header) if header.producer_id >= GIVEN => {
             let reason = format!("those from {GIVEN} on are for transactions");
             Err(LogError::Invalid { what: "producer id", reason })
         }
+        Ok(header) => check_claim(&header),
         // What is wrong with it otherwise is found by who appends it.
-        _ => Ok(()),
+        Err(_) => Ok(()),
     }
+}
+
+/// Refuses a batch with more records than may come out of one. Of most batches they are counted; those in a codec that is not
+/// built in are kept as they are, and would use up the offsets of billions that nobody could ever read.
+fn check_claim(header: &BatchHeader) -> Result<(), LogError> {
+    if usize::try_from(header.records_count).is_ok_and(|count| count <= RECORDS_MAX) {
+        return Ok(());
+    }
+    let reason =
+        format!("{} records are more than the {RECORDS_MAX} that fit", header.records_count);
+    Err(LogError::Invalid { what: "batch", reason })
 }
 
 impl LogInner {
@@ -308,8 +327,8 @@ impl LogInner {
         Ok(turn)
     }
 
-    /// Writes the intent and does what it says; returns the offsets of the records of each part.
-    fn carry_out(&self, turn: &mut Turn, parts: Vec<Part>) -> Result<Vec<VecDeque<i64>>, LogError> {
+    /// Writes the intent and does what it says; returns where the batches of each part are.
+    fn carry_out(&self, turn: &mut Turn, parts: Vec<Part>) -> Result<Vec<Spans>, LogError> {
         if parts.is_empty() {
             return Ok(Vec::new());
         }
@@ -325,8 +344,8 @@ impl LogInner {
         Ok(found)
     }
 
-    /// Appends all parts, and makes them durable; returns the offsets of the records of each.
-    fn apply(&self, parts: &[Part]) -> Result<Vec<VecDeque<i64>>, LogError> {
+    /// Appends all parts, and makes them durable; returns where the batches of each are.
+    fn apply(&self, parts: &[Part]) -> Result<Vec<Spans>, LogError> {
         let mut tickets = Vec::new();
         for part in parts {
             tickets.push(self.append_part(part)?);
@@ -336,10 +355,10 @@ impl LogInner {
                 ticket.twin().at_level(level).wait()?;
             }
         }
-        let offsets = |part: &Vec<Ticket>| {
-            part.iter().flat_map(|ticket| ticket.first_offset()..=ticket.offset()).collect()
+        let spans = |part: &Vec<Ticket>| {
+            part.iter().map(|ticket| ticket.first_offset()..=ticket.offset()).collect()
         };
-        Ok(tickets.iter().map(offsets).collect())
+        Ok(tickets.iter().map(spans).collect())
     }
 
     fn append_part(&self, part: &Part) -> Result<Vec<Ticket>, LogError> {

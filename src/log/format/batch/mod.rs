@@ -33,6 +33,7 @@ pub use header::{BatchHeader, HEADER_BYTES};
 pub use patch::{
     set_append_time, set_base_offset, set_last_offset_delta, set_leader_epoch, set_producer,
 };
+pub(in crate::log) use records::RECORDS_MAX;
 pub use records::{DECOMPRESSED_BYTES_MAX, Records, RecordsRef};
 pub use view::{Batch, BatchView, Batches, batches};
 

@@ -12,6 +12,10 @@ use crate::log::format::record::{Record, RecordRef};
 /// A sensible limit on the decompressed records of one batch, in bytes: far above what producers are allowed to send.
 pub const DECOMPRESSED_BYTES_MAX: usize = 128 << 20;
 
+/// No batch has more records than this: each takes at least 7 bytes of those, for its length, attributes, two deltas, two
+/// lengths and a count.
+pub(in crate::log) const RECORDS_MAX: usize = DECOMPRESSED_BYTES_MAX / 7;
+
 /// Where a walk through the records is. It ends with the first error.
 #[derive(Clone, Debug)]
 struct Walk {

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::log::format::batch::Producer;
+use crate::log::format::batch::{HEADER_BYTES, Producer, RECORDS_MAX};
+use crate::log::format::crc::crc32c;
 use crate::log::format::{BatchBuilder, BatchOptions};
 use crate::log::storage::MemoryStorage;
-use crate::log::{Level, Log, TopicOptions};
+use crate::log::{Codec, Level, Log, TopicOptions};
 
 fn batch(id: i64, base_sequence: i32, values: &[&str]) -> Bytes {
     let producer = Producer { id, epoch: 0, base_sequence };
@@ -15,6 +16,26 @@ fn batch(id: i64, base_sequence: i32, values: &[&str]) -> Bytes {
         builder.append(5, None, Some(value.as_bytes()), []).unwrap();
     }
     Bytes::from(builder.finish().unwrap())
+}
+
+/// A few bytes that say they are so many records, in a codec that is not built in, so that nobody can count them; `None` if all
+/// codecs are.
+fn claiming(id: i64, base_sequence: i32, records: usize) -> Option<Bytes> {
+    const CRC_AT: std::ops::Range<usize> = 17..21;
+    let codec = Codec::ALL.into_iter().find(|codec| !codec.is_available())?;
+    let header = BatchHeader::decode(&batch(id, base_sequence, &["x"])).unwrap();
+    let records_count = i32::try_from(records).unwrap();
+    let header = BatchHeader {
+        attributes: header.attributes.with_codec(codec),
+        last_offset_delta: records_count - 1,
+        records_count,
+        length: i32::try_from(HEADER_BYTES + 3 - 12).unwrap(),
+        ..header
+    };
+    let mut bytes = [&header.encode()[..], &[1, 2, 3]].concat();
+    let crc = crc32c(&bytes[CRC_AT.end..]);
+    bytes[CRC_AT].copy_from_slice(&crc.to_be_bytes());
+    Some(Bytes::from(bytes))
 }
 
 fn given(topic: &str, batches: Vec<Bytes>) -> Given {
@@ -122,4 +143,42 @@ fn what_comes_twice_is_answered_whatever_became_of_its_topics_meanwhile() {
         [given("a", vec![batch(GIVEN, 1, &["x"])]), given("b", vec![batch(GIVEN, 1, &["x"])])];
     assert!(log.inner.commit_given(&next, None, &[]).is_err());
     assert_eq!((end(&log, "a"), end(&log, "b")), (0, 2));
+}
+
+#[test]
+fn what_a_transaction_takes_grows_with_its_bytes_and_not_with_the_records_that_it_claims() {
+    // If each record took but a byte, this would be more than any machine has.
+    const BATCHES: i32 = 20_000;
+    let (_storage, log) = fresh();
+    let batches = |sequence: &mut usize| {
+        let batch = claiming(GIVEN, i32::try_from(*sequence).unwrap(), RECORDS_MAX);
+        *sequence = (*sequence + RECORDS_MAX) & i32::MAX as usize;
+        batch
+    };
+    let mut sequence = 0;
+    let all: Option<Vec<Bytes>> = (0..BATCHES).map(|_| batches(&mut sequence)).collect();
+    let Some(all) = all else { return };
+    let records = i64::try_from(RECORDS_MAX).unwrap();
+    let expected: Vec<i64> = (0..BATCHES).map(|batch| i64::from(batch) * records).collect();
+    let parts = [given("a", all), given("b", vec![batch(GIVEN, 0, &["x"])])];
+    let offsets = log.inner.commit_given(&parts, None, &[]).unwrap();
+    assert!(offsets[..expected.len()] == expected && offsets[expected.len()..] == [0]);
+    assert_eq!(end(&log, "a"), i64::from(BATCHES) * records);
+}
+
+#[test]
+fn a_batch_that_claims_more_records_than_fit_into_any_is_refused() {
+    let (_storage, log) = fresh();
+    for records in [RECORDS_MAX + 1, i32::MAX as usize] {
+        let Some(batch) = claiming(GIVEN, 0, records) else { return };
+        let refused = log.inner.commit_given(&[given("a", vec![batch])], None, &[]);
+        assert!(matches!(refused, Err(LogError::Invalid { what: "batch", .. })), "{refused:?}");
+        let batch = claiming(7, 0, records).unwrap();
+        let refused = log.topic("a").unwrap().append_batch(0, Level::Durable, &batch);
+        assert!(matches!(refused, Err(LogError::Invalid { what: "batch", .. })), "{refused:?}");
+    }
+    assert_eq!(end(&log, "a"), 0);
+    let batch = claiming(7, 0, RECORDS_MAX).unwrap();
+    let kept = log.topic("a").unwrap().append_batch(0, Level::Durable, &batch).unwrap();
+    assert_eq!(kept.wait().unwrap(), i64::try_from(RECORDS_MAX).unwrap() - 1);
 }
