@@ -17,6 +17,7 @@ use super::format::names::{self, CLEAN_SHUTDOWN, RECOVERY_POINTS};
 use super::options::TopicOptions;
 use super::partition::Partition;
 use super::topic::TopicInner;
+use super::wakers::hold;
 use super::{LogInner, State, offsets_of, starts};
 use crate::sync::lock;
 
@@ -54,7 +55,7 @@ impl LogInner {
     ) -> Result<Arc<TopicInner>, LogError> {
         self.check_writable()?;
         check_topic(name, &options)?;
-        let mut state = lock(&self.state);
+        let mut state = hold(&self.state);
         if self.find_topic(name).is_some() {
             return Err(LogError::TopicExists { topic: name.to_owned() });
         }
@@ -87,7 +88,7 @@ impl LogInner {
     ) -> Result<Arc<TopicInner>, LogError> {
         self.check_writable()?;
         options.check()?;
-        let mut state = lock(&self.state);
+        let mut state = hold(&self.state);
         let (Some(old), Some(entry)) = (self.find_topic(name), state.catalogue.topics.get(name))
         else {
             return Err(LogError::UnknownTopic { topic: name.to_owned() });
@@ -126,7 +127,7 @@ impl LogInner {
     /// Deletes a topic, or does what is left to do of that when it failed half-way.
     pub(super) fn delete_topic(&self, name: &str) -> Result<(), LogError> {
         self.check_writable()?;
-        let mut state = lock(&self.state);
+        let mut state = hold(&self.state);
         let mut catalogue = state.catalogue.clone();
         let Some(entry) = catalogue.topics.get_mut(name) else {
             return Err(LogError::UnknownTopic { topic: name.to_owned() });
@@ -221,7 +222,7 @@ impl LogInner {
         partition: &Partition,
         offset: i64,
     ) -> Result<(), LogError> {
-        let mut state = lock(&self.state);
+        let mut state = hold(&self.state);
         partition.check()?;
         // Somebody else may have cut more meanwhile.
         if offset <= partition.log_start() {
@@ -254,10 +255,10 @@ impl LogInner {
     pub(super) fn close(&self) -> Result<(), LogError> {
         self.shared.maintenance.end();
         // A pass that somebody called for ends soon, and none begins before the log is closed.
-        let _pass = lock(&self.maintaining);
+        let _pass = hold(&self.maintaining);
         // A transaction in flight ends first.
         let _turn = self.transactions.turn();
-        let mut state = lock(&self.state);
+        let mut state = hold(&self.state);
         let Some(guard) = state.lock.take() else { return Ok(()) };
         // First of all: what is appended from now on would be lost.
         self.shared.closed.store(true, Ordering::SeqCst);

@@ -12,6 +12,7 @@ use super::format::names::CLEANER_OFFSETS;
 use super::options::TopicOptions;
 use super::partition::Partition;
 use super::topic::TopicInner;
+use super::wakers::hold;
 use super::{LogInner, offsets_of};
 use crate::sync::{Condvar, Mutex, lock};
 
@@ -185,7 +186,7 @@ fn run(state: &State, interval: Duration) {
 impl LogInner {
     /// One pass over all topics. A partition that fails does not keep the others from theirs.
     pub(super) fn maintain(&self) -> Result<Maintained, LogError> {
-        let _turn = lock(&self.maintaining);
+        let _turn = hold(&self.maintaining);
         self.shared.check()?;
         let topics = self.all_topics();
         let mut maintained = Maintained::default();

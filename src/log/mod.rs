@@ -102,6 +102,7 @@ mod stream;
 mod threads;
 mod topic;
 mod transaction;
+mod wakers;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -19,6 +19,7 @@ use super::recovery::{Files, is_missing};
 use super::segment::{Expected, ScanError, Scanner, Segment};
 use super::storage::Storage;
 use super::topic::TopicInner;
+use super::wakers::hold;
 use super::{LogInner, State};
 use crate::sync::lock;
 
@@ -28,7 +29,7 @@ impl LogInner {
         if self.shared.epoch >= 0 {
             return Ok(());
         }
-        let mut state = lock(&self.state);
+        let mut state = hold(&self.state);
         looking_again(|| self.try_look_for_topics(&mut state))
     }
 

@@ -12,7 +12,7 @@ use super::options::TopicOptions;
 use super::partition::Partition;
 use super::partition::times::UNKNOWN;
 use super::segment::Segment;
-use crate::sync::lock;
+use super::wakers::hold;
 
 impl Partition {
     /// Ends the active segment when its time has come, so that a topic with few records ages too, and forgets producers
@@ -22,7 +22,7 @@ impl Partition {
         if self.options.needs_maintenance() && self.is_active_old(now_ms) {
             self.write_now()?;
         }
-        let mut writer = lock(&self.writer);
+        let mut writer = hold(&self.writer);
         self.check()?;
         writer.expire_producers(self);
         let active = writer.active.clone();

@@ -1,7 +1,6 @@
 //! Who writes, and who syncs: the first who needs it does it for all. Who waits for a sync, `queue.rs` keeps.
 
 use std::sync::Arc;
-use std::sync::TryLockError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,8 @@ use crate::log::error::LogError;
 use crate::log::partition::Partition;
 use crate::log::partition::writer::Writer;
 use crate::log::threads;
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::log::wakers::{self, Hush, hold, try_hold};
+use crate::sync::{Mutex, lock};
 use crate::transport::now;
 
 /// Those who wait for a sync, and whether one is in flight. Its lock is held for moments, and no other is taken under it.
@@ -56,7 +56,7 @@ impl Drop for Turn<'_> {
 impl Partition {
     /// Writes all that has gathered. `Ok` if everything gathered before the call is written.
     pub(in crate::log) fn write_now(&self) -> Result<(), LogError> {
-        let mut writer = lock(&self.writer);
+        let mut writer = hold(&self.writer);
         let written = self.write_gathered(&mut writer);
         drop(writer);
         self.write_if_wanted();
@@ -69,14 +69,16 @@ impl Partition {
         self.write_if_wanted();
     }
 
-    /// The wish is looked at after the lock was given up: either its holder sees the wish, or who wishes gets the lock.
+    /// The wish is looked at after the lock was given up: either its holder sees the wish, or who wishes gets the lock. Who
+    /// waits for what was written does not wait for what else this thread holds.
     pub(in crate::log) fn write_if_wanted(&self) {
         while self.write_wanted.load(Ordering::SeqCst) {
-            let Some(mut writer) = self.try_writer() else { return };
+            let Some(mut writer) = try_hold(&self.writer) else { break };
             self.write_wanted.store(false, Ordering::SeqCst);
             // Whoever has a part in it hears of a failure by its ticket.
             let _ = self.write_gathered(&mut writer);
         }
+        wakers::hand_over();
     }
 
     /// As [`write_if_free`](Self::write_if_free), but if this thread must not block, and writing might, the keeper writes.
@@ -86,7 +88,7 @@ impl Partition {
         }
         self.write_wanted.store(true, Ordering::SeqCst);
         while self.write_wanted.load(Ordering::SeqCst) {
-            let Some(mut writer) = self.try_writer() else { return };
+            let Some(mut writer) = try_hold(&self.writer) else { break };
             self.write_wanted.store(false, Ordering::SeqCst);
             let Some(load) = self.take_at_once(&writer) else {
                 drop(writer);
@@ -115,14 +117,6 @@ impl Partition {
         let mut gather = lock(&self.gather);
         let Some(outlook) = gather.outlook() else { return Some(None) };
         writer.writes_at_once(self, outlook).then(|| gather.take())
-    }
-
-    fn try_writer(&self) -> Option<MutexGuard<'_, Writer>> {
-        match self.writer.try_lock() {
-            Ok(writer) => Some(writer),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
     }
 
     /// Writes what has gathered, under the writer's lock, and settles its fate.
@@ -228,17 +222,22 @@ impl Partition {
         }
     }
 
-    /// Syncs for all, as the only one.
+    /// Syncs for all, as the only one. Others wait for the end of the turn, so nobody is called before.
     fn take_turn(&self, is_caller: bool) -> Result<(), LogError> {
+        let hush = Hush::new();
         let mut turn = Turn { partition: self, took: Duration::ZERO, is_caller };
-        turn.took = self.sync_now()?;
-        Ok(())
+        let synced = self.sync_now().map(|took| turn.took = took);
+        drop(turn);
+        drop(hush);
+        // The caller may hold more, and for longer.
+        wakers::hand_over();
+        synced
     }
 
     /// Writes what has gathered and syncs it; returns how long the sync took. The sync runs without a lock: others go on
     /// appending. What fails to be written is told by tickets; an error here is one of the sync, or stops everything.
     fn sync_now(&self) -> Result<Duration, LogError> {
-        let mut writer = lock(&self.writer);
+        let mut writer = hold(&self.writer);
         let _ = self.write_gathered(&mut writer);
         self.shared.check_poison()?;
         let active = writer.active.clone();

@@ -31,6 +31,7 @@ use super::format::names::FileState;
 use super::partition::Partition;
 use super::partition::times::{Times, UNKNOWN};
 use super::segment::{Expected, Scanner, Segment};
+use crate::log::wakers::hold;
 use crate::sync::lock;
 use copy::{Copied, Copier, Rules};
 use map::KeyMap;
@@ -59,7 +60,7 @@ impl Partition {
     /// Up to where the partition can be compacted, of which everything before `clean_until` is. `None` if it is not worth
     /// it yet, or somebody wants to remove segments, who goes first.
     pub(super) fn compactable(&self, clean_until: i64) -> Result<Option<i64>, LogError> {
-        let _upkeep = lock(&self.upkeep);
+        let _upkeep = hold(&self.upkeep);
         if self.is_upkeep_to_stop() {
             return Ok(None);
         }
@@ -80,7 +81,7 @@ impl Partition {
         end: i64,
         table_bytes: usize,
     ) -> Result<Option<Compacted>, LogError> {
-        let _upkeep = lock(&self.upkeep);
+        let _upkeep = hold(&self.upkeep);
         let stop = || self.is_upkeep_to_stop();
         if stop() {
             return Ok(None);

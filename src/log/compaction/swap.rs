@@ -25,6 +25,7 @@ use crate::log::partition::{Partition, View};
 use crate::log::recovery::remove_segment;
 use crate::log::segment::{Home, Segment};
 use crate::log::storage::{Operation, StorageError};
+use crate::log::wakers::hold;
 use crate::sync::lock;
 
 /// The note's name in the partition's directory.
@@ -153,7 +154,7 @@ fn put_note(partition: &Partition, note: Note) -> Result<(), LogError> {
 
 /// Lets readers see the new segment.
 fn show(partition: &Partition, sources: &[Arc<Segment>], new: &Arc<Segment>) {
-    let mut writer = lock(&partition.writer);
+    let mut writer = hold(&partition.writer);
     writer.times.note(&partition.home, new);
     let mut view = lock(&partition.view);
     let replaced = |segment: &Arc<Segment>| sources.iter().any(|other| Arc::ptr_eq(segment, other));

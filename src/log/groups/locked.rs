@@ -6,12 +6,13 @@ use std::sync::atomic::Ordering;
 
 use super::coordinator::Coordinator;
 use super::registry::{GroupCell, GroupState};
-use crate::sync::{MutexGuard, lock};
+use crate::log::wakers::{Held, hold};
+use crate::sync::lock;
 
 /// A group that is locked.
 pub(super) struct Locked<'a> {
     // The order matters: it is unlocked first.
-    state: MutexGuard<'a, GroupState>,
+    state: Held<'a, GroupState>,
     /// `None` if somebody else tells.
     _news: Option<News<'a>>,
 }
@@ -36,14 +37,14 @@ impl GroupCell {
 
     /// Locks the group for what may change something for its members.
     pub(super) fn lock(&self) -> Locked<'_> {
-        let state = lock(&self.state);
+        let state = hold(&self.state);
         Locked { state, _news: Some(self.news()) }
     }
 
     /// As [`lock`](Self::lock), for one who has other locks, and drops [`news`](Self::news) that are older than this when they
     /// are given up.
     pub(super) fn lock_quietly(&self) -> Locked<'_> {
-        Locked { state: lock(&self.state), _news: None }
+        Locked { state: hold(&self.state), _news: None }
     }
 
     /// Has members hear of what changes from now on.

@@ -38,9 +38,9 @@ use crate::log::internal::{OFFSETS, keyed_options};
 use crate::log::options::Level;
 use crate::log::partition::{Partition, Waiters};
 use crate::log::read::{LogRecord, Position, Reader};
-use crate::log::topic::TopicInner;
-use crate::log::transaction::Turn;
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::log::wakers::{Held, hold};
+use crate::log::{topic::TopicInner, transaction::Turn};
+use crate::sync::{Mutex, lock};
 
 /// Longest name of a group, in bytes.
 const NAME_BYTES_MAX: usize = 249;
@@ -267,8 +267,8 @@ impl LogInner {
     }
 
     /// The index, once everything is read.
-    fn load_groups(&self) -> Result<MutexGuard<'_, Index>, LogError> {
-        let mut index = lock(&self.groups.index);
+    fn load_groups(&self) -> Result<Held<'_, Index>, LogError> {
+        let mut index = hold(&self.groups.index);
         if index.loaded && self.shared.epoch >= 0 {
             return Ok(index);
         }
@@ -293,7 +293,7 @@ impl LogInner {
     /// A crash may come between the end of a topic and that of its offsets.
     fn forget_deleted(&self, index: &Index) -> Result<(), LogError> {
         for cell in index.groups.values() {
-            let mut state = lock(&cell.state);
+            let mut state = hold(&cell.state);
             let mut gone = state.table.partitions();
             gone.retain(|partition| self.find_topic(&partition.topic).is_none());
             self.forget(cell, &mut state, gone)?;
@@ -308,7 +308,7 @@ impl LogInner {
         }
         let cells: Vec<_> = self.load_groups()?.groups.values().cloned().collect();
         for cell in cells {
-            let mut state = lock(&cell.state);
+            let mut state = hold(&cell.state);
             let mut gone = state.table.partitions();
             gone.retain(|partition| partition.topic == topic);
             self.forget(&cell, &mut state, gone)?;
@@ -431,7 +431,7 @@ impl LogInner {
     /// member comes, goes, or gets a partition meanwhile. The turn is given up before members hear of a change.
     pub(in crate::log) fn commit_within<T>(
         &self,
-        turn: MutexGuard<'_, Turn>,
+        turn: Held<'_, Turn>,
         group: &str,
         committer: Committer<'_>,
         offsets: &[OffsetCommit],

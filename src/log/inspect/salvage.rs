@@ -25,6 +25,7 @@ use crate::log::partition::watermark::Watermark;
 use crate::log::segment::Home;
 use crate::log::storage::{OpenMode, Storage};
 use crate::log::topic::Topic;
+use crate::log::wakers::hold;
 use crate::log::{Log, TimestampType};
 use crate::sync::lock;
 
@@ -426,7 +427,7 @@ impl Partition {
     /// Appends encoded batches as they are: with the offsets, epochs and times they have, of whatever producer. They
     /// continue what is written, nothing gathers meanwhile, and nobody else appends.
     fn take_over(&self, batches: &[Vec<u8>]) -> Result<(), LogError> {
-        let mut writer = lock(&self.writer);
+        let mut writer = hold(&self.writer);
         writer.append(self, batches)?;
         let mut gather = lock(&self.gather);
         gather.next_offset = writer.active.next_offset();

@@ -7,6 +7,8 @@
 //! 3. `gather`: held for moments; records get their offsets and are encoded under it, in memory.
 //! 4. `watermark`, `view`: held for moments.
 //!
+//! Who waits is called under none of them (`wakers.rs`).
+//!
 //! Readers take a [`View`] (an `Arc`) and the published ends (atomics), and so never wait for a writer or keep one.
 //! What is published only grows: `durable_end <= written_end`, except that the front may be cut.
 
@@ -35,7 +37,8 @@ use super::read::Lookout;
 use super::recovery::repeated_if_missing;
 use super::segment::{Home, OpenFiles, Segment};
 use super::storage::Storage;
-use crate::sync::{Mutex, MutexGuard, lock};
+use super::wakers::{self, Held, hold};
+use crate::sync::{Mutex, lock};
 pub(super) use waiters::Waiters;
 use watermark::{Watermark, WatermarkFile};
 use writer::Writer;
@@ -224,9 +227,9 @@ impl Partition {
     }
 
     /// Keeps others from removing or replacing segments; a compaction that is under way gives up.
-    pub(super) fn claim_upkeep(&self) -> MutexGuard<'_, ()> {
+    pub(super) fn claim_upkeep(&self) -> Held<'_, ()> {
         self.upkeep_wanted.fetch_add(1, Ordering::SeqCst);
-        let claimed = lock(&self.upkeep);
+        let claimed = hold(&self.upkeep);
         self.upkeep_wanted.fetch_sub(1, Ordering::SeqCst);
         claimed
     }
@@ -286,7 +289,7 @@ impl Partition {
     /// # Errors
     /// What poisons the log, whether this sync failed or something did before it.
     pub(super) fn sync_to(&self, segment: &Segment, watermark: Watermark) -> Result<(), LogError> {
-        let syncing = lock(&self.syncing);
+        let syncing = hold(&self.syncing);
         self.shared.check_poison()?;
         segment.sync().map_err(|error| self.poison(&error))?;
         lock(&self.watermark).store(watermark);
@@ -302,7 +305,7 @@ impl Partition {
     /// As [`sync_to`](Self::sync_to).
     #[cold]
     fn cut_to_end(&self, active: &Segment) -> Result<(), LogError> {
-        let _syncing = lock(&self.syncing);
+        let _syncing = hold(&self.syncing);
         self.shared.check_poison()?;
         active.cut_to_end().map_err(|error| self.poison(&error))
     }
@@ -329,6 +332,8 @@ impl Partition {
         lock(&self.watermark).sync_failed();
         let poison = self.shared.poison.get_or_init(|| cause.poisoned()).clone();
         self.shared.wake_all();
+        // They need not wait for what this thread goes on to do.
+        wakers::hand_over();
         poison
     }
 
@@ -376,7 +381,7 @@ impl Partition {
     pub(super) fn drop_front(&self, offset: i64) -> Result<(), LogError> {
         let before = self.log_start.fetch_max(offset, Ordering::SeqCst);
         let _upkeep = self.claim_upkeep();
-        let writer = lock(&self.writer);
+        let writer = hold(&self.writer);
         let view = self.view();
         let keep_from = view.segments.iter().position(|segment| {
             segment.next_offset() > offset || segment.base_offset == writer.active.base_offset
@@ -412,7 +417,7 @@ impl Partition {
     /// Makes everything durable that was appended, and what helps to open it fast. `all`: also if nothing was appended.
     pub(super) fn close(&self, all: bool) -> Result<(), LogError> {
         self.flush_durable()?;
-        let mut writer = lock(&self.writer);
+        let mut writer = hold(&self.writer);
         let active = writer.active.clone();
         writer.times.note(&self.home, &active);
         if !writer.begun && !all {
@@ -447,7 +452,7 @@ impl Partition {
         look: impl Fn(&Self, &mut Writer) -> Result<(), LogError>,
     ) -> Result<(), LogError> {
         let ends = || (self.written_end(), self.durable_end());
-        let mut writer = lock(&self.writer);
+        let mut writer = hold(&self.writer);
         let before = ends();
         // First how far it is durable: that much was written before, and so is found.
         let watermark = lock(&self.watermark).look_again()?;

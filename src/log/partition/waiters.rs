@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
+use crate::log::wakers;
 use crate::sync::{Condvar, Mutex, lock};
 use crate::transport::now;
 
@@ -38,7 +39,7 @@ impl Waiters {
             std::mem::take(&mut *tasks)
         };
         self.progressed.notify_all();
-        tasks.into_values().for_each(Waker::wake);
+        wakers::call(tasks.into_values());
     }
 
     /// Blocks until `ready` says so; false if `timeout` passed first. `before` runs once the waiter is counted.
@@ -84,21 +85,28 @@ impl Waiters {
     /// Registers a task for the next progress. It must look again afterwards, before it gives its thread up.
     pub(in crate::log) fn register(&self, id: u64, waker: &Waker) {
         let mut tasks = lock(&self.tasks);
-        match tasks.get_mut(&id) {
-            Some(known) => known.clone_from(waker),
+        // What was registered before is dropped without the lock: that may drop a task, which forgets others.
+        let _before = match tasks.get_mut(&id) {
+            Some(known) if known.will_wake(waker) => None,
+            Some(known) => Some(std::mem::replace(known, waker.clone())),
             None => {
                 tasks.insert(id, waker.clone());
                 self.count.fetch_add(1, Ordering::SeqCst);
+                None
             }
-        }
+        };
+        drop(tasks);
     }
 
     /// Forgets a task.
     pub(in crate::log) fn forget(&self, id: u64) {
         let mut tasks = lock(&self.tasks);
-        if tasks.remove(&id).is_some() {
+        let known = tasks.remove(&id);
+        if known.is_some() {
             self.count.fetch_sub(1, Ordering::SeqCst);
         }
+        drop(tasks);
+        drop(known);
     }
 }
 

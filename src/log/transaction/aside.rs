@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use super::Transaction;
 use crate::log::error::LogError;
 use crate::log::groups::TopicPartition;
+use crate::log::wakers;
 use crate::sync::{Condvar, Mutex, lock};
 
 /// Where the records of a transaction are, or why it was not committed.
@@ -127,7 +128,7 @@ impl Promise {
         place.outcome.get_or_insert(outcome);
         let waker = place.waker.take();
         drop(place);
-        waker.into_iter().for_each(Waker::wake);
+        wakers::call(waker);
     }
 }
 
@@ -146,7 +147,10 @@ impl Future for TransactionTicket {
         match &place.outcome {
             Some(outcome) => Poll::Ready(outcome.clone()),
             None => {
-                place.waker = Some(context.waker().clone());
+                let before = place.waker.replace(context.waker().clone());
+                // To drop it may be to drop its task.
+                drop(place);
+                drop(before);
                 Poll::Pending
             }
         }

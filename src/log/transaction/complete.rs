@@ -15,7 +15,8 @@ use crate::log::partition::Partition;
 use crate::log::partition::producers::Verdict;
 use crate::log::read::{Position, Reader};
 use crate::log::topic::TopicInner;
-use crate::sync::{MutexGuard, lock};
+use crate::log::wakers::Held;
+use crate::sync::lock;
 
 impl LogInner {
     /// Completes the transaction that a crash, or a failure, left incomplete. Durable when this returns; and until then
@@ -73,7 +74,7 @@ impl LogInner {
     /// Waits for the transaction in flight, and keeps others from starting; what has been is marked as complete durably, so
     /// that nothing of it is needed any more. To be called before anything that transactions appended is removed or
     /// replaced, and after it was decided what that is.
-    pub(in crate::log) fn settle_transactions(&self) -> Result<MutexGuard<'_, Turn>, LogError> {
+    pub(in crate::log) fn settle_transactions(&self) -> Result<Held<'_, Turn>, LogError> {
         let mut turn = self.take_turn()?;
         if matches!(*turn, Turn::Settled) {
             return Ok(turn);

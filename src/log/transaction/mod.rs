@@ -30,8 +30,9 @@ use super::options::Level;
 use super::partition::Partition;
 use super::partition::producers::after;
 use super::topic::TopicInner;
+use super::wakers::{Held, hold};
 use super::{Log, LogInner, Open};
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::sync::{Mutex, lock};
 use aside::Aside;
 pub use aside::TransactionTicket;
 pub(super) use given::{GIVEN, Given};
@@ -321,7 +322,7 @@ fn check_claim(header: &BatchHeader) -> Result<(), LogError> {
 
 impl LogInner {
     /// Waits for the transaction in flight, and keeps others from starting.
-    pub(super) fn take_turn(&self) -> Result<MutexGuard<'_, Turn>, LogError> {
+    pub(super) fn take_turn(&self) -> Result<Held<'_, Turn>, LogError> {
         let turn = self.transactions.turn();
         self.shared.check()?;
         Ok(turn)
@@ -377,8 +378,8 @@ impl LogInner {
 
 impl Transactions {
     /// The turn, whatever has become of the log.
-    pub(super) fn turn(&self) -> MutexGuard<'_, Turn> {
-        lock(&self.turn)
+    pub(super) fn turn(&self) -> Held<'_, Turn> {
+        hold(&self.turn)
     }
 
     /// Lets the thread that commits for tasks end; what waits for it is refused.

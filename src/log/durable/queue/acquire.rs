@@ -18,6 +18,7 @@ use crate::log::format::{BatchBuilder, BatchOptions, FormatError, Header};
 use crate::log::options::Level;
 use crate::log::peer::protocol::{Acquired, Outcome, RemoteCode, RemoteError, Reply};
 use crate::log::peer::watch::Watch;
+use crate::log::wakers;
 use crate::transport::now;
 
 /// Deliveries, and when they are noted.
@@ -126,11 +127,17 @@ impl Acquiring {
                     state.next_waiter
                 }
             };
-            match state.waiters.iter_mut().find(|(other, _)| *other == number) {
-                Some((_, known)) => known.clone_from(waker),
-                None => state.waiters.push_back((number, waker.clone())),
-            }
+            // To drop a waker may be to drop its task, which takes the lock.
+            let before = match state.waiters.iter_mut().find(|(other, _)| *other == number) {
+                Some((_, known)) if known.will_wake(waker) => None,
+                Some((_, known)) => Some(std::mem::replace(known, waker.clone())),
+                None => {
+                    state.waiters.push_back((number, waker.clone()));
+                    None
+                }
+            };
             drop(state);
+            drop(before);
             if !first && self.is_behind() {
                 return Poll::Pending;
             }
@@ -168,7 +175,7 @@ impl Acquiring {
             state.undo(&deliveries);
             let next = state.first_waiter();
             drop(state);
-            next.into_iter().for_each(Waker::wake);
+            wakers::call(next);
         });
         Poll::Ready(noted.map(|_| deliveries))
     }
@@ -198,10 +205,12 @@ impl Acquiring {
         self.watches.clear();
         let Some(own) = self.waiter.take() else { return };
         let mut state = self.queue.state();
-        state.waiters.retain(|(number, _)| *number != own);
+        let place = state.waiters.iter().position(|(number, _)| *number == own);
+        let left = place.and_then(|place| state.waiters.remove(place));
         let next = state.first_waiter();
         drop(state);
-        next.into_iter().for_each(Waker::wake);
+        drop(left);
+        wakers::call(next);
     }
 
     /// How the request of a worker ends, once that is known.

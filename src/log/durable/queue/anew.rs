@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::task::Waker;
 
 use super::core::Core;
 use super::journal::Memory;
@@ -13,6 +12,7 @@ use super::state::{Found, RETRY_MS, State};
 use super::{DurableQueue, QueueOptions};
 use crate::log::error::LogError;
 use crate::log::topic::Topic;
+use crate::log::wakers;
 
 /// What has become of the topic that a queue is over.
 #[derive(Debug)]
@@ -101,7 +101,7 @@ impl DurableQueue {
         };
         let next = state.first_waiter();
         drop(state);
-        next.into_iter().for_each(Waker::wake);
+        wakers::call(next);
         begun?.forget_before()
     }
 }

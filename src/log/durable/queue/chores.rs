@@ -3,9 +3,7 @@
 //! do it in their own threads, a server has a thread for it.
 
 use std::collections::BTreeSet;
-use std::sync::TryLockError;
 use std::sync::atomic::Ordering;
-use std::task::Waker;
 
 use super::core::{Cause, Lease, Spot};
 use super::{DurableQueue, dead};
@@ -14,7 +12,7 @@ use crate::log::error::LogError;
 use crate::log::format::Id;
 use crate::log::read::LogRecord;
 use crate::log::topic::Topic;
-use crate::sync::{MutexGuard, lock};
+use crate::log::wakers::{self, Held, hold, try_hold};
 
 /// A record on its way to the dead letters.
 #[derive(Debug)]
@@ -47,7 +45,7 @@ impl Chores {
     pub(in crate::log) fn run(self) {
         let (queue, asked) = (&self.0, &self.0.inner.asked);
         loop {
-            let only = lock(&queue.inner.chores);
+            let only = hold(&queue.inner.chores);
             // Who is refused by the journal hears of it; see `dead_letter_error` for letters.
             let done = queue.do_chores();
             drop(only);
@@ -70,11 +68,11 @@ impl Drop for Chores {
 /// look once it is let go, and if there is something to do, the worker that waits longest is woken to see to it.
 struct Alone<'a> {
     queue: &'a DurableQueue,
-    only: Option<MutexGuard<'a, ()>>,
+    only: Option<Held<'a, ()>>,
 }
 
 impl<'a> Alone<'a> {
-    fn new(queue: &'a DurableQueue, only: MutexGuard<'a, ()>) -> Self {
+    fn new(queue: &'a DurableQueue, only: Held<'a, ()>) -> Self {
         Self { queue, only: Some(only) }
     }
 }
@@ -83,8 +81,7 @@ impl Drop for Alone<'_> {
     fn drop(&mut self) {
         self.only = None;
         if self.queue.has_chores() {
-            let next = self.queue.state().first_waiter();
-            next.into_iter().for_each(Waker::wake);
+            wakers::call(self.queue.state().first_waiter());
         }
     }
 }
@@ -102,11 +99,7 @@ impl DurableQueue {
         if !self.has_chores() {
             return Ok(());
         }
-        let only = match self.inner.chores.try_lock() {
-            Ok(only) => only,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Ok(()),
-        };
+        let Some(only) = try_hold(&self.inner.chores) else { return Ok(()) };
         let _only = Alone::new(self, only);
         self.do_chores()
     }
@@ -123,7 +116,7 @@ impl DurableQueue {
     pub(super) fn has_chores(&self) -> bool {
         let mut state = self.state();
         state.revive(self.inner.clock.steady_ms());
-        state.has_chores() && !matches!(self.inner.chores.try_lock(), Err(TryLockError::WouldBlock))
+        state.has_chores() && try_hold(&self.inner.chores).is_some()
     }
 
     /// Sees to it that the journal is short before something is noted there.
@@ -131,13 +124,13 @@ impl DurableQueue {
         if !self.state().journal.is_long() {
             return Ok(());
         }
-        let _only = Alone::new(self, lock(&self.inner.chores));
+        let _only = Alone::new(self, hold(&self.inner.chores));
         self.shorten_journal()
     }
 
     /// Brings these dead, and others, to their topic; the failure of the first one of these that was refused.
     pub(super) fn bury_these(&self, spots: &BTreeSet<Spot>) -> Result<(), LogError> {
-        let only = Alone::new(self, lock(&self.inner.chores));
+        let only = Alone::new(self, hold(&self.inner.chores));
         let buried = self.bury();
         drop(only);
         // Somebody else may have done it, so what became of them counts.
@@ -198,7 +191,7 @@ impl DurableQueue {
         }
         let next = state.first_waiter().filter(|_| state.core.full() < full);
         drop(state);
-        next.into_iter().for_each(Waker::wake);
+        wakers::call(next);
         noted
     }
 }

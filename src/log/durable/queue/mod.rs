@@ -16,7 +16,7 @@ mod state;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
-use std::task::{Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
 use self::core::{Lease, Spot};
@@ -33,7 +33,8 @@ use crate::log::format::Id;
 use crate::log::peer::alarm::Alarm;
 use crate::log::peer::protocol::{RemoteCode, RemoteError, Verdict, WireDelivery};
 use crate::log::read::LogRecord;
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::log::wakers::{self, Held, hold};
+use crate::sync::Mutex;
 use crate::transport::now;
 
 /// A record, delivered to a worker.
@@ -213,7 +214,7 @@ impl DurableQueue {
     }
 
     fn start(options: QueueOptions, log: &Log, name: &str, topic: &str) -> Result<Self, LogError> {
-        let mut queues = lock(&log.inner.queues.0);
+        let mut queues = hold(&log.inner.queues.0);
         let topic = log.topic(topic)?;
         if options.dead_letters.as_deref() == Some(topic.name()) {
             let reason = format!("{} is the topic that {name} itself is over", topic.name());
@@ -265,8 +266,8 @@ impl DurableQueue {
         state.refusal.clone().filter(|_| !state.unburied.is_empty())
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.inner.state)
+    fn state(&self) -> Held<'_, State> {
+        hold(&self.inner.state)
     }
 
     /// Acquires up to `count_max` records, waiting at most `timeout` for the first; none if there was none until then.
@@ -394,7 +395,7 @@ impl DurableQueue {
         let dying = leases.iter().map(|lease| lease.spot);
         let dying: BTreeSet<Spot> = dying.filter(|spot| state.core.is_dying(*spot)).collect();
         drop(state);
-        next.into_iter().for_each(Waker::wake);
+        wakers::call(next);
         let dying = (!dying.is_empty()).then(|| (self.clone(), dying));
         match outcome {
             Ok(ticket) => Settling { ticket, failed: None, refused, dying },

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Wake, Waker};
 
 use crate::log::clock::Clock;
+use crate::log::wakers;
 use crate::sync::{Mutex, lock};
 
 /// Whether a member waits as a task, or until when it did. Its lock is a leaf.
@@ -31,7 +32,8 @@ impl Presence {
 
     /// The member waits from now on. Whatever happens wakes it by this.
     pub(super) fn wait(&self, waker: &Waker) {
-        *lock(&self.state) = State::Waiting(waker.clone());
+        // The one before is dropped without the lock.
+        let _before = std::mem::replace(&mut *lock(&self.state), State::Waiting(waker.clone()));
     }
 
     /// The member does not wait any more.
@@ -63,6 +65,6 @@ impl Presence {
 
 impl Wake for Presence {
     fn wake(self: Arc<Self>) {
-        self.take().into_iter().for_each(Waker::wake);
+        wakers::call(self.take());
     }
 }

@@ -23,6 +23,7 @@ use super::{Core, PeerError, RemoteTopic};
 use crate::log::append::NewRecord;
 use crate::log::options::Level;
 use crate::log::peer::protocol::{Answer, DescribeTopic, RemoteCode, TopicName, TopicState};
+use crate::log::wakers;
 use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 use crate::transport::now;
 use flush::Failures;
@@ -129,7 +130,7 @@ pub(super) fn append(
 fn tell(mut lanes: MutexGuard<'_, Lanes>) {
     let woken = std::mem::take(&mut lanes.woken);
     drop(lanes);
-    woken.into_iter().for_each(Waker::wake);
+    wakers::call(woken);
 }
 
 impl Lanes {

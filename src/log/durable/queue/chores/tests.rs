@@ -24,7 +24,7 @@ fn a_record_that_dies_after_the_last_look_of_who_is_at_it_is_buried_nevertheless
     jobs.append("dies").unwrap().wait().unwrap();
     assert_eq!(queue.acquire(1, LOCK, Duration::ZERO).unwrap().len(), 1);
 
-    let alone = Alone::new(&queue, lock(&queue.inner.chores));
+    let alone = Alone::new(&queue, hold(&queue.inner.chores));
     clock.advance(1000);
     let own = queue.clone();
     let worker = thread::spawn(move || own.acquire(1, LOCK, 2 * PATIENCE));

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::log::peer::client::error::Asked;
 use crate::log::peer::client::{Core, PeerError};
 use crate::log::peer::protocol::Answer;
+use crate::log::wakers;
 use crate::sync::{Condvar, Mutex, lock};
 use crate::transport::now;
 
@@ -40,7 +41,7 @@ impl Slot {
         let waker = state.waker.take();
         drop(state);
         self.set.notify_all();
-        waker.into_iter().for_each(Waker::wake);
+        wakers::call(waker);
     }
 }
 

@@ -15,6 +15,7 @@ use crate::log::peer::client::group::{heartbeat_reply, heartbeat_request};
 use crate::log::peer::client::link::Answered;
 use crate::log::peer::client::{Core, PeerError};
 use crate::log::peer::protocol::{Answer, AwaitGroup, RemoteCode};
+use crate::log::wakers;
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::transport::now;
 
@@ -240,7 +241,7 @@ impl Beat {
             state.looked_at = now();
         }
         drop(state);
-        waker.into_iter().for_each(Waker::wake);
+        wakers::call(waker);
     }
 
     fn awaited(self: &Arc<Self>, core: &Core, outcome: Result<Answered, PeerError>) {
