@@ -16,8 +16,8 @@ use std::thread;
 use std::time::Duration;
 
 use hooked::HookedStorage;
-use peermq::log::storage::Operation;
 use peermq::log::storage::faulty::{Errno, Fault, FaultAction, FaultyStorage};
+use peermq::log::storage::{MemoryStorage, Operation};
 use peermq::log::{Level, Log, LogError, NewRecord, Position, Ticket, TopicOptions};
 use support::{DIRECTORY, open, read_all, segments, small, try_open};
 
@@ -279,5 +279,49 @@ fn what_could_not_be_removed_of_a_front_is_removed_when_that_is_tried_again() {
         let done = storage.recorded();
         topic.truncate_front(0, 20).unwrap();
         assert_eq!((segments(&storage).len(), storage.recorded()), (rest, done));
+    }
+}
+
+#[test]
+fn a_storage_that_panics_under_the_logs_own_thread_keeps_nobody_waiting_and_nothing_of_it_is_believed()
+ {
+    let calls =
+        [(Operation::Write, FIRST), (Operation::SyncData, FIRST), (Operation::Write, "watermark")];
+    for (operation, path) in calls {
+        let memory = MemoryStorage::new();
+        let storage = HookedStorage::new(memory.clone());
+        let log = open(&storage);
+        let topic = log.create_topic("z", TopicOptions::default()).unwrap();
+        topic.append("first").unwrap().wait().unwrap();
+        storage.before(operation, path, || {
+            assert_eq!(thread::current().name(), Some("peermq-log"));
+            panic!("a planned one");
+        });
+        let (told, wait) = channel();
+        let waker = Waker::from(Arc::new(Told(Mutex::new(told))));
+        let mut second = topic.append("second").unwrap();
+        let outcome = loop {
+            match poll(&mut second, &waker) {
+                Poll::Ready(outcome) => break outcome,
+                Poll::Pending => wait.recv_timeout(HANG).expect("nobody tells"),
+            }
+        };
+        assert!(storage.is_done());
+        let said = format!("{operation} {path}: {outcome:?}");
+        assert!(matches!(outcome, Err(LogError::Poisoned { .. })), "{said}");
+        let third = topic.append("third").and_then(Ticket::wait);
+        assert!(matches!(third, Err(LogError::Poisoned { .. })), "{said}: {third:?}");
+        drop((second, topic));
+        assert!(log.close().is_err(), "{said}");
+
+        let log = open(&memory);
+        let before = read_all(&log, "z", 0).unwrap().len();
+        assert!((1..=2).contains(&before), "{said}: {before}");
+        let offset = log.topic("z").unwrap().append("fourth").unwrap().wait().unwrap();
+        assert_eq!(
+            (usize::try_from(offset), read_all(&log, "z", 0).unwrap().len()),
+            (Ok(before), before + 1),
+            "{said}"
+        );
     }
 }

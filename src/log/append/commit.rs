@@ -1,5 +1,6 @@
 //! Who writes, and who syncs: the first who needs it does it for all. Who waits for a sync, `queue.rs` keeps.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use super::queue::{Next, Queue};
 use crate::log::error::LogError;
 use crate::log::partition::Partition;
 use crate::log::partition::writer::Writer;
+use crate::log::storage::Operation;
 use crate::log::threads;
 use crate::log::wakers::{self, Hush, hold, try_hold};
 use crate::sync::{Mutex, lock};
@@ -141,8 +143,13 @@ impl Partition {
                 },
             }
         }
+        let mut panic = None;
         if written.is_ok() {
-            written = writer.append(self, &buffers);
+            let appended = self.unless_panic(Operation::Write, || writer.append(self, &buffers));
+            written = appended.unwrap_or_else(|(error, payload)| {
+                panic = Some(payload);
+                Err(error)
+            });
         }
         match &written {
             Ok(()) => {
@@ -152,7 +159,8 @@ impl Partition {
             Err(error) => self.fail_gathered(writer, &group, error),
         }
         self.writes.wake_all();
-        written
+        // Everybody who waits knows of it by now.
+        panic.map_or(written, |payload| resume_unwind(payload))
     }
 
     /// What was being written failed from the published end on; what gathered behind it must not be written, for its

@@ -2,6 +2,7 @@
 //! It starts when it is first needed and ends with the log. While it waits for the medium others do the same for other
 //! partitions, a few of them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -180,11 +181,13 @@ fn run(state: &Arc<State>) {
             // This may take long.
             hand_over(state, &mut jobs);
             drop(jobs);
-            match (job, partition.upgrade()) {
+            // A panic was reported by its hook, and stops the log where that is needed. The thread goes on: it has more to do,
+            // for this partition too.
+            let _ = catch_unwind(AssertUnwindSafe(|| match (job, partition.upgrade()) {
                 (Job::Write, Some(partition)) => partition.write_if_free(),
                 (Job::Sync, Some(partition)) => partition.sync_for_tasks(),
                 (_, None) => {}
-            }
+            }));
             jobs = lock(&state.jobs);
             jobs.busy.retain(|(busy, with)| *busy != job || !with.ptr_eq(&partition));
             continue;
@@ -210,5 +213,49 @@ fn run(state: &Arc<State>) {
             None => state.called.wait(jobs).unwrap_or_else(PoisonError::into_inner),
         };
         jobs.idle -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::log::storage::MemoryStorage;
+    use crate::log::{Clock, Level, Log, TopicOptions};
+
+    /// A clock that panics once when it is told to.
+    #[derive(Debug, Default)]
+    struct Fickle(AtomicBool);
+
+    impl Clock for Fickle {
+        fn now_ms(&self) -> i64 {
+            assert!(!self.0.swap(false, Ordering::SeqCst), "a planned one");
+            0
+        }
+    }
+
+    #[test]
+    fn a_job_that_panics_ends_neither_its_thread_nor_what_is_done_for_its_partition() {
+        let clock = Arc::new(Fickle::default());
+        let log = Log::options().storage(Arc::new(MemoryStorage::new())).clock(clock.clone());
+        let log = log.linger(None).open("/log").unwrap();
+        let topic = log.create_topic("t", TopicOptions::default()).unwrap();
+        let partition = topic.inner.partition(0).unwrap();
+        let keeper = &partition.shared.keeper;
+        let _ticket = topic.append_at(Level::Buffered, "record").unwrap();
+        clock.0.store(true, Ordering::SeqCst);
+        keeper.write(partition);
+        let deadline = now() + Duration::from_secs(60);
+        loop {
+            let jobs = lock(&keeper.state.jobs);
+            if !clock.0.load(Ordering::SeqCst) && jobs.busy.is_empty() {
+                assert!(jobs.threads.iter().all(|thread| !thread.is_finished()));
+                break;
+            }
+            assert!(now() < deadline, "its partition is taken for busy");
+            drop(jobs);
+            std::thread::yield_now();
+        }
     }
 }

@@ -18,6 +18,8 @@ mod waiters;
 pub(super) mod watermark;
 pub(super) mod writer;
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -36,7 +38,7 @@ use super::options::{Level, LiveOptions};
 use super::read::Lookout;
 use super::recovery::repeated_if_missing;
 use super::segment::{Home, OpenFiles, Segment};
-use super::storage::Storage;
+use super::storage::{Operation, Storage, StorageError};
 use super::wakers::{self, Held, hold};
 use crate::sync::{Mutex, lock};
 pub(super) use waiters::Waiters;
@@ -291,8 +293,12 @@ impl Partition {
     pub(super) fn sync_to(&self, segment: &Segment, watermark: Watermark) -> Result<(), LogError> {
         let syncing = hold(&self.syncing);
         self.shared.check_poison()?;
-        segment.sync().map_err(|error| self.poison(&error))?;
-        lock(&self.watermark).store(watermark);
+        let synced = self.unless_panic(Operation::SyncData, || {
+            segment.sync().map(|()| lock(&self.watermark).store(watermark))
+        });
+        synced
+            .unwrap_or_else(|(_, payload)| resume_unwind(payload))
+            .map_err(|error| self.poison(&error))?;
         // Who is woken may want a segment synced too.
         drop(syncing);
         self.raise_durable_end(watermark.offset);
@@ -329,12 +335,28 @@ impl Partition {
         if self.retired.load(Ordering::SeqCst) && matches!(cause, LogError::TopicDeleted { .. }) {
             return cause.clone();
         }
-        lock(&self.watermark).sync_failed();
+        // As well as it can be done: others hear of it though the storage panics.
+        let mark = || lock(&self.watermark).sync_failed();
+        let _ = catch_unwind(AssertUnwindSafe(mark));
         let poison = self.shared.poison.get_or_init(|| cause.poisoned()).clone();
         self.shared.wake_all();
         // They need not wait for what this thread goes on to do.
         wakers::hand_over();
         poison
+    }
+
+    /// Does what a storage or a clock of the user's has a part in, under a lock. After a panic nobody knows what was done, as
+    /// after a failure: it stops all appends, and comes back beside what callers get to hear.
+    pub(super) fn unless_panic<T>(
+        &self,
+        operation: Operation,
+        work: impl FnOnce() -> T,
+    ) -> Result<T, (LogError, Box<dyn Any + Send>)> {
+        catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
+            let source = std::io::Error::other("it panicked");
+            let cause = StorageError::new(operation, self.home.directory.clone(), source);
+            (self.poison(&self.home.failed(cause)), payload)
+        })
     }
 
     /// Those who wait for records of a level to read.

@@ -1,5 +1,6 @@
 //! Threads for requests that block: the service goes on meanwhile.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Weak};
@@ -7,7 +8,7 @@ use std::thread::JoinHandle;
 use std::{fmt, mem};
 
 use crate::log::peer::alarm::Alarm;
-use crate::log::peer::protocol::Outcome;
+use crate::log::peer::protocol::{Outcome, RemoteCode, RemoteError};
 use crate::log::threads;
 use crate::sync::{Mutex, lock};
 
@@ -49,11 +50,13 @@ impl Place {
         }
     }
 
-    /// Does the job, unless that was done.
+    /// Does the job, unless that was done. A panic was reported by its hook; who asked hears of it, and nobody else.
     fn work(&self) {
         let waits = mem::replace(&mut *lock(&self.0), State::Begun);
         if let State::Waits(job) = waits {
-            let outcome = job();
+            let outcome = catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| {
+                Err(RemoteError::new(RemoteCode::Storage, "the server panicked at it"))
+            });
             *lock(&self.0) = State::Done(outcome);
         }
     }
@@ -96,7 +99,8 @@ impl Blocking {
                         place.work();
                         alarm.ring(task);
                     }
-                    Order::Aside(job) => job(),
+                    // As above, and nobody asked.
+                    Order::Aside(job) => drop(catch_unwind(AssertUnwindSafe(job))),
                 }
             }
         })?;
@@ -167,6 +171,18 @@ mod tests {
         drop(blocking);
         assert!(first.take().is_some() && second.take().is_none());
         assert_eq!(Arc::strong_count(&alarm), 1, "its thread is there");
+    }
+
+    #[test]
+    fn a_job_that_panics_is_answered_and_those_behind_it_are_done() {
+        let blocking = Blocking::start("test", Arc::new(Alarm::default())).unwrap();
+        let panics = blocking.run(2, Box::new(|| panic!("a planned one")));
+        blocking.run_aside(|| panic!("another planned one"));
+        let (done, wait) = mpsc::channel();
+        blocking.run_aside(move || done.send(()).unwrap());
+        wait.recv().expect("the thread has ended");
+        let refused = panics.take().expect("it was not answered").unwrap_err();
+        assert_eq!(refused.code, RemoteCode::Storage);
     }
 
     #[test]
