@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use peermq::log::format::batch::{Producer, set_base_offset};
+use peermq::log::format::batch::{Producer, batches, set_base_offset};
 use peermq::log::format::{BatchBuilder, BatchOptions, producers};
 use peermq::log::inspect::{Inspector, Issue, LostRange, SalvageReport, Severity, VerifyReport};
 use peermq::log::storage::faulty::{Errno, Fault, FaultAction, FaultyStorage};
@@ -201,6 +201,13 @@ fn check_saved(
     assert!(report.findings.is_empty(), "{context}: {:#?}", report.findings);
 }
 
+/// Where the batches of a segment end: zeros may be behind them.
+fn end_of_batches(segment: &[u8]) -> u64 {
+    let mut batches = batches(segment);
+    while batches.next().is_some_and(|batch| batch.is_ok()) {}
+    batches.position() as u64
+}
+
 /// Whether a bit is where nothing is ever read.
 fn is_unknowable(path: &Path, byte: u64) -> bool {
     path.ends_with("durable-watermark") && byte % 4096 >= 64
@@ -220,7 +227,7 @@ fn every_flipped_bit_is_found_or_harmless_and_costs_no_record_but_those_it_hit()
                 let report = report.unwrap();
                 found += usize::from(!report.findings.is_empty());
                 let segment = path.extension().is_some_and(|extension| extension == "log");
-                if segment {
+                if segment && bit / 8 < end_of_batches(&bytes) {
                     assert!(!report.is_sound(), "{context}");
                 }
                 if is_index(&path) {
@@ -375,7 +382,8 @@ fn a_torn_tail_is_harmless_and_what_was_durable_is_not() {
         .into_keys()
         .rfind(|path| path.starts_with("/log/t-0") && path.extension().is_some_and(|e| e == "log"));
     let last = last.unwrap();
-    let len = storage.metadata(&last).unwrap().len;
+    let len = end_of_batches(&files(&storage)[&last]);
+    storage.open(&last, OpenMode::Write).unwrap().set_len(len).unwrap();
     let torn = storage.kill();
     torn.open(&last, OpenMode::Write).unwrap().write_at(&[7; 33], len).unwrap();
     let report = verify(&torn);

@@ -48,11 +48,8 @@ impl Tool {
         Some(Self { jars: format!("{}/*", libs.to_str().unwrap()) })
     }
 
-    /// What it prints about files. Whatever it complains of fails the test, but for records that are missing where some
-    /// were removed.
-    fn dump(&self, flags: &[&str], files: &[PathBuf], gaps: bool) -> String {
-        assert!(!files.is_empty());
-        let files: Vec<&str> = files.iter().map(|file| file.to_str().unwrap()).collect();
+    /// Whether it comes to its end, what it says about that, and what it prints about files.
+    fn run(&self, flags: &[&str], files: &[&str]) -> (bool, String, String) {
         let output = Command::new("java")
             .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", &self.jars])
             .arg("org.apache.kafka.tools.DumpLogSegments")
@@ -60,9 +57,17 @@ impl Tool {
             .args(["--files", &files.join(",")])
             .output()
             .unwrap_or_else(|error| panic!("java cannot be started: {error}"));
-        let text = String::from_utf8(output.stdout).unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{}: {said}\n{text}", output.status);
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.success(), text(output.stderr), text(output.stdout))
+    }
+
+    /// What it prints about files. Whatever it complains of fails the test, but for records that are missing where some
+    /// were removed.
+    fn dump(&self, flags: &[&str], files: &[PathBuf], gaps: bool) -> String {
+        assert!(!files.is_empty());
+        let files: Vec<&str> = files.iter().map(|file| file.to_str().unwrap()).collect();
+        let (success, said, text) = self.run(flags, &files);
+        assert!(success, "{said}\n{text}");
         for file in files {
             assert!(text.contains(&format!("Dumping {file}\n")), "{file} is not in\n{text}");
         }
@@ -474,4 +479,26 @@ fn kafka_reads_a_log_that_was_salvaged_from_a_damaged_one() {
     log.close().unwrap();
     assert!((100..120).contains(&expected.len()), "{} records", expected.len());
     compare(&tool, &out, "t-0", &expected, true);
+}
+
+#[test]
+fn kafka_reads_all_records_of_a_segment_in_use_and_stops_where_zeros_are_written_ahead() {
+    let Some(tool) = Tool::find() else { return };
+    let directory = Directory::new("kafka-ahead");
+    let path = directory.join("log");
+    let log = open(&path, NOW_MS);
+    let topic = log.create_topic("t", TopicOptions::default()).unwrap();
+    for n in 0..20 {
+        topic.append(&format!("value {n}")).unwrap().wait().unwrap();
+    }
+    let segments = files(&path, "t-0", "log");
+    assert!(fs::read(&segments[0]).unwrap().ends_with(&[0; 1000]));
+    let expected = read(&log, "t", 0);
+    let flags = ["--deep-iteration", "--print-data-log"];
+    let (success, said, text) = tool.run(&flags, &[segments[0].to_str().unwrap()]);
+    assert_eq!(rows(&text), expected, "{said}\n{text}");
+    check_batches(&text);
+    assert!(!success && said.contains("Found record size 0 "), "{said}");
+    log.close().unwrap();
+    compare(&tool, &path, "t-0", &expected, false);
 }

@@ -26,7 +26,7 @@ use super::maintenance::Maintenance;
 use super::options::LiveOptions;
 use super::partition::times::TimesFile;
 use super::partition::watermark::{Watermark, WatermarkFile};
-use super::partition::{Partition, Shared, Waiters};
+use super::partition::{Holders, Partition, Shared, Waiters};
 use super::read::Lookout;
 use super::refresh::{is_live, load_live, looking_again};
 use super::segment::{Home, OpenFiles, Segment};
@@ -108,6 +108,7 @@ fn open_topics(
         producer_expiry_ms: expiry_ms,
         producer_snapshot_bytes: options.producer_snapshot_bytes,
         spares: Spares::default(),
+        holders: Holders::default(),
         files: Arc::new(OpenFiles::default()),
         partitions: Mutex::default(),
         bystanders: Waiters::default(),

@@ -208,6 +208,10 @@ pub(super) fn reload(
 fn extend(segment: &Segment) -> Result<(), LogError> {
     let file = segment.file()?;
     let len = file.len().map_err(|error| segment.home.failed(error))?;
+    // Where zeros are written ahead there is always something, but seldom a batch.
+    if len > segment.end() && !segment.is_continued(&*file)? {
+        return Ok(());
+    }
     let expected = Expected { offset: segment.next_offset(), epoch: i32::MIN };
     let mut scanner = Scanner::new(&*file, segment.end(), len, expected);
     loop {

@@ -9,8 +9,8 @@ use super::format::names::FileKind;
 use super::partition::Partition;
 
 impl LogInner {
-    /// Does `work`, and if the medium is too full for that, once more when `indexes` of what it deletes are gone; false from
-    /// there if there are none.
+    /// Does `work`, and if the medium is too full for that, once more when what was written ahead and `indexes` of what it
+    /// deletes are gone; false from there if there are none.
     ///
     /// # Errors
     /// As `work`. `Full` still if others took the room meanwhile, or there were no indexes; trying again may help then.
@@ -21,11 +21,8 @@ impl LogInner {
     ) -> Result<T, LogError> {
         match work() {
             Err(error) if error.is_full() => {
-                if indexes()? {
-                    work()
-                } else {
-                    Err(error)
-                }
+                let has_room = self.shared.take_ahead();
+                if indexes()? || has_room { work() } else { Err(error) }
             }
             done => done,
         }

@@ -250,10 +250,15 @@ impl Partition {
         self.shared.check_poison()?;
         let active = writer.active.clone();
         let watermark = writer.watermark(self.shared.epoch);
+        let is_news = watermark.offset > self.durable_end();
+        let is_refused = is_news && writer.write_ahead(self)?;
         drop(writer);
         // Before the sync: who wishes something written does not wait for the medium.
         self.write_if_wanted();
-        if watermark.offset <= self.durable_end() {
+        if is_refused {
+            self.shared.take_idle_ahead();
+        }
+        if !is_news {
             return Ok(Duration::ZERO);
         }
         let begun = now();

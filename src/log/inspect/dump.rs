@@ -14,8 +14,8 @@ use crate::log::format::batch::DECOMPRESSED_BYTES_MAX;
 use crate::log::format::checkpoint::{decode_epochs, decode_offsets};
 use crate::log::format::index::OffsetIndex;
 use crate::log::format::names::{
-    CLEAN_SHUTDOWN, CLEANER_OFFSETS, FileKind, FileName, LEADER_EPOCHS, LOCK, LOG_START_OFFSETS,
-    META_PROPERTIES, PARTITION_METADATA, RECOVERY_POINTS,
+    CLEAN_SHUTDOWN, CLEANER_OFFSETS, FileKind, FileName, FileState, LEADER_EPOCHS, LOCK,
+    LOG_START_OFFSETS, META_PROPERTIES, PARTITION_METADATA, RECOVERY_POINTS,
 };
 use crate::log::format::properties::{MetaProperties, PartitionMetadata};
 use crate::log::format::time_index::TimeIndex;
@@ -80,6 +80,22 @@ fn damaged(error: &dyn std::fmt::Display, out: &mut dyn Write) -> Result<bool, D
     Ok(false)
 }
 
+/// The base offset of the segment behind one, as far as that lies beside it: the last one may end with zeros.
+fn next_segment(
+    storage: &dyn Storage,
+    path: &Path,
+    name: FileName,
+) -> Result<Option<i64>, DumpError> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let entries = storage.list(directory.unwrap_or(Path::new("."))).map_err(LogError::from)?;
+    let names = entries.iter().filter_map(|entry| FileName::parse(entry.name.to_str()?));
+    let later = names.filter(|other| {
+        let is_segment = (other.state, other.kind) == (FileState::Live, FileKind::Log);
+        is_segment && name.state == FileState::Live && other.base_offset > name.base_offset
+    });
+    Ok(later.filter_map(|other| i64::try_from(other.base_offset).ok()).min())
+}
+
 fn dump_segment(
     storage: &dyn Storage,
     path: &Path,
@@ -90,7 +106,7 @@ fn dump_segment(
     let len = file.len().map_err(LogError::from)?;
     let base_offset = i64::try_from(name.base_offset).unwrap_or(i64::MAX);
     writeln!(out, "segment of offset {base_offset}, {len} bytes")?;
-    let mut walk = Walk::new(&*file, len, base_offset, None);
+    let mut walk = Walk::new(&*file, len, base_offset, next_segment(storage, path, name)?);
     let (mut sound, mut bytes, mut scratch) = (true, Vec::new(), Vec::new());
     while let Some(piece) = walk.next() {
         match piece {
@@ -110,6 +126,9 @@ fn dump_segment(
                 sound = false;
                 let count = bad.to - bad.position;
                 writeln!(out, "damaged: {count} bytes at byte {}: {}", bad.position, bad.why)?;
+            }
+            Piece::Ahead { position, bytes } => {
+                writeln!(out, "zeros written ahead: {bytes} bytes at byte {position}")?;
             }
         }
     }

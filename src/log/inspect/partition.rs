@@ -255,6 +255,9 @@ impl PartitionVerifier<'_, '_> {
                     self.meter.advance(&self.home.topic, self.home.partition, bytes);
                 }
                 Piece::Bad(bad) => self.bad(&expected, &bad, walk.next_offset(), &mut state, along),
+                Piece::Ahead { bytes, .. } => {
+                    self.meter.advance(&self.home.topic, self.home.partition, bytes);
+                }
             }
         }
         self.end(&expected, len, walk.next_offset(), &state);

@@ -276,6 +276,9 @@ impl Copier<'_, '_> {
                     self.meter.advance(&self.home.topic, self.home.partition, bytes);
                     damaged |= !self.torn(base_offset, limit, walk.next_offset(), &bad);
                 }
+                Piece::Ahead { bytes, .. } => {
+                    self.meter.advance(&self.home.topic, self.home.partition, bytes);
+                }
             }
         }
         match limit {

@@ -30,6 +30,7 @@ fn walked(file: &Arc<dyn StorageFile>, limit: Option<i64>) -> (Vec<i64>, Vec<(u6
         match piece {
             Piece::Batch(batch) => offsets.push(batch.header.base_offset),
             Piece::Bad(range) => bad.push((range.position, range.to)),
+            Piece::Ahead { .. } => {}
         }
     }
     (offsets, bad)

@@ -80,6 +80,11 @@ impl From<FormatError> for Why {
 pub(super) enum Piece {
     Batch(SoundBatch),
     Bad(BadRange),
+    /// So many zeros from a byte on until the end: of the last segment of a log that was not closed that is no damage.
+    Ahead {
+        position: u64,
+        bytes: u64,
+    },
 }
 
 /// A walk through a segment's file.
@@ -151,7 +156,26 @@ impl<'a> Walk<'a> {
         }
         let to = self.resume_after(at);
         (self.position, self.joined) = (to, false);
+        if self.is_ahead(at, to) {
+            return Some(Piece::Ahead { position: at, bytes: to - at });
+        }
         Some(Piece::Bad(BadRange { position: at, to, why }))
+    }
+
+    /// Whether these bytes are what a log writes ahead of its last segment's end, until it is closed.
+    fn is_ahead(&mut self, mut at: u64, to: u64) -> bool {
+        let durable = self.landmark.is_some_and(|(position, _)| at < position);
+        if durable || self.limit.is_some() || to < self.window.len() {
+            return false;
+        }
+        while at < to {
+            let bytes = self.window.have(at, 1);
+            if bytes.is_empty() || bytes.iter().any(|byte| *byte != 0) {
+                return false;
+            }
+            at += bytes.len() as u64;
+        }
+        true
     }
 
     /// The bytes of a sound batch, put right.

@@ -12,6 +12,7 @@
 //! Readers take a [`View`] (an `Arc`) and the published ends (atomics), and so never wait for a writer or keep one.
 //! What is published only grows: `durable_end <= written_end`, except that the front may be cut.
 
+mod ahead;
 pub(super) mod producers;
 pub(super) mod times;
 mod waiters;
@@ -41,6 +42,7 @@ use super::segment::{Home, OpenFiles, Segment};
 use super::storage::{Operation, Storage, StorageError};
 use super::wakers::{self, Held, hold};
 use crate::sync::{Mutex, lock};
+pub(super) use ahead::Holders;
 pub(super) use waiters::Waiters;
 use watermark::{Watermark, WatermarkFile};
 use writer::Writer;
@@ -65,6 +67,8 @@ pub(super) struct Shared {
     pub(super) producer_snapshot_bytes: u64,
     /// Memory of batches that were written.
     pub(super) spares: Spares,
+    /// Those partitions that have zeros written ahead.
+    pub(super) holders: Holders,
     /// The files of sealed segments that are open.
     pub(super) files: Arc<OpenFiles>,
     /// All partitions of the log: a failure in one is the end of the others too, and who waits there is to know. Its
@@ -251,6 +255,8 @@ impl Partition {
         self.retired.store(true, Ordering::SeqCst);
         // Tickets get their answer; nobody will miss what fails.
         let _ = self.write_now();
+        lock(&self.writer).forget_ahead();
+        self.write_if_wanted();
         self.wake_readers();
         self.durables.wake_all();
         self.gate.shut();
@@ -442,6 +448,9 @@ impl Partition {
         let mut writer = hold(&self.writer);
         let active = writer.active.clone();
         writer.times.note(&self.home, &active);
+        if writer.cut_ahead(self)? {
+            self.sync_to(&active, writer.watermark(self.shared.epoch))?;
+        }
         if !writer.begun && !all {
             return Ok(());
         }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::ahead::Ahead;
 use super::producers::Producers;
 use super::times::TimesFile;
 use super::watermark::Watermark;
@@ -36,6 +37,8 @@ pub(in crate::log) struct Writer {
     index_full: bool,
     /// Bytes for which space is reserved in the active segment.
     reserved: u64,
+    /// Zeros behind the end of the active segment.
+    pub(super) ahead: Ahead,
     /// Headers of the batches being appended; kept for its memory.
     headers: Vec<BatchHeader>,
     /// When segments were appended to, as in the file.
@@ -65,6 +68,7 @@ impl Writer {
             max_timestamp,
             index_full: false,
             reserved: 0,
+            ahead: Ahead::default(),
             headers: Vec::new(),
             times: TimesFile::default(),
             snapshots: Vec::new(),
@@ -112,7 +116,12 @@ impl Writer {
         batches: &[Vec<u8>],
     ) -> Result<(), LogError> {
         self.cut(partition)?;
-        self.begin(partition)?;
+        match self.begin(partition) {
+            Err(error) if error.is_full() && partition.shared.take_ahead() => {
+                self.begin(partition)?;
+            }
+            begun => begun?,
+        }
         let mut headers = std::mem::take(&mut self.headers);
         headers.clear();
         for batch in batches {
@@ -123,7 +132,17 @@ impl Writer {
                 return Err(partition.too_large(batch.len(), BATCH_BYTES_MAX as usize));
             }
         }
-        let appended = self.append_all(partition, batches, &headers);
+        let mut appended = self.append_all(partition, batches, &headers);
+        if appended.as_ref().is_err_and(LogError::is_full) && partition.shared.take_ahead() {
+            // There is room now that only zeros took.
+            let end = self.active.next_offset();
+            let done = headers.partition_point(|header| header.base_offset < end);
+            let (_, batches) = batches.split_at(done);
+            let (_, headers) = headers.split_at(done);
+            appended = self.append_all(partition, batches, headers);
+            // What the first write has left is the beginning of just these batches.
+            self.uncut &= appended.is_err();
+        }
         self.headers = headers;
         appended
     }
@@ -225,6 +244,7 @@ impl Writer {
     pub(in crate::log) fn cut(&mut self, partition: &Partition) -> Result<(), LogError> {
         if self.uncut {
             partition.cut_to_end(&self.active)?;
+            self.ahead.cut();
             self.uncut = false;
         }
         Ok(())
@@ -299,6 +319,8 @@ impl Writer {
         let ended = self.active.clone();
         self.times.note(&partition.home, &ended);
         self.expire_producers(partition);
+        // Whoever finds a segment that has another one behind it takes all of its file for batches.
+        self.cut_ahead(partition)?;
         partition.sync_to(&ended, self.watermark(partition.shared.epoch))?;
         let base_offset = ended.next_offset();
         self.save_snapshot(partition);
@@ -311,6 +333,7 @@ impl Writer {
         self.active = next.clone();
         (self.first_timestamp, self.max_timestamp) = (None, -1);
         (self.index_full, self.reserved) = (false, 0);
+        self.ahead.rolled();
         let mut view = lock(&partition.view);
         let mut segments = view.segments.clone();
         segments.push(next);

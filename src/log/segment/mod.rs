@@ -424,6 +424,13 @@ impl Segment {
         Ok(BatchHeader::decode(&bytes).ok())
     }
 
+    /// Whether something like a batch was written behind the end.
+    pub(super) fn is_continued(&self, file: &dyn StorageFile) -> Result<bool, LogError> {
+        let mut bytes = [0; super::format::batch::HEADER_BYTES];
+        let read = file.read_at(&mut bytes, self.end()).map_err(|error| self.failed(error))?;
+        Ok(bytes.get(..read).is_some_and(|bytes| BatchHeader::decode(bytes).is_ok()))
+    }
+
     /// A batch that begins at an offset or not long before it, as far as the index files know. They are neither believed
     /// without the segment nor built again.
     pub(super) fn near(&self, offset: i64) -> Result<Found, LogError> {
