@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use peermq::log::format::batch::batches;
-use peermq::log::inspect::{Inspector, VerifyReport};
+use peermq::log::inspect::{Finding, Inspector, VerifyReport};
 use peermq::log::storage::faulty::{Errno, Fault, FaultAction, FaultyStorage, History};
 use peermq::log::storage::{OpenMode, Operation, Storage};
 use peermq::log::{Level, Log, LogError, ManualClock, Topic, TopicOptions};
@@ -19,6 +19,9 @@ use support::{DIRECTORY, Random, open, read_all, segments, small, try_open};
 
 /// After so many syncs of small pieces the next one writes ahead.
 const BEFORE: usize = 4;
+
+/// How long what records are filled with is, one after another. Some of those that are written over zeros lie in two sectors.
+const LENGTHS: [usize; 8] = [10, 40, 80, 20, 60, 330, 20, 150];
 
 /// Opens the log of a storage; its clock stands still, so that all appends follow each other quickly.
 fn open_at_once(storage: &FaultyStorage) -> (Log, Arc<ManualClock>) {
@@ -77,7 +80,7 @@ impl Script {
         let n = self.values.len();
         // Some are like what was written ahead of them.
         let filling = if n % 3 == 2 { "\0" } else { "x" };
-        let value = format!("record {n} {}", filling.repeat(n * 41 % 300));
+        let value = format!("record {n} {}", filling.repeat(LENGTHS[n % LENGTHS.len()]));
         let ticket = self.log.topic("t").unwrap().append_at(level, &value).unwrap();
         self.values.push(value);
         ticket.wait().unwrap();
@@ -129,13 +132,13 @@ impl Script {
 #[test]
 fn every_power_cut_around_what_is_written_ahead_keeps_what_was_acknowledged_as_durable() {
     use Level::{Durable, Written};
-    let one = small().segment_bytes(3000);
-    // The segment gets full in the second one of these.
+    let one = small().segment_bytes(1500);
+    // In the last one the segment gets full.
     let scripts: [(TopicOptions, &[Level]); 4] = [
         (one.clone(), &[Durable, Durable, Written]),
         (one.clone(), &[Durable, Written, Durable]),
         (one, &[Durable, Written, Written, Written]),
-        (small().segment_bytes(1200), &[Durable, Durable, Durable]),
+        (small().segment_bytes(1100), &[Durable, Durable, Durable]),
     ];
     for (options, script) in scripts {
         let mut done = Script::begun(options);
@@ -336,7 +339,7 @@ fn only_the_last_segment_of_an_open_log_ends_with_zeros_and_no_reader_minds() {
 #[test]
 fn zeros_are_the_end_of_a_last_segment_and_damage_in_any_other_place() {
     let mut script = Script::begun(small().segment_bytes(2000));
-    for _ in 0..20 {
+    for _ in 0..22 {
         script.append(Level::Durable);
     }
     let storage = script.storage.kill();
@@ -357,10 +360,17 @@ fn zeros_are_the_end_of_a_last_segment_and_damage_in_any_other_place() {
 
     // Zeros in the place of what was durable.
     let bytes = segments(&storage)[last].clone();
+    let mut whole = batches(&bytes);
+    whole.next().unwrap().unwrap();
+    let second = whole.position();
+    assert!(second < end_of_batches(&bytes));
     let overwritten = storage.kill();
     let file = overwritten.open(last, OpenMode::Write).unwrap();
-    file.write_at(&vec![0; bytes.len() - 10], 10).unwrap();
-    assert!(!verify(&overwritten).is_sound());
+    file.write_at(&vec![0; bytes.len() - second], second as u64).unwrap();
+    let report = verify(&overwritten);
+    assert!(!report.is_sound());
+    let there = |finding: &Finding| finding.place.position == Some(second as u64);
+    assert!(report.findings.iter().any(there), "{:?}", report.findings);
     assert!(try_open(&overwritten).unwrap_err().is_corruption());
 
     let file = storage.open(&paths[0], OpenMode::Write).unwrap();
@@ -528,6 +538,10 @@ fn without_space_ahead_appends_go_on_and_another_error_there_stops_them() {
     let (script, appended) = write_ahead(Errno::NoSpace);
     appended.unwrap();
     assert_eq!(zeros(&script.storage), []);
+    let before = script.storage.calls(Some(Operation::Write));
+    script.log.topic("t").unwrap().append("not tried again").unwrap().wait().unwrap();
+    let writes = script.storage.calls(Some(Operation::Write)) - before;
+    assert_eq!(writes, 2, "the record and the watermark");
     let (script, appended) = write_ahead(Errno::Io);
     assert!(matches!(appended, Err(LogError::Poisoned { .. })), "{appended:?}");
     assert!(script.log.close().is_err());

@@ -58,7 +58,7 @@
 //! 2. Whoever needs it written - the ticket's owner, a follower, a full buffer - writes all that has gathered
 //!    (`append/commit.rs`) to the last segment (`partition/writer.rs`, `segment/`).
 //! 3. Whoever needs it durable syncs that segment for everybody, and notes so in the durable watermark
-//!    (`partition/watermark.rs`).
+//!    (`partition/watermark.rs`). Where small pieces are synced all the time, zeros are written ahead (`partition/ahead.rs`).
 //! 4. A [`Reader`] (`read/`) finds the segment and reads whole batches, checks them and cuts records out of them.
 //! 5. Sealed segments go when they need not be kept (`retention.rs`), or are replaced by ones without the records that later
 //!    ones supersede (`compaction/`), in passes that run beside all this (`maintenance.rs`).

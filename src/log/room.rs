@@ -9,23 +9,26 @@ use super::format::names::FileKind;
 use super::partition::Partition;
 
 impl LogInner {
-    /// Does `work`, and if the medium is too full for that, once more when what was written ahead and `indexes` of what it
-    /// deletes are gone; false from there if there are none.
+    /// Does `work`; if the medium is too full for that, once more when what was written ahead is gone, and once more when
+    /// `indexes` of what it deletes are; false from there if there are none.
     ///
     /// # Errors
-    /// As `work`. `Full` still if others took the room meanwhile, or there were no indexes; trying again may help then.
+    /// As `work`. `Full` still if others took the room meanwhile, or there was nothing that could go; trying again may help
+    /// then.
     pub(super) fn making_room<T>(
         &self,
         indexes: impl FnOnce() -> Result<bool, LogError>,
         work: impl Fn() -> Result<T, LogError>,
     ) -> Result<T, LogError> {
-        match work() {
-            Err(error) if error.is_full() => {
-                let has_room = self.shared.take_ahead();
-                if indexes()? || has_room { work() } else { Err(error) }
-            }
-            done => done,
+        let is_full = |done: &Result<T, LogError>| done.as_ref().is_err_and(LogError::is_full);
+        let mut done = work();
+        if is_full(&done) && self.shared.take_ahead() {
+            done = work();
         }
+        if is_full(&done) && indexes()? {
+            done = work();
+        }
+        done
     }
 }
 

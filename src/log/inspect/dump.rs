@@ -80,20 +80,16 @@ fn damaged(error: &dyn std::fmt::Display, out: &mut dyn Write) -> Result<bool, D
     Ok(false)
 }
 
-/// The base offset of the segment behind one, as far as that lies beside it: the last one may end with zeros.
-fn next_segment(
-    storage: &dyn Storage,
-    path: &Path,
-    name: FileName,
-) -> Result<Option<i64>, DumpError> {
+/// Whether a segment is the last one of those beside it, and so may end with zeros.
+fn is_last(storage: &dyn Storage, path: &Path, name: FileName) -> Result<bool, LogError> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let entries = storage.list(directory.unwrap_or(Path::new("."))).map_err(LogError::from)?;
-    let names = entries.iter().filter_map(|entry| FileName::parse(entry.name.to_str()?));
-    let later = names.filter(|other| {
+    let entries = storage.list(directory.unwrap_or(Path::new(".")))?;
+    let mut names = entries.iter().filter_map(|entry| FileName::parse(entry.name.to_str()?));
+    let is_later = |other: FileName| {
         let is_segment = (other.state, other.kind) == (FileState::Live, FileKind::Log);
-        is_segment && name.state == FileState::Live && other.base_offset > name.base_offset
-    });
-    Ok(later.filter_map(|other| i64::try_from(other.base_offset).ok()).min())
+        is_segment && other.base_offset > name.base_offset
+    };
+    Ok(name.state == FileState::Live && !names.any(is_later))
 }
 
 fn dump_segment(
@@ -106,7 +102,10 @@ fn dump_segment(
     let len = file.len().map_err(LogError::from)?;
     let base_offset = i64::try_from(name.base_offset).unwrap_or(i64::MAX);
     writeln!(out, "segment of offset {base_offset}, {len} bytes")?;
-    let mut walk = Walk::new(&*file, len, base_offset, next_segment(storage, path, name)?);
+    let mut walk = Walk::new(&*file, len, base_offset, None);
+    if !is_last(storage, path, name)? {
+        walk = walk.sealed();
+    }
     let (mut sound, mut bytes, mut scratch) = (true, Vec::new(), Vec::new());
     while let Some(piece) = walk.next() {
         match piece {

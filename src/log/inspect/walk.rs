@@ -93,6 +93,8 @@ pub(super) struct Walk<'a> {
     window: Window<'a>,
     /// The base offset of the segment behind this one, which nothing in here reaches.
     limit: Option<i64>,
+    /// Whether the file ends where its batches do.
+    sealed: bool,
     position: u64,
     /// The offset after all that was found so far.
     next: i64,
@@ -119,6 +121,7 @@ impl<'a> Walk<'a> {
         Self {
             window,
             limit,
+            sealed: limit.is_some(),
             position: 0,
             next,
             joined: true,
@@ -126,6 +129,11 @@ impl<'a> Walk<'a> {
             landmark: None,
             scratch,
         }
+    }
+
+    /// Tells the walk that there is another segment behind this one, wherever it begins.
+    pub(super) fn sealed(self) -> Self {
+        Self { sealed: true, ..self }
     }
 
     /// Tells the walk what the watermark of this segment says.
@@ -165,7 +173,7 @@ impl<'a> Walk<'a> {
     /// Whether these bytes are what a log writes ahead of its last segment's end, until it is closed.
     fn is_ahead(&mut self, mut at: u64, to: u64) -> bool {
         let durable = self.landmark.is_some_and(|(position, _)| at < position);
-        if durable || self.limit.is_some() || to < self.window.len() {
+        if durable || self.sealed || to < self.window.len() {
             return false;
         }
         while at < to {

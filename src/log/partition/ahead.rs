@@ -10,9 +10,8 @@
 
 use std::io::IoSlice;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::Weak;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use super::writer::Writer;
 use super::{Partition, Shared};
