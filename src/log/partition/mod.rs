@@ -40,7 +40,7 @@ use super::read::Lookout;
 use super::recovery::repeated_if_missing;
 use super::segment::{Home, OpenFiles, Segment};
 use super::storage::{Operation, Storage, StorageError};
-use super::wakers::{self, Held, hold};
+use super::wakers::{Held, hold};
 use crate::sync::{Mutex, lock};
 pub(super) use ahead::Holders;
 pub(super) use waiters::Waiters;
@@ -346,8 +346,6 @@ impl Partition {
         let _ = catch_unwind(AssertUnwindSafe(mark));
         let poison = self.shared.poison.get_or_init(|| cause.poisoned()).clone();
         self.shared.wake_all();
-        // They need not wait for what this thread goes on to do.
-        wakers::hand_over();
         poison
     }
 
