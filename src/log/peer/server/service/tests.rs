@@ -86,7 +86,7 @@ fn create(topic: &str) -> CreateTopic {
 fn nothing_waits_for_a_client_that_was_gone_before_its_requests_were_looked_at() {
     let (_context, mut service, monitor, client) = service(LogServerOptions::default());
     let queue = DurableQueue::options().open(&service.log, "q", "t").unwrap();
-    service.options = LogServer::options().queue(&queue);
+    service.queues.insert("q".to_owned(), queue.clone());
     let peer = peer(&monitor);
     send(&client, 1, poll());
     let acquire = |wait_ms| Acquire { queue: "q".to_owned(), count_max: 1, lock_ms: 9, wait_ms };
