@@ -6,11 +6,14 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::{CALLS_MAX, CROWD, Sink, State};
 use crate::log::peer::client::error::Asked;
 use crate::log::peer::client::{Core, PeerError};
-use crate::log::peer::protocol::Answer;
+use crate::log::peer::protocol::{
+    self, Answer, REQUEST_BYTES_MAX, RemoteCode, RemoteError, Request,
+};
 use crate::log::wakers;
-use crate::sync::{Condvar, Mutex, lock};
+use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 use crate::transport::now;
 
 /// An answer with the batches that go with it, and what it answers.
@@ -57,6 +60,88 @@ pub(in crate::log::peer::client) struct Pending {
     /// The queue that deliveries are asked of.
     pub(super) queue: Option<String>,
     pub(super) slot: Arc<Slot>,
+}
+
+impl Core {
+    /// Puts a request under way, waiting for room if there are very many.
+    pub(in crate::log::peer::client) fn begin(
+        self: &Arc<Self>,
+        request: Request,
+        body: Vec<Bytes>,
+        deadline: Option<Instant>,
+    ) -> Result<Pending, PeerError> {
+        let link = &self.link;
+        if request.waits() {
+            return self.begin_task(&request, body);
+        }
+        self.check_size(&request, &body)?;
+        let mut state = lock(&link.state);
+        while state.waited >= CALLS_MAX && !state.closed {
+            state = match deadline.map(|end| end.saturating_duration_since(now())) {
+                Some(left) if left.is_zero() => {
+                    let connection = state.connection();
+                    drop(state);
+                    return Err(self.not_sent(&(&request).into(), connection, CROWD));
+                }
+                Some(left) => {
+                    let waited = link.room.wait_timeout(state, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => link.room.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+        if state.closed {
+            return Err(self.closed());
+        }
+        state.waited += 1;
+        Ok(self.pending(state, &request, body, Sink::Slot))
+    }
+
+    /// Puts a request under way at once.
+    pub(in crate::log::peer::client) fn begin_task(
+        self: &Arc<Self>,
+        request: &Request,
+        body: Vec<Bytes>,
+    ) -> Result<Pending, PeerError> {
+        self.check_size(request, &body)?;
+        let state = lock(&self.link.state);
+        if state.closed {
+            return Err(self.closed());
+        }
+        Ok(self.pending(state, request, body, Sink::Task))
+    }
+
+    /// Refuses what a server would end the connection for, and again when it is sent anew.
+    fn check_size(&self, request: &Request, body: &[Bytes]) -> Result<(), PeerError> {
+        // No others become so large.
+        if !matches!(request, Request::Transact(_) | Request::Commit(_)) {
+            return Ok(());
+        }
+        let head = protocol::encode_request(0, request, Vec::new()).body_bytes();
+        let bytes = body.iter().fold(head, |sum, frame| sum.saturating_add(frame.len()));
+        if bytes <= REQUEST_BYTES_MAX {
+            return Ok(());
+        }
+        let text =
+            format!("{bytes} bytes are more than the {REQUEST_BYTES_MAX} that a request may have");
+        Err(self.refused(&request.into(), RemoteError::new(RemoteCode::TooLarge, text)))
+    }
+
+    fn pending(
+        self: &Arc<Self>,
+        state: MutexGuard<'_, State>,
+        request: &Request,
+        body: Vec<Bytes>,
+        sink: impl FnOnce(Arc<Slot>) -> Sink,
+    ) -> Pending {
+        let slot = Arc::new(Slot::default());
+        let queue = match request {
+            Request::Acquire(acquire) => Some(acquire.queue.clone()),
+            _ => None,
+        };
+        let (correlation, asked) = self.link.submit(state, request, body, sink(Arc::clone(&slot)));
+        Pending { core: Arc::clone(self), correlation, asked, queue, slot }
+    }
 }
 
 impl Pending {

@@ -153,7 +153,8 @@ fn an_answer_that_makes_no_sense_is_named_by_what_was_asked() {
     assert!(text.contains("Fetch for topic t, partition 3, offset 9: it is Done"), "{text}");
     let text = said(Done(Nothing {}), |client| client.describe("t"));
     assert!(text.contains("DescribeTopic for topic t: it is Done"), "{text}");
-    let deliveries = vec![WireDelivery { partition: 2, offset: 5, attempt: 1, topic: Id::from_bits(1) }];
+    let deliveries =
+        vec![WireDelivery { partition: 2, offset: 5, attempt: 1, topic: Id::from_bits(1) }];
     let acquired = Reply { answer: Acquired { deliveries }.into(), body: damaged() };
     let acquire = |client: LogClient| client.queue("q").acquire(1, PATIENCE, Duration::ZERO);
     let text = said(acquired, acquire);
