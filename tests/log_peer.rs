@@ -547,7 +547,7 @@ fn members_of_a_group_in_other_processes_share_partitions_and_a_zombie_commits_n
         sequence,
         topics: vec!["t".to_owned()],
         strategy: Strategy::default(),
-        session_timeout: Duration::from_secs(3600),
+        session_timeout: Duration::from_secs(1800),
         owned,
     };
     topic.append_to(0, Level::Durable, "a").unwrap().wait().unwrap();
