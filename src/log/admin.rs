@@ -254,6 +254,12 @@ impl LogInner {
     /// Closes the log, once.
     pub(super) fn close(&self) -> Result<(), LogError> {
         self.shared.maintenance.end();
+        let closed = self.close_once();
+        self.shared.keeper.join();
+        closed
+    }
+
+    fn close_once(&self) -> Result<(), LogError> {
         // A pass that somebody called for ends soon, and none begins before the log is closed.
         let _pass = hold(&self.maintaining);
         // A transaction in flight ends first.

@@ -139,13 +139,16 @@ impl Keeper {
         lock(&self.state.jobs).threads.iter().any(|thread| thread.thread().id() == own)
     }
 
-    /// Ends the threads, after what they are doing.
+    /// Nothing is begun any more.
     pub(in crate::log) fn end(&self) {
-        let mut jobs = lock(&self.state.jobs);
-        jobs.ended = true;
-        let threads = std::mem::take(&mut jobs.threads);
-        drop(jobs);
+        lock(&self.state.jobs).ended = true;
         self.state.called.notify_all();
+    }
+
+    /// After the [end](Self::end), waits for what the threads are doing: with nothing locked, as one of them may be calling
+    /// somebody who wants to have that.
+    pub(in crate::log) fn join(&self) {
+        let threads = std::mem::take(&mut lock(&self.state.jobs).threads);
         let current = std::thread::current().id();
         // None of them waits for the others, which may wait for it.
         if threads.iter().all(|thread| thread.thread().id() != current) {

@@ -299,3 +299,25 @@ fn a_ticket_that_outlives_its_log_closes_it_by_the_waker_that_it_calls() {
         });
     }
 }
+
+#[test]
+fn a_log_is_closed_while_the_keeper_calls_somebody_who_wants_its_locks() {
+    let (in_waker, waits) = channel();
+    let (done, is_done) = channel();
+    let log = log();
+    let own = log.clone();
+    let waker = acting(move || {
+        in_waker.send(thread::current().name().map(str::to_owned)).unwrap();
+        while !own.inner.shared.closed.load(std::sync::atomic::Ordering::SeqCst) {
+            thread::yield_now();
+        }
+        done.send(own.maintain()).unwrap();
+    });
+    let topic = log.create_topic("u", TopicOptions::default()).unwrap();
+    let mut ticket = Box::pin(topic.append_at(Level::Durable, "v").unwrap());
+    assert!(ticket.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    drop(waker);
+    assert_eq!(waits.recv_timeout(SOON).unwrap().as_deref(), Some("peermq-log"));
+    within_time(move || log.close()).unwrap();
+    assert!(matches!(is_done.recv_timeout(SOON).unwrap(), Err(LogError::Closed)));
+}
