@@ -203,7 +203,9 @@ impl Service {
                 if has_room && client.takes(kind, bytes, limits.request_bytes_max) {
                     self.control.requests.fetch_add(1, Ordering::Relaxed);
                     client.ask(kind, correlation, bytes);
-                    if client.is_over(limits.answer_bytes_max) {
+                    // Nor does one overtake those that are about to be looked at.
+                    let follows = self.resumed.iter().any(|(resumed, _)| *resumed == peer);
+                    if follows || client.is_over(limits.answer_bytes_max) {
                         let beating = beating_of(&self.log, &request);
                         return client.deferred.push_back((correlation, request, body, beating));
                     }
