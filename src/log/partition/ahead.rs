@@ -10,6 +10,7 @@
 
 use std::io::IoSlice;
 use std::ops::Range;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -17,6 +18,7 @@ use super::writer::Writer;
 use super::{Partition, Shared};
 use crate::log::error::LogError;
 use crate::log::segment::Segment;
+use crate::log::storage::Operation;
 use crate::log::wakers::try_hold;
 use crate::sync::lock;
 
@@ -91,6 +93,8 @@ pub(super) struct Ahead {
     step: u64,
     /// While there may be zeros.
     holder: Option<Holder>,
+    /// They were cut off, and a power cut may bring them back.
+    returns: bool,
 }
 
 /// What is to be done before a sync.
@@ -131,7 +135,7 @@ impl Ahead {
             self.pieces = -PIECES_REFUSED;
             return Wanted::Holder;
         }
-        (self.step, self.reach) = (step, zeros.end);
+        (self.step, self.reach, self.returns) = (step, zeros.end, false);
         Wanted::Zeros(zeros)
     }
 
@@ -145,9 +149,9 @@ impl Ahead {
         self.begun_ms.is_none_or(|begun_ms| now_ms.saturating_sub(begun_ms) > PAUSE_MS_MAX)
     }
 
-    /// Nothing is behind the end any more.
+    /// Nothing is behind the end any more, and that is durable, or will be with the next sync.
     pub(super) fn cut(&mut self) {
-        (self.reach, self.holder) = (0, None);
+        (self.reach, self.holder, self.returns) = (0, None, false);
     }
 
     /// Another segment goes on, in which nothing is yet.
@@ -177,7 +181,8 @@ impl Writer {
             Wanted::Holder => return Ok(true),
             Wanted::Zeros(zeros) => zeros,
         };
-        match self.active.write_zeros(zeros) {
+        let written = partition.unless_panic(Operation::Write, || self.active.write_zeros(zeros));
+        match written.unwrap_or_else(|(_, payload)| resume_unwind(payload)) {
             Err(error) if !error.is_full() => Err(partition.poison(&error)),
             Err(_) => {
                 shared.holders.now_scarce(now_ms);
@@ -193,12 +198,15 @@ impl Writer {
     fn give_back(&mut self) -> bool {
         let end = self.active.end();
         if !self.ahead.is_beyond(end) {
+            // Batches are over all of them.
+            self.ahead.holder = None;
             return false;
         }
         // What cannot be cut off now is when the segment ends, where it has to be.
         let cut = self.active.file().is_ok_and(|file| file.set_len(end).is_ok());
         if cut {
             self.ahead.cut();
+            self.ahead.returns = true;
         }
         cut
     }
@@ -214,7 +222,7 @@ impl Writer {
     /// What poisons the log.
     pub(super) fn cut_ahead(&mut self, partition: &Partition) -> Result<bool, LogError> {
         let end = self.active.end();
-        if !self.ahead.is_beyond(end) {
+        if !self.ahead.is_beyond(end) && !self.ahead.returns {
             return Ok(false);
         }
         partition.shared.check_poison()?;

@@ -319,7 +319,9 @@ impl Partition {
     fn cut_to_end(&self, active: &Segment) -> Result<(), LogError> {
         let _syncing = hold(&self.syncing);
         self.shared.check_poison()?;
-        active.cut_to_end().map_err(|error| self.poison(&error))
+        self.unless_panic(Operation::SyncData, || active.cut_to_end())
+            .unwrap_or_else(|(_, payload)| resume_unwind(payload))
+            .map_err(|error| self.poison(&error))
     }
 
     /// A sync confirmed this watermark.
