@@ -210,6 +210,30 @@ fn a_flush_tells_how_many_records_were_refused_and_where_once() {
 }
 
 #[test]
+fn a_record_that_no_request_has_room_for_is_refused_and_keeps_nothing_behind_it() {
+    let log = log_with("t");
+    let context = Context::new();
+    let server = LogServer::bind(&context, &log, "tcp://127.0.0.1:0").unwrap();
+    let client = client(&context, server.endpoint());
+    let large = vec![b'x'; 66 << 20];
+    let before = client.append("t", "x").unwrap();
+    let refused = client.append("t", &large[..]).unwrap();
+    let behind = client.append("t", "x").unwrap();
+    assert_eq!(refused.wait().unwrap_err().code(), Some(RemoteCode::TooLarge));
+    assert_eq!((before.wait().unwrap(), behind.wait().unwrap()), (0, 1));
+    let error = client.flush(SOON).unwrap_err();
+    assert_eq!(
+        (error.records, error.first.error.code()),
+        (1, Some(RemoteCode::TooLarge)),
+        "{error}"
+    );
+    let error = client.append_batch("t", 0, Level::Durable, large).unwrap_err();
+    assert_eq!(error.code(), Some(RemoteCode::TooLarge), "{error}");
+    client.close(SOON).unwrap();
+    assert_eq!(records(&log, "t"), 2);
+}
+
+#[test]
 fn what_has_no_answer_is_told_by_a_flush_and_pursued_and_by_a_close_and_given_up() {
     let log = log_with("t");
     let (context, endpoint) = (Context::new(), Transport::Tcp.vacant());

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::error::Asked;
 use super::{Core, PeerError};
 use crate::log::format::batch::DECOMPRESSED_BYTES_MAX;
-use crate::log::format::{Batch, BatchHeader, FormatError};
+use crate::log::format::{Batch, BatchHeader, Fault, FormatError};
 use crate::log::peer::protocol::{RemoteCode, RemoteError};
 use crate::log::read::LogRecord;
 
@@ -43,7 +43,11 @@ pub(in crate::log) fn records_of(
 impl Core {
     /// The record breaks the format, for instance by its size.
     pub(super) fn unencodable(&self, asked: &Asked, error: &FormatError) -> PeerError {
-        let mut remote = RemoteError::new(RemoteCode::BadBatch, error.to_string());
+        let code = match error.fault {
+            Fault::TooLarge { .. } => RemoteCode::TooLarge,
+            _ => RemoteCode::BadBatch,
+        };
+        let mut remote = RemoteError::new(code, error.to_string());
         remote.topic.clone_from(&asked.subject.topic);
         remote.partition = asked.subject.partition;
         self.refused(asked, remote)

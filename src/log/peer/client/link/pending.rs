@@ -114,7 +114,7 @@ impl Core {
     /// Refuses what a server would end the connection for, and again when it is sent anew.
     fn check_size(&self, request: &Request, body: &[Bytes]) -> Result<(), PeerError> {
         // No others become so large.
-        if !matches!(request, Request::Transact(_) | Request::Commit(_)) {
+        if !matches!(request, Request::Append(_) | Request::Transact(_) | Request::Commit(_)) {
             return Ok(());
         }
         let head = protocol::encode_request(0, request, Vec::new()).body_bytes();

@@ -11,8 +11,8 @@ use super::ticket::Fate;
 use crate::log::append::NewRecord;
 use crate::log::clock::{Clock, SystemClock};
 use crate::log::format::batch::set_producer;
-use crate::log::format::{self, BatchBuilder, BatchOptions, FormatError};
-use crate::log::options::Level;
+use crate::log::format::{self, BatchBuilder, BatchOptions, Fault, Field, FormatError};
+use crate::log::options::{BATCH_BYTES_MAX, Level};
 use crate::log::peer::protocol::Append;
 
 /// The batches of one partition.
@@ -28,11 +28,11 @@ pub(super) struct Lane {
     pub(super) in_flight: Option<Batch>,
     /// Whether the batch in flight has been numbered anew already.
     pub(super) renumbered: bool,
-    /// Batches that cannot be sent, as they cannot be encoded.
+    /// Batches that cannot be sent, as they cannot be encoded or are too large.
     pub(super) broken: Vec<Broken>,
 }
 
-/// A batch that could not be encoded.
+/// A batch that could not be encoded, or is larger than any may be.
 #[derive(Debug)]
 pub(super) struct Broken {
     pub(super) fate: Arc<Fate>,
@@ -106,7 +106,7 @@ impl Lane {
     pub(super) fn close_open(&mut self) {
         let Some(open) = self.open.take().filter(|open| !open.builder.is_empty()) else { return };
         let records = i32::try_from(open.builder.records_count()).unwrap_or(i32::MAX);
-        match open.builder.finish() {
+        match open.builder.finish().and_then(bounded) {
             Ok(bytes) => {
                 self.closed_bytes += bytes.len();
                 let (level, fate) = (open.level, open.fate);
@@ -156,6 +156,16 @@ impl Lane {
     pub(super) fn batches(&self) -> impl Iterator<Item = &Batch> {
         self.in_flight.iter().chain(&self.closed)
     }
+}
+
+/// The batch, unless it is larger than any may be. A server ends the connection of a request that is much larger, and would
+/// again whenever the batch is sent anew, and with it everything behind it.
+fn bounded(batch: Vec<u8>) -> Result<Vec<u8>, FormatError> {
+    if batch.len() <= BATCH_BYTES_MAX as usize {
+        return Ok(batch);
+    }
+    let fault = Fault::TooLarge { limit: u64::from(BATCH_BYTES_MAX) };
+    Err(FormatError { field: Field::BatchLength, position: 8, fault })
 }
 
 /// The sequence number this many records after another; they wrap from the largest to 0.
