@@ -143,7 +143,7 @@ impl Flushing {
         // What fails from now on is left to the next one.
         let lanes = lock(&core.producer.lanes);
         for (key, records, fate) in batches {
-            match fate.end_flush().0 {
+            match fate.end_flush() {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => failures.add(&key, records, error),
                 None => pending.push((key, records)),
@@ -163,7 +163,7 @@ impl Drop for Flushing {
         let mut lanes = lock(&self.core.producer.lanes);
         let newer = std::mem::replace(&mut lanes.failures, std::mem::take(&mut self.failures));
         for (key, records, fate) in std::mem::take(&mut self.batches) {
-            if let (Some(Err(error)), false) = fate.end_flush() {
+            if let Some(Err(error)) = fate.drop_flush() {
                 lanes.failures.add(&key, records, error);
             }
         }

@@ -115,6 +115,19 @@ fn a_failure_is_told_to_all_who_flush_then_and_to_nobody_later() {
 }
 
 #[test]
+fn a_failure_that_was_told_is_not_told_again_after_another_flush_is_dropped() {
+    let server = Server::new();
+    let (ticket, asked) = server.begin();
+    let [mut told, dropped] = [server.flushing(), server.flushing()];
+    server.answer(&asked, &refusal());
+    told.wait_until(None);
+    assert_eq!(told.finish().unwrap_err().records, 1);
+    drop(dropped);
+    assert!(ticket.wait().is_err());
+    server.client.flush(Duration::ZERO).unwrap();
+}
+
+#[test]
 fn what_failed_while_nobody_waited_to_the_end_is_told_to_the_next_one() {
     let server = Server::new();
     let (ticket, asked) = server.begin();

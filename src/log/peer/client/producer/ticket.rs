@@ -25,6 +25,8 @@ struct FateState {
     wakers: Vec<Waker>,
     /// How many flushes will tell of it.
     flushes: usize,
+    /// Whether one has told of it.
+    told: bool,
 }
 
 impl Fate {
@@ -44,11 +46,20 @@ impl Fate {
         lock(&self.state).flushes += 1;
     }
 
-    /// What it is to tell, if that is known by now, and whether another flush will tell it, too.
-    pub(super) fn end_flush(&self) -> (Option<Result<i64, PeerError>>, bool) {
+    /// A flush ends that tells of it: what there is to tell, if that is known by now.
+    pub(super) fn end_flush(&self) -> Option<Result<i64, PeerError>> {
         let mut state = lock(&self.state);
         state.flushes = state.flushes.saturating_sub(1);
-        (state.outcome.clone(), state.flushes > 0)
+        state.told |= state.outcome.is_some();
+        state.outcome.clone()
+    }
+
+    /// A flush ends without telling of it: what the next one is to tell, unless another has told it, or will.
+    pub(super) fn drop_flush(&self) -> Option<Result<i64, PeerError>> {
+        let mut state = lock(&self.state);
+        state.flushes = state.flushes.saturating_sub(1);
+        let is_left = state.flushes == 0 && !state.told;
+        state.outcome.clone().filter(|_| is_left)
     }
 
     /// The outcome, after waiting for it until the deadline.
