@@ -3,6 +3,7 @@
 //! for each partition and counts once it is complete.
 
 use std::collections::BTreeMap;
+use std::iter;
 
 use super::core::{Lease, Remembered, Spot};
 use crate::log::Log;
@@ -141,13 +142,8 @@ impl Journal {
     /// Notes deliveries. They may be handed out when the ticket is done: attempts are counted then though this process dies.
     pub(super) fn delivered(&mut self, leases: &[Lease]) -> Result<Option<Ticket>, LogError> {
         let lease = |lease: &Lease| (lease.spot.0, (lease.spot.1, lease.attempt));
-        let mut last = None;
-        for leases in leases.chunks(ITEMS_MAX) {
-            let leases = leases.iter().map(lease).collect();
-            last = Some(self.note(Level::Written, &Note::Delivered(Delivered { leases }))?);
-        }
-        // They are written in order.
-        Ok(last)
+        let chunks = leases.chunks(ITEMS_MAX).map(|leases| leases.iter().map(lease).collect());
+        self.note(Level::Written, chunks.map(|leases| Note::Delivered(Delivered { leases })))
     }
 
     /// Notes records that are done with. The ticket is that of the last note, which has no level before the others have
@@ -157,18 +153,22 @@ impl Journal {
         level: Level,
         spots: &[Spot],
     ) -> Result<Option<Ticket>, LogError> {
-        let mut last = None;
-        for spots in spots.chunks(ITEMS_MAX) {
-            last = Some(self.note(level, &Note::Finished(Finished { spots: spots.to_vec() }))?);
-        }
-        Ok(last)
+        let chunks = spots.chunks(ITEMS_MAX).map(<[Spot]>::to_vec);
+        self.note(level, chunks.map(|spots| Note::Finished(Finished { spots })))
     }
 
-    fn note(&mut self, level: Level, note: &Note) -> Result<Ticket, LogError> {
-        let bytes = note.encode();
-        self.notes += 1;
-        self.bytes += bytes.len();
-        self.topic.append_to(0, level, NewRecord::new(&bytes))
+    /// Notes these, at once: appended one by one, some of them might fail to be written before the next is appended, which
+    /// then takes their place and is written, and so the ticket of the last would tell nothing of those before it.
+    fn note(
+        &mut self,
+        level: Level,
+        notes: impl Iterator<Item = Note>,
+    ) -> Result<Option<Ticket>, LogError> {
+        let notes: Vec<Vec<u8>> = notes.map(|note| note.encode()).collect();
+        self.notes += notes.len();
+        self.bytes += notes.iter().map(Vec::len).sum::<usize>();
+        let records: Vec<NewRecord<'_>> = notes.iter().map(NewRecord::new).collect();
+        self.topic.append_all(0, level, &records)
     }
 
     /// Whether anything can be noted.
@@ -190,14 +190,14 @@ impl Journal {
         let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
         let before = self.bytes;
         let picture = Picture { topic, id, parts: count };
-        let first = self.note(Level::Written, &Note::Picture(picture))?;
-        let (offset, mut last) = (first.first_offset(), first);
-        for part in parts {
-            last = self.note(Level::Written, &Note::Partition(part))?;
-        }
+        let parts = parts.into_iter().map(Note::Partition);
+        let all = iter::once(Note::Picture(picture)).chain(parts);
+        // There is none for no notes.
+        let noted = self.note(Level::Durable, all)?.ok_or(LogError::Closed)?;
         let (notes, bytes) = (self.notes, self.bytes);
+        let offset = noted.first_offset();
         let drawn = Drawn { topic: self.topic.clone(), offset, notes, bytes, before };
-        Ok(Drawing { last: last.at_level(Level::Durable), drawn })
+        Ok(Drawing { noted, drawn })
     }
 
     /// A picture is durable, and what follows it is what counts from now on.
@@ -217,13 +217,13 @@ impl Journal {
 /// A picture that is appended, but need not be durable yet.
 #[derive(Debug)]
 pub(super) struct Drawing {
-    last: Ticket,
+    noted: Ticket,
     drawn: Drawn,
 }
 
 impl Drawing {
     pub(super) fn wait(self) -> Result<Drawn, LogError> {
-        self.last.wait()?;
+        self.noted.wait()?;
         Ok(self.drawn)
     }
 }

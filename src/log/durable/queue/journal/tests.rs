@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::log::storage::MemoryStorage;
+use crate::log::storage::faulty::FaultyStorage;
 
 fn remembered(floor: i64, done: &[i64], attempts: &[(i64, u32)]) -> Remembered {
     let (done, attempts) = (done.iter().copied().collect(), attempts.iter().copied().collect());
@@ -19,6 +20,10 @@ fn memory(partitions: impl IntoIterator<Item = (u32, Remembered)>) -> Memory {
 
 fn lease(offset: i64, attempt: u32) -> Lease {
     Lease { spot: (2, offset), attempt }
+}
+
+fn note(journal: &mut Journal, note: Note) {
+    journal.note(Level::Written, [note].into_iter()).unwrap().unwrap().wait().unwrap();
 }
 
 fn earliest(journal: &Journal) -> i64 {
@@ -52,8 +57,8 @@ fn a_picture_of_which_parts_are_missing_counts_for_nothing() {
     journal.everything(memory([(2, remembered(5, &[], &[]))])).unwrap();
     let begins = |parts| Picture { topic: "jobs".to_owned(), id: (7, 8), parts };
     let part = || Partition { partition: 2, floor: 99, done: Vec::new(), attempts: Vec::new() };
-    journal.note(Level::Written, &Note::Picture(begins(2))).unwrap().wait().unwrap();
-    journal.note(Level::Written, &Note::Partition(part())).unwrap().wait().unwrap();
+    note(&mut journal, Note::Picture(begins(2)));
+    note(&mut journal, Note::Partition(part()));
     let (mut journal, found) = Journal::open(&log, "q").unwrap();
     assert_eq!(found.unwrap(), memory([(2, remembered(5, &[], &[]))]));
     // Whoever failed to write it goes on with notes, as before it.
@@ -61,8 +66,29 @@ fn a_picture_of_which_parts_are_missing_counts_for_nothing() {
     let (mut journal, found) = Journal::open(&log, "q").unwrap();
     assert_eq!(found.unwrap(), memory([(2, remembered(5, &[8], &[]))]));
     // Parts without a beginning are none of ours.
-    journal.note(Level::Written, &Note::Partition(part())).unwrap().wait().unwrap();
+    note(&mut journal, Note::Partition(part()));
     assert!(matches!(Journal::open(&log, "q"), Err(LogError::Corrupt { .. })));
+}
+
+#[test]
+fn a_picture_of_which_only_the_small_parts_fit_on_the_medium_is_none() {
+    let storage = FaultyStorage::new();
+    let log = Log::open_in(Arc::new(storage.clone()), "/log").unwrap();
+    let (mut journal, _) = Journal::open(&log, "q").unwrap();
+    let small = || remembered(5, &[7], &[(6, 2)]);
+    journal.everything(memory([(3, small())])).unwrap();
+    // So large that it is written as soon as it is appended, before what follows it.
+    let count = ITEMS_MAX as i64;
+    let done: Vec<i64> = (0..count).map(|n| 9 + 2 * n).collect();
+    let attempts: Vec<(i64, u32)> = (0..count).map(|n| (10 + 2 * n, 3)).collect();
+    storage.limit_room(Some(64 << 10));
+    let all = memory([(2, remembered(8, &done, &attempts)), (3, small())]);
+    let refused = journal.everything(all);
+    assert!(matches!(refused, Err(LogError::Full { .. })), "{refused:?}");
+    storage.limit_room(None);
+    journal.finished(Level::Durable, &[(3, 6)]).unwrap().unwrap().wait().unwrap();
+    let found = Journal::open(&log, "q").unwrap().1;
+    assert_eq!(found, Some(memory([(3, remembered(5, &[6, 7], &[]))])), "it is as it was before");
 }
 
 #[test]
@@ -139,8 +165,8 @@ fn a_part_that_lists_more_than_a_message_may_is_read() {
     let done: Vec<i64> = (0..100_000).map(|n| 1 + 2 * n).collect();
     let begins = Picture { topic: "jobs".to_owned(), id: (7, 8), parts: 1 };
     let part = Partition { partition: 2, floor: 0, done: done.clone(), attempts: Vec::new() };
-    journal.note(Level::Written, &Note::Picture(begins)).unwrap().wait().unwrap();
-    journal.note(Level::Written, &Note::Partition(part)).unwrap().wait().unwrap();
+    note(&mut journal, Note::Picture(begins));
+    note(&mut journal, Note::Partition(part));
     let found = Journal::open(&log, "q").unwrap().1.unwrap();
     assert!(found == memory([(2, remembered(0, &done, &[]))]));
 }
