@@ -37,13 +37,18 @@ type Outcome = (Spot, Result<(), LogError>);
 
 /// Somebody has been asked to do what there is to do. Dropped, whether it was done or not, somebody else can be.
 #[derive(Debug)]
-pub(in crate::log) struct Chores(DurableQueue);
+pub(in crate::log) struct Chores {
+    queue: DurableQueue,
+    /// It was begun.
+    begun: bool,
+}
 
 impl Chores {
     /// Does it, and tells who waits for room. What fails is tried again: dead letters and beginning anew a second later, the
     /// journal at the next chance.
-    pub(in crate::log) fn run(self) {
-        let (queue, asked) = (&self.0, &self.0.inner.asked);
+    pub(in crate::log) fn run(mut self) {
+        self.begun = true;
+        let (queue, asked) = (&self.queue, &self.queue.inner.asked);
         loop {
             let only = hold(&queue.inner.chores);
             // Who is refused by the journal hears of it; see `dead_letter_error` for letters.
@@ -60,7 +65,12 @@ impl Chores {
 
 impl Drop for Chores {
     fn drop(&mut self) {
-        self.0.inner.asked.store(false, Ordering::SeqCst);
+        self.queue.inner.asked.store(false, Ordering::SeqCst);
+        // A server may end before it comes to this, and the workers of another have counted on it: the one that waits longest
+        // asks again. Not if it was begun: what has failed would be tried again and again.
+        if !self.begun && self.queue.has_chores() {
+            wakers::call(self.queue.state().first_waiter());
+        }
     }
 }
 
@@ -91,7 +101,7 @@ impl DurableQueue {
     pub(in crate::log) fn chores(&self) -> Option<Chores> {
         let due = self.state().has_chores();
         let asks = due && !self.inner.asked.swap(true, Ordering::SeqCst);
-        asks.then(|| Chores(self.clone()))
+        asks.then(|| Chores { queue: self.clone(), begun: false })
     }
 
     /// Does what there is to do, unless somebody is at it.
